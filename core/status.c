@@ -1,0 +1,50 @@
+#include "attn_status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static const char *const names[ATT_STATUS_COUNT] = {
+    [ATT_OK] = "ATT_OK",
+    [ATT_EMPTY] = "ATT_EMPTY",
+    [ATT_AGAIN] = "ATT_AGAIN",
+    [ATT_EINVAL] = "ATT_EINVAL",
+    [ATT_ERANGE] = "ATT_ERANGE",
+    [ATT_ENOTFINITE] = "ATT_ENOTFINITE",
+    [ATT_ECAPACITY] = "ATT_ECAPACITY",
+    [ATT_EMAGNITUDE] = "ATT_EMAGNITUDE",
+    [ATT_EBUSY] = "ATT_EBUSY",
+    [ATT_ETIMEOUT] = "ATT_ETIMEOUT",
+    [ATT_ECLOSED] = "ATT_ECLOSED",
+    [ATT_EPROTOCOL] = "ATT_EPROTOCOL",
+    [ATT_EVERSION] = "ATT_EVERSION",
+    [ATT_EPERM] = "ATT_EPERM",
+    [ATT_EIO] = "ATT_EIO",
+    [ATT_ENOSPC] = "ATT_ENOSPC",
+    [ATT_ENOMEM] = "ATT_ENOMEM",
+    [ATT_ECORRUPT] = "ATT_ECORRUPT",
+    [ATT_EEXIST] = "ATT_EEXIST",
+    [ATT_ENOENT] = "ATT_ENOENT",
+    [ATT_ELOCKED] = "ATT_ELOCKED",
+    [ATT_EREADONLY] = "ATT_EREADONLY",
+    [ATT_LOST] = "ATT_LOST",
+    [ATT_EBLAS] = "ATT_EBLAS",
+};
+
+const char *att_status_name(enum att_status status)
+{
+    if ((unsigned)status >= ATT_STATUS_COUNT || !names[status])
+        return "ATT_UNKNOWN";
+    return names[status];
+}
+
+enum att_status att_fail(struct att_error *error, enum att_status status, const char *format, ...)
+{
+    if (error) {
+        va_list arguments;
+        va_start(arguments, format);
+        error->status = status;
+        vsnprintf(error->text, sizeof error->text, format, arguments);
+        va_end(arguments);
+    }
+    return status;
+}

@@ -1,0 +1,86 @@
+/* The server side of ipc: accepts clients, hands their requests to the service one at a time and takes its replies.
+ * With attn.h and wire.h the public headers of ipc.
+ *
+ * Thread rule: all of it belongs to the service thread, but for att_server_wake. Nothing blocks but att_server_wait.
+ * Nothing here trusts what a client can write: a request is copied once, then validated; a violation ends that
+ * client's session with a reason on stderr, and nothing else. */
+#ifndef ATT_SERVER_H
+#define ATT_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "attn.h"
+#include "wire.h"
+
+struct att_server;
+
+struct att_server_options {
+    const char *socket;       /* path to bind; a stale socket file is replaced, a live one is ATT_ELOCKED */
+    const uid_t *allowed;     /* besides the daemon's own user */
+    size_t allowed_count;
+    enum att_wait wait;
+    uint32_t max_clients;     /* 0: 1,024 */
+    struct att_info info;     /* told to every client */
+    void (*on_end)(void *context, uint64_t session); /* a session has ended: drop what was meant for it */
+    void *context;
+};
+
+enum att_status att_server_create(const struct att_server_options *options, struct att_server **ret_server,
+                                  struct att_error *error);
+
+/* Ends all sessions (clients see a hang-up), removes the socket. NULL is allowed. */
+void att_server_free(struct att_server *server);
+
+/* A request as the service sees it: validated framing and private memory. The pointers are valid until
+ * att_server_take. `session` is never reused for another client. */
+struct att_server_request {
+    uint64_t session;
+    struct att_wire_request header;
+    const float *key;   /* d floats when fields says so, else NULL */
+    const float *value; /* d_v floats, else NULL */
+};
+
+/* The next waiting request for which its session has reply room, round robin over the sessions (so no client starves
+ * another), skipping parked ones. False: none now. The same request comes again until taken or parked. */
+bool att_server_next(struct att_server *server, struct att_server_request *ret_request);
+
+/* The request given last is dealt with or will be answered later: its slots are freed, room for its reply stays
+ * reserved until att_server_reply. */
+void att_server_take(struct att_server *server);
+
+/* The request given last can't be done now (the entry log is full): its session is skipped, in order and unchanged,
+ * until att_server_unpark. */
+void att_server_park(struct att_server *server);
+void att_server_unpark(struct att_server *server); /* all of them */
+
+/* Replies to a taken request; length and generation are filled in. Payload of at most att_server_chunk bytes.
+ * A reply to a session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only) keeps
+ * the reservation; check att_server_has_room before each chunk. Replies are published in batches: at
+ * att_server_flush, or every 16. */
+void att_server_reply(struct att_server *server, uint64_t session, const struct att_wire_reply *reply,
+                      const void *payload, size_t payload_bytes);
+
+/* The largest payload of one reply: at least 8 d_v and sizeof(struct att_stat); a multiple of 16. */
+size_t att_server_chunk(const struct att_server *server);
+
+/* Whether one more chunk fits now. False for a session that has ended. */
+bool att_server_has_room(const struct att_server *server, uint64_t session);
+bool att_server_is_open(const struct att_server *server, uint64_t session);
+
+/* Publishes replies and wakes the clients that sleep. */
+void att_server_flush(struct att_server *server);
+
+/* Accepts clients, notices deaths and takes doorbells. Returns at once when a request may be waiting; else, by the wait
+ * mode, spins a little and then sleeps up to timeout_ms (-1: no limit) for a client, a wake or a signal. */
+void att_server_wait(struct att_server *server, int timeout_ms);
+
+/* Any thread (and signal handlers): makes a sleeping or about-to-sleep att_server_wait return. A system call only when
+ * the service sleeps. */
+void att_server_wake(struct att_server *server);
+
+uint32_t att_server_clients(const struct att_server *server);
+
+#endif

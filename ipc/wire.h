@@ -1,0 +1,49 @@
+/* What crosses the boundary between daemon and clients: the handshake's messages and the rings' messages.
+ * Fixed width, little endian, no padding. Shared by server and client; not installed. docs/protocol.md is the prose. */
+#ifndef ATT_WIRE_H
+#define ATT_WIRE_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ATT_PROTOCOL_VERSION 1u
+
+/* A request, followed by its payload: d floats when fields has ATT_WIRE_KEY, then d_v floats when ATT_WIRE_VALUE. */
+struct att_wire_request {
+    uint32_t length;     /* bytes, this struct and payload */
+    uint32_t generation; /* the channel's */
+    uint16_t type;       /* enum att_request_type */
+    uint16_t head;
+    uint16_t fields;
+    uint16_t flags;      /* ATT_WIRE_DURABLE */
+    uint32_t index;
+    uint32_t column;
+    uint64_t tag;
+    double number;       /* update-k, update-v: the delta; otherwise the bias when ATT_WIRE_BIAS is set */
+    uint64_t session_seq;
+};
+enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };
+enum { ATT_WIRE_DURABLE = 1 };
+static_assert(sizeof(struct att_wire_request) == 48, "att_wire_request");
+static_assert(offsetof(struct att_wire_request, tag) == 24, "att_wire_request.tag");
+
+/* A reply, followed by its payload. The chunks of a long reply have ATT_WIRE_MORE but the last. */
+struct att_wire_reply {
+    uint32_t length;
+    uint32_t generation;
+    uint8_t status;  /* enum att_status */
+    uint8_t flags;   /* ATT_WIRE_MORE */
+    uint16_t type;   /* the request's */
+    uint32_t index;  /* append: the new token's index */
+    uint64_t tag;
+    uint64_t lsn;
+    uint64_t incarnation;
+    double value;
+    double error_bound;
+};
+enum { ATT_WIRE_MORE = 1 };
+static_assert(sizeof(struct att_wire_reply) == 56, "att_wire_reply");
+static_assert(offsetof(struct att_wire_reply, tag) == 16, "att_wire_reply.tag");
+
+#endif
