@@ -26,8 +26,9 @@ struct att_engine_options {
     uint32_t log_capacity;       /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
     uint32_t threads;            /* of the merge team; 0: one for each processor */
     bool eager;                  /* merge whenever there is something to merge */
-    double error_budget;         /* drift, relative to max |V| seen in the row, that triggers a refresh; 0: by precision */
-    void (*on_completion)(void *context); /* called on the merge thread when a job completes; may be NULL */
+    double error_budget;         /* drift, relative to the row's mean |v|_inf, that triggers a refresh; 0: by precision */
+    void (*on_completion)(void *context); /* called on the merge thread when a job completes, or when a merge made
+                                             room that an apply found missing; may be NULL */
     void *context;
 };
 
@@ -137,11 +138,11 @@ enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, floa
 /* Query(i, j): O[i][j] and a bound on its error against exact arithmetic. O(p d), p entries pending.
  * ATT_EMPTY: no token. ATT_AGAIN: the base cannot give it now (cold or over budget): submit an ATT_JOB_ROW.
  * Errors: ATT_ERANGE. Outputs are untouched unless ATT_OK. */
-enum att_status att_engine_query(const struct att_engine *engine, uint32_t row, uint32_t column, double *ret_value,
+enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32_t column, double *ret_value,
                                  double *ret_error_bound, struct att_error *error);
 
 /* The whole row: d_v values, and the largest of their bounds. Otherwise as att_engine_query. */
-enum att_status att_engine_row(const struct att_engine *engine, uint32_t row, double *ret_values,
+enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values,
                                double *ret_error_bound, struct att_error *error);
 
 /* Work for the merge thread's team, done at one cut of the log: what was applied before the submission is in it. */

@@ -1,0 +1,367 @@
+/* The engine's life: creating, filling, starting, jobs, statistics. Updates are in update.c, reads in reader.c, the
+ * merge thread in worker.c. */
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "engine_impl.h"
+#include "reader.h"
+
+static const char *const precision_names[] = {"single", "mixed", "double"};
+
+/* ---- Creating and freeing ---- */
+
+static enum att_status check_options(const struct att_engine_options *o, struct att_error *error)
+{
+    if (o->n_q == 0 || o->n_q >= ATT_NO_ROW || o->capacity == 0 || o->capacity > INT32_MAX)
+        return att_fail(error, ATT_EINVAL, "Q has %u rows and there is room for %u tokens: both must be 1 to 2147483647",
+                        o->n_q, o->capacity);
+    if (o->d == 0 || o->d > ATT_MAX_COLUMNS || o->d_v == 0 || o->d_v > ATT_MAX_COLUMNS)
+        return att_fail(error, ATT_EINVAL, "d is %u and d_v is %u: both must be 1 to %d", o->d, o->d_v,
+                        ATT_MAX_COLUMNS);
+    if (!isfinite(o->scale))
+        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a finite number", o->scale);
+    if (o->precision > ATT_DOUBLE)
+        return att_fail(error, ATT_EINVAL, "unknown precision %d", (int)o->precision);
+    if (!(o->error_budget >= 0.0) || isinf(o->error_budget))
+        return att_fail(error, ATT_EINVAL, "the error budget is %g: it must be a positive number", o->error_budget);
+    if (o->log_capacity > INT32_MAX / 2)
+        return att_fail(error, ATT_EINVAL, "a log of %u entries is too large", o->log_capacity);
+    return ATT_OK;
+}
+
+/* 2 n^(3/4) entries: merges stay rare enough that their fixed costs vanish, and the worst query stays short. */
+static uint32_t choose_log_capacity(const struct att_engine_options *o)
+{
+    double wanted = o->log_capacity;
+
+    if (wanted == 0.0)
+        wanted = fmin(fmax(2.0 * pow(o->capacity, 0.75), 1024.0), 16384.0);
+    return ((uint32_t)fmax(wanted, 64.0) + 63) / 64 * 64;
+}
+
+static bool allocate(struct att_engine *engine)
+{
+    struct att_index *index = &engine->index;
+    struct att_merger *merger = &engine->merger;
+    const size_t capacity = engine->region.capacity, n_q = engine->region.n_q;
+
+    index->newest = calloc(capacity, sizeof *index->newest);
+    index->live = calloc(capacity, sizeof *index->live);
+    index->newest_q = calloc(n_q, sizeof *index->newest_q);
+    index->free = calloc(capacity, sizeof *index->free);
+    index->key = calloc(engine->region.d, sizeof(float));
+    index->value = calloc(engine->region.d_v, sizeof(float));
+    index->old_key = calloc(engine->region.d, sizeof(float));
+    index->old_value = calloc(engine->region.d_v, sizeof(float));
+    merger->newest = calloc(capacity, sizeof *merger->newest);
+    merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
+    merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
+    merger->review = calloc(n_q, sizeof *merger->review);
+    merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
+    merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
+    return index->newest && index->live && index->newest_q && index->free && index->key && index->value &&
+           index->old_key && index->old_value && merger->newest && merger->changed_q && merger->settled_q_version &&
+           merger->review && merger->needs_refresh && merger->spare;
+}
+
+static void empty_tiles(struct att_engine *engine)
+{
+    for (uint32_t physical = 0; physical < engine->region.physical_tiles; physical++)
+        for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
+            att_region_tile(&engine->region, physical)->rows[i].row = ATT_NO_ROW;
+    for (uint32_t thread = 0; thread < engine->options.threads; thread++)
+        engine->merger.spare[thread] = engine->region.tiles + thread;
+}
+
+enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
+                                  struct att_error *error)
+{
+    enum att_status status = check_options(options, error);
+    struct att_engine *engine;
+
+    if (status == ATT_OK)
+        status = att_blas_check(error);
+    if (status != ATT_OK)
+        return status;
+    engine = calloc(1, sizeof *engine);
+    if (!engine)
+        return att_fail(error, ATT_ENOMEM, "not enough memory");
+    engine->options = *options;
+    engine->region_fd = -1;
+    engine->options.log_capacity = choose_log_capacity(options);
+    engine->options.threads = options->threads ? options->threads : (uint32_t)omp_get_num_procs();
+    engine->numerics = att_numerics(options->precision, options->d, options->error_budget);
+    engine->options.error_budget = engine->numerics.budget;
+    engine->blas_kernel = att_blas_kernel();
+    snprintf(engine->base_tag, sizeof engine->base_tag, "weights1-%s-tile%ux%u", precision_names[options->precision],
+             (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v);
+    status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
+    if (status != ATT_OK)
+        goto free_engine;
+    status = ATT_ENOMEM;
+    if (!allocate(engine)) {
+        att_fail(error, ATT_ENOMEM, "not enough memory for the index of %u tokens", options->capacity);
+        goto free_engine;
+    }
+    status = att_fold_init(engine, error);
+    if (status != ATT_OK)
+        goto free_engine;
+    empty_tiles(engine);
+    *ret_engine = engine;
+    return ATT_OK;
+
+free_engine:
+    att_engine_free(engine);
+    return status;
+}
+
+void att_engine_free(struct att_engine *engine)
+{
+    if (!engine)
+        return;
+    att_worker_stop(engine);
+    att_saving_free(engine);
+    att_fold_free(engine);
+    free(engine->index.newest);
+    free(engine->index.live);
+    free(engine->index.newest_q);
+    free(engine->index.free);
+    free(engine->index.key);
+    free(engine->index.value);
+    free(engine->index.old_key);
+    free(engine->index.old_value);
+    free(engine->merger.newest);
+    free(engine->merger.changed_q);
+    free(engine->merger.settled_q_version);
+    free(engine->merger.review);
+    free(engine->merger.needs_refresh);
+    free(engine->merger.spare);
+    if (engine->region.header)
+        munmap(engine->region.header, engine->region.bytes);
+    if (engine->region_fd >= 0)
+        close(engine->region_fd);
+    free(engine);
+}
+
+/* ---- Filling ---- */
+
+void *att_engine_array(struct att_engine *engine, enum att_array array, size_t *ret_bytes)
+{
+    const struct att_region *r = &engine->region;
+    void *const memory[ATT_ARRAY_BASES] = {r->q, r->k, r->v, r->bias, r->live};
+    const size_t bytes[ATT_ARRAY_BASES] = {sizeof(float) * r->n_q * r->d, sizeof(float) * r->capacity * r->d,
+                                           sizeof(float) * r->capacity * r->d_v, sizeof(float) * r->capacity,
+                                           r->capacity};
+
+    *ret_bytes = bytes[array];
+    return memory[array];
+}
+
+enum att_status att_engine_restore(struct att_engine *engine, const struct att_piece *piece, struct att_error *error)
+{
+    uint8_t *memory = engine->region.bases;
+    size_t bytes = engine->region.tiles * engine->region.tile_bytes;
+
+    if ((unsigned)piece->array >= ATT_ARRAY_COUNT)
+        return att_fail(error, ATT_ECORRUPT, "a piece of unknown array %d", (int)piece->array);
+    if (piece->array != ATT_ARRAY_BASES)
+        memory = att_engine_array(engine, piece->array, &bytes);
+    if (piece->offset > bytes || piece->bytes > bytes - piece->offset)
+        return att_fail(error, ATT_ECORRUPT, "a piece of array %d does not fit: %llu bytes from %llu on of %zu",
+                        (int)piece->array, (unsigned long long)piece->bytes, (unsigned long long)piece->offset, bytes);
+    memcpy(memory + piece->offset, piece->data, piece->bytes);
+    return ATT_OK;
+}
+
+const char *att_engine_base_tag(const struct att_engine *engine) { return engine->base_tag; }
+
+void att_engine_set_lsn(struct att_engine *engine, uint64_t lsn)
+{
+    engine->index.lsn = lsn;
+    engine->merger.settled_lsn = lsn;
+    atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
+}
+
+/* ---- Starting ---- */
+
+static enum att_status index_tokens(struct att_engine *engine, struct att_error *error)
+{
+    const struct att_region *region = &engine->region;
+    struct att_index *index = &engine->index;
+
+    for (uint32_t token = 0; token < region->capacity; token++) {
+        const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
+        float head[ATT_HEAD_COLUMNS];
+        enum att_status status;
+        if (!region->live[token])
+            continue;
+        status = att_check_token(engine, token, key, value, region->bias[token], error);
+        if (status != ATT_OK)
+            return status;
+        att_head(key, region->d, value, region->d_v, region->bias[token], head);
+        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+            if (head[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
+                atomic_store_explicit(&region->header->largest[c], head[c], memory_order_relaxed);
+        index->live[token] = 1;
+        index->live_count++;
+        index->used = token + 1;
+    }
+    for (uint32_t token = index->used; token-- > 0;)
+        if (!index->live[token])
+            index->free[index->free_count++] = token;
+    engine->merger.used = index->used;
+    return ATT_OK;
+}
+
+/* A restored tile is used where it makes sense; a row it does not hold starts cold. */
+static void index_bases(struct att_engine *engine)
+{
+    const struct att_region *region = &engine->region;
+    uint32_t last = 0;
+
+    for (uint32_t slot = 0; slot < region->tiles * ATT_TILE_ROWS; slot++) {
+        struct att_row *row = &att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS];
+        att_region_tile(region, slot / ATT_TILE_ROWS)->position = 0;
+        if (row->row == ATT_NO_ROW)
+            continue;
+        if (row->row >= region->n_q || slot >= region->n_q ||
+            atomic_load_explicit(&region->slots[row->row], memory_order_relaxed) != ATT_NO_SLOT) {
+            row->row = ATT_NO_ROW;
+            continue;
+        }
+        row->q_version = 0;
+        atomic_store_explicit(&region->slots[row->row], slot, memory_order_relaxed);
+        atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
+        last = slot + 1;
+    }
+    engine->merger.slots_used = last;
+    for (uint32_t row = 0; row < region->n_q; row++)
+        if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
+            att_mark_for_refresh(engine, row);
+}
+
+enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *error)
+{
+    enum att_status status = ATT_OK;
+
+    if (engine->prepared)
+        return ATT_OK;
+    for (uint32_t row = 0; row < engine->region.n_q && status == ATT_OK; row++)
+        status = att_check_q(engine, row, engine->region.q + (size_t)row * engine->region.d, error);
+    if (status == ATT_OK)
+        status = index_tokens(engine, error);
+    if (status != ATT_OK)
+        return status;
+    index_bases(engine);
+    engine->prepared = true;
+    return ATT_OK;
+}
+
+enum att_status att_engine_start(struct att_engine *engine, struct att_error *error)
+{
+    enum att_status status = att_engine_prepare(engine, error);
+
+    if (status != ATT_OK)
+        return status;
+    engine->index.started = true;
+    return att_worker_start(engine, error);
+}
+
+/* ---- Reads and jobs ---- */
+
+static enum att_status check_row(const struct att_engine *engine, uint32_t row, struct att_error *error)
+{
+    if (row < engine->region.n_q)
+        return ATT_OK;
+    return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, engine->region.n_q);
+}
+
+enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32_t column, double *ret_value,
+                                 double *ret_error_bound, struct att_error *error)
+{
+    if (column >= engine->region.d_v)
+        return att_fail(error, ATT_ERANGE, "column %u is out of range: V has %u columns", column, engine->region.d_v);
+    if (check_row(engine, row, error) != ATT_OK)
+        return ATT_ERANGE;
+    engine->index.queries++;
+    return att_read_entry(&engine->region, row, column, ret_value, ret_error_bound);
+}
+
+enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
+                               struct att_error *error)
+{
+    if (check_row(engine, row, error) != ATT_OK)
+        return ATT_ERANGE;
+    engine->index.queries++;
+    return att_read_row(&engine->region, row, ret_values, ret_error_bound);
+}
+
+void att_engine_submit(struct att_engine *engine, struct att_job *job)
+{
+    struct att_job *head = atomic_load_explicit(&engine->submitted, memory_order_relaxed);
+
+    do
+        job->next = head;
+    /* Release: the job. Partner: the acquire in worker.c's take_jobs. */
+    while (!atomic_compare_exchange_weak_explicit(&engine->submitted, &head, job, memory_order_release,
+                                                  memory_order_relaxed));
+    att_engine_kick(engine);
+}
+
+struct att_job *att_engine_completed(struct att_engine *engine)
+{
+    struct att_job *job;
+
+    if (!engine->completed)
+        /* Acquire: partner is the release in att_job_finish. */
+        engine->completed = atomic_exchange_explicit(&engine->finished, NULL, memory_order_acquire);
+    job = engine->completed;
+    if (job)
+        engine->completed = job->next;
+    return job;
+}
+
+enum att_status att_engine_recompute(struct att_engine *engine, uint32_t row, double *ret_values,
+                                     double *ret_error_bound, struct att_error *error)
+{
+    struct att_job job = {.kind = ATT_JOB_ROW, .index = row, .values = ret_values, .bounds = ret_error_bound};
+
+    if (check_row(engine, row, error) != ATT_OK)
+        return ATT_ERANGE;
+    att_job_row_now(engine, &job);
+    return job.status;
+}
+
+/* ---- State ---- */
+
+void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *ret_stats)
+{
+    const struct att_region *region = &engine->region;
+    const uint64_t hot = atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
+
+    *ret_stats = (struct att_engine_stats){
+        .log_pending = engine->index.count - atomic_load_explicit(&region->header->settled, memory_order_relaxed),
+        .log_capacity = region->log_capacity,
+        .merges = atomic_load_explicit(&engine->merges, memory_order_relaxed),
+        .refreshes = atomic_load_explicit(&engine->refreshes, memory_order_relaxed),
+        .updates = engine->index.updates,
+        .queries = engine->index.queries,
+        .rows_hot = hot,
+        .rows_cold = region->n_q - hot,
+        .tokens = engine->index.live_count,
+        .tokens_used = engine->index.used,
+        .lsn = engine->index.lsn,
+        .settled_lsn = atomic_load_explicit(&engine->settled_lsn, memory_order_relaxed),
+        .region_bytes = region->bytes,
+        .threads = engine->options.threads,
+        .blas_kernel = engine->blas_kernel,
+        .isa = region->kernel->name,
+    };
+}
+
+int att_engine_region_fd(const struct att_engine *engine) { return engine->region_fd; }

@@ -1,0 +1,183 @@
+/* The engine's inside: who owns what. Not for other folders. */
+#ifndef ATT_ENGINE_IMPL_H
+#define ATT_ENGINE_IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine.h"
+#include "region.h"
+#include "stretch.h"
+
+/* Owned by the service thread. */
+struct att_index {
+    uint64_t *newest;   /* [capacity]: 1 + position of the token's newest + entry; 0: none since the settled one */
+    uint8_t *live;      /* [capacity] */
+    uint64_t *newest_q; /* [n_q]: the same for rows of Q */
+    uint32_t *free;     /* [capacity]: deleted tokens, a stack: an append takes the last one */
+    uint32_t free_count;
+    uint32_t used;      /* highest token ever live + 1 */
+    uint32_t live_count;
+    uint64_t count;     /* what `count` in the region says */
+    uint64_t tail;      /* as last read */
+    uint64_t lsn;
+    uint64_t updates, queries;
+    double q_largest;   /* of |s||q|, and of g, over all that was ever there: the door checks their product */
+    double g_largest;
+    float *key, *value; /* d and d_v floats of scratch */
+    float *old_key, *old_value;
+    bool started;       /* before: nobody reads yet, so a token's pending entry is replaced in place */
+};
+
+/* A base under construction: a tile in private memory, with what folding into it needs. */
+struct att_work_tile {
+    struct att_tile *tile;   /* layout as in the region */
+    uint32_t rows;           /* in use, from 0 on */
+    void *scaled_q;          /* [64][d] */
+    double *q_norm;          /* [64] */
+};
+
+/* One thread's scratch for folding. */
+struct att_scratch {
+    double *weights;  /* [64][ATT_BLOCK] */
+    double *products; /* [64][4 + columns] */
+    double largest[ATT_TILE_ROWS];
+    double shift[ATT_TILE_ROWS];
+    struct att_work_tile work;
+};
+
+/* Groups of tiles rebuilt at once share the packed tokens. */
+enum { ATT_GROUP_TILES = 16, ATT_GROUP_ROWS = ATT_GROUP_TILES * ATT_TILE_ROWS, ATT_PACK_BLOCKS = 8 };
+
+/* A snapshot being handed out. Owned by the merge thread. */
+struct att_saving {
+    struct att_job *job; /* NULL: none */
+    uint64_t bytes[ATT_ARRAY_COUNT];
+    uint8_t *saved[ATT_ARRAY_COUNT]; /* for each piece of the array: already handed out */
+    uint32_t array;                  /* the sequential cursor */
+    uint64_t next;
+    uint32_t tiles;                  /* of bases at the cut */
+};
+
+/* Owned by the merge thread; its team uses scratch[thread number] and disjoint tiles. */
+struct att_merger {
+    pthread_t thread;
+    bool running;
+    uint64_t settled_lsn;
+    uint32_t used;             /* settled tokens lie below this */
+    uint32_t *newest;          /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
+    uint64_t *changed_q;       /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
+    uint32_t *settled_q_version; /* [n_q]: of the settled rows of Q */
+    uint8_t *review;           /* [n_q]: set by the team during a merge: to be marked for refresh */
+    uint8_t *needs_refresh;    /* [n_q] */
+    uint32_t needed;           /* how many */
+    uint32_t cursor;           /* where the search for them goes on */
+    uint32_t slots_used;
+    uint32_t *spare;           /* [threads]: physical tiles that no word names */
+    struct att_stretch *entries; /* [entry_blocks]: the compacted stretch of the log */
+    uint32_t entry_blocks;
+    struct att_stretch *tokens;  /* [ATT_PACK_BLOCKS]: packed settled tokens */
+    struct att_scratch *scratch; /* [threads] */
+    struct att_work_tile *group; /* [ATT_GROUP_TILES] */
+    struct att_saving saving;
+    bool merge_now;              /* a hot row was over budget: a merge, then its refresh */
+    struct att_job *waiting;     /* taken from `submitted`, oldest first */
+    uint64_t oldest_ns;          /* when the oldest pending entry was first seen */
+};
+
+struct att_engine {
+    struct att_engine_options options;
+    struct att_region region;
+    int region_fd;
+    struct att_numerics numerics;
+    char base_tag[64];
+    const char *blas_kernel;
+    struct att_index index;
+    struct att_merger merger;
+    bool prepared;
+
+    _Atomic uint64_t merges, refreshes; /* by the merge thread; relaxed counters */
+    _Atomic uint64_t rows_hot;
+    _Atomic uint64_t settled_lsn;
+
+    /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
+    _Atomic(struct att_job *) submitted;
+    _Atomic(struct att_job *) finished;
+    struct att_job *completed;        /* the service's */
+
+    _Atomic uint32_t sleeping;        /* futex: 1 while the merge thread sleeps or is about to; see worker.c */
+    _Atomic bool stop;
+    _Atomic bool hungry; /* an apply found the log full; see worker.c */
+};
+
+/* entries.c: the service's side of the log */
+enum att_status att_entries_room(struct att_engine *engine, uint32_t entries);
+void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
+                           const float *key, const float *value, float bias);
+void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
+                       const float *q);
+void att_entries_cancel(struct att_engine *engine, uint64_t position);
+void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
+                     float *ret_bias);
+void att_entries_publish(struct att_engine *engine, uint64_t count);
+
+/* update.c: the door */
+enum att_status att_check_token(struct att_engine *engine, uint32_t token, const float *key, const float *value,
+                                float bias, struct att_error *error);
+enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error);
+
+/* fold.c */
+enum att_status att_fold_init(struct att_engine *engine, struct att_error *error);
+void att_fold_free(struct att_engine *engine);
+void att_work_tile_clear(struct att_engine *engine, struct att_work_tile *work);
+void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, uint32_t row, uint32_t q_version,
+                       const float *q);
+void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile);
+void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
+              const struct att_stretch *stretch);
+
+/* rebuild.c: refresh, and every row that is answered over the live tokens */
+void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t entry_count);
+uint32_t att_refresh_some(struct att_engine *engine);
+
+/* merge.c */
+void att_merge_scan(struct att_engine *engine, uint64_t cut);
+void att_merge_unscan(struct att_engine *engine, uint64_t cut);
+uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only);
+uint64_t att_merge_count(const struct att_engine *engine);
+void att_merge(struct att_engine *engine, uint64_t cut);
+void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare);
+void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
+const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scratch, uint32_t *ret_version);
+
+/* jobs.c */
+void att_jobs_run(struct att_engine *engine);
+void att_job_row_now(struct att_engine *engine, struct att_job *job);
+void att_job_finish(struct att_engine *engine, struct att_job *job);
+
+/* saving.c: snapshots */
+void att_saving_begin(struct att_engine *engine, struct att_job *job);
+bool att_saving_step(struct att_engine *engine);
+void att_saving_before_token(struct att_engine *engine, uint32_t token);
+void att_saving_before_q(struct att_engine *engine, uint32_t row);
+void att_saving_before_bases(struct att_engine *engine);
+void att_saving_free(struct att_engine *engine);
+
+/* worker.c: the merge thread */
+enum att_status att_worker_start(struct att_engine *engine, struct att_error *error);
+void att_worker_stop(struct att_engine *engine);
+
+/* blas.c */
+enum att_status att_blas_check(struct att_error *error);
+const char *att_blas_kernel(void);
+/* C (rows x columns) = A (rows x depth) B^T (columns x depth), row-major, float64, one thread. */
+void att_blas_product(uint32_t rows, uint32_t columns, uint32_t depth, const double *a, size_t a_stride,
+                      const double *b, size_t b_stride, double *c, size_t c_stride);
+
+/* How many threads are worth it for so many multiply-adds: a fork-join can cost a scheduler's quantum. */
+static inline int att_team(const struct att_engine *engine, double multiply_adds)
+{
+    return multiply_adds < 8e6 ? 1 : (int)engine->options.threads;
+}
+
+#endif

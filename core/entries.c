@@ -1,0 +1,95 @@
+/* The entry log, from the service's side: it alone appends and publishes.
+ *
+ * A slot belongs to readers from the store of `count` that publishes it until `tail` is past it. The service reuses a
+ * slot only after reading such a tail, with a release fence in between; the fence's partner is the acquire fence in
+ * reader.c, so a reader that saw new contents in a slot also sees that tail, and starts again. */
+#include <math.h>
+
+#include "engine_impl.h"
+#include "shared.h"
+
+enum att_status att_entries_room(struct att_engine *engine, uint32_t entries)
+{
+    struct att_index *index = &engine->index;
+
+    if (index->count + entries - index->tail <= engine->region.log_capacity)
+        return ATT_OK;
+    /* Acquire: partner is the release of tail in merge.c; the settled rows before it are visible. */
+    index->tail = atomic_load_explicit(&engine->region.header->tail, memory_order_acquire);
+    atomic_thread_fence(memory_order_release);
+    return index->count + entries - index->tail <= engine->region.log_capacity ? ATT_OK : ATT_AGAIN;
+}
+
+static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
+                const float head[ATT_HEAD_COLUMNS], float bias, const struct att_entry *entry)
+{
+    const struct att_region *region = &engine->region;
+    const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
+    float *to_key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
+    float *to_value = region->log_values + tile * region->columns * ATT_TILE_LANES + lane;
+
+    for (uint32_t p = 0; key && p < region->d; p++)
+        att_lane_store(to_key + (size_t)p * ATT_TILE_LANES, key[p]);
+    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        att_lane_store(to_value + (size_t)c * ATT_TILE_LANES, sign * head[c]);
+    for (uint32_t j = 0; value && j < region->d_v; j++)
+        att_lane_store(to_value + (size_t)(ATT_HEAD_COLUMNS + j) * ATT_TILE_LANES, sign * value[j]);
+    att_lane_store(region->log_bias + att_log_slot(region, position), bias);
+    region->log_entries[att_log_slot(region, position)] = *entry;
+}
+
+void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
+                           const float *key, const float *value, float bias)
+{
+    const struct att_region *region = &engine->region;
+    const struct att_entry entry = {.lsn = lsn, .index = token, .sign = sign};
+    float head[ATT_HEAD_COLUMNS];
+
+    att_head(key, region->d, value, region->d_v, bias, head);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        if (head[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
+            atomic_store_explicit(&region->header->largest[c], head[c], memory_order_relaxed);
+    put(engine, position, key, value, (float)sign, head, bias, &entry);
+}
+
+/* A row of Q travels in the log as a masked entry of weight 0, so the kernel needs no case for it. */
+void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
+                       const float *q)
+{
+    static const float head[ATT_HEAD_COLUMNS];
+    const struct att_entry entry = {.lsn = lsn, .index = row, .q_version = q_version, .is_q = 1};
+
+    put(engine, position, q, NULL, 1.0f, head, -INFINITY, &entry);
+}
+
+/* Before the engine has started: turns a pending + entry into one that counts nothing. */
+void att_entries_cancel(struct att_engine *engine, uint64_t position)
+{
+    static const float head[ATT_HEAD_COLUMNS];
+    struct att_entry entry = engine->region.log_entries[att_log_slot(&engine->region, position)];
+
+    entry.sign = 0;
+    put(engine, position, NULL, NULL, 1.0f, head, -INFINITY, &entry);
+}
+
+void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
+                     float *ret_bias)
+{
+    const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
+    const float *key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
+    const float *value = region->log_values + (tile * region->columns + ATT_HEAD_COLUMNS) * ATT_TILE_LANES + lane;
+
+    for (uint32_t p = 0; ret_key && p < region->d; p++)
+        ret_key[p] = key[(size_t)p * ATT_TILE_LANES];
+    for (uint32_t j = 0; ret_value && j < region->d_v; j++)
+        ret_value[j] = value[(size_t)j * ATT_TILE_LANES];
+    if (ret_bias)
+        *ret_bias = region->log_bias[att_log_slot(region, position)];
+}
+
+void att_entries_publish(struct att_engine *engine, uint64_t count)
+{
+    engine->index.count = count;
+    /* Release: the entries before it, and row versions. Partner: the acquire in reader.c and worker.c. */
+    atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
+}

@@ -1,0 +1,191 @@
+/* Folding a stretch into a tile of bases: weights, a product, and the account of its rounding. The merge, the refresh
+ * and every read over whole columns are this function over different stretches. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_impl.h"
+
+static void *aligned(size_t bytes)
+{
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, bytes) == 0 ? memory : NULL;
+}
+
+static bool work_tile_init(struct att_engine *engine, struct att_work_tile *work)
+{
+    work->tile = aligned(engine->region.tile_bytes);
+    work->scaled_q = aligned(sizeof(double) * ATT_TILE_ROWS * engine->region.d);
+    work->q_norm = aligned(sizeof(double) * ATT_TILE_ROWS);
+    return work->tile && work->scaled_q && work->q_norm;
+}
+
+static void work_tile_release(struct att_work_tile *work)
+{
+    free(work->tile);
+    free(work->scaled_q);
+    free(work->q_norm);
+}
+
+enum att_status att_fold_init(struct att_engine *engine, struct att_error *error)
+{
+    struct att_merger *merger = &engine->merger;
+    const struct att_region *region = &engine->region;
+    bool complete = true;
+
+    merger->entry_blocks = (region->log_capacity + ATT_BLOCK - 1) / ATT_BLOCK;
+    merger->entries = calloc(merger->entry_blocks, sizeof *merger->entries);
+    merger->tokens = calloc(ATT_PACK_BLOCKS, sizeof *merger->tokens);
+    merger->scratch = calloc(engine->options.threads, sizeof *merger->scratch);
+    merger->group = calloc(ATT_GROUP_TILES, sizeof *merger->group);
+    if (!merger->entries || !merger->tokens || !merger->scratch || !merger->group)
+        goto no_memory;
+    for (uint32_t i = 0; i < merger->entry_blocks; i++)
+        complete = complete && att_stretch_init(&merger->entries[i], region->d, region->d_v);
+    for (uint32_t i = 0; i < ATT_PACK_BLOCKS; i++)
+        complete = complete && att_stretch_init(&merger->tokens[i], region->d, region->d_v);
+    for (uint32_t i = 0; i < ATT_GROUP_TILES; i++)
+        complete = complete && work_tile_init(engine, &merger->group[i]);
+    for (uint32_t i = 0; i < engine->options.threads; i++) {
+        struct att_scratch *scratch = &merger->scratch[i];
+        scratch->weights = aligned(sizeof(double) * ATT_TILE_ROWS * ATT_BLOCK);
+        scratch->products = aligned(sizeof(double) * ATT_TILE_ROWS * (ATT_HEAD_COLUMNS + region->columns));
+        complete = complete && scratch->weights && scratch->products && work_tile_init(engine, &scratch->work);
+    }
+    if (complete)
+        return ATT_OK;
+no_memory:
+    return att_fail(error, ATT_ENOMEM, "not enough memory for the merge team's scratch: use fewer --threads or a "
+                                       "smaller --log-capacity");
+}
+
+void att_fold_free(struct att_engine *engine)
+{
+    struct att_merger *merger = &engine->merger;
+
+    for (uint32_t i = 0; merger->entries && i < merger->entry_blocks; i++)
+        att_stretch_release(&merger->entries[i]);
+    for (uint32_t i = 0; merger->tokens && i < ATT_PACK_BLOCKS; i++)
+        att_stretch_release(&merger->tokens[i]);
+    for (uint32_t i = 0; merger->group && i < ATT_GROUP_TILES; i++)
+        work_tile_release(&merger->group[i]);
+    for (uint32_t i = 0; merger->scratch && i < engine->options.threads; i++) {
+        free(merger->scratch[i].weights);
+        free(merger->scratch[i].products);
+        work_tile_release(&merger->scratch[i].work);
+    }
+    free(merger->entries);
+    free(merger->tokens);
+    free(merger->group);
+    free(merger->scratch);
+}
+
+void att_work_tile_clear(struct att_engine *engine, struct att_work_tile *work)
+{
+    memset(work->tile, 0, engine->region.tile_bytes);
+    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
+        work->tile->rows[i].row = ATT_NO_ROW;
+    work->rows = 0;
+}
+
+/* Puts the scaled row of Q of work row i in place; NULL: zeros, for a hole. */
+static void scale_row(struct att_engine *engine, struct att_work_tile *work, uint32_t i, const float *q)
+{
+    const struct att_region *region = &engine->region;
+    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    void *to = (char *)work->scaled_q + width * region->d * i;
+
+    if (q) {
+        work->q_norm[i] = att_scale_q(region->precision, region->scale, region->d, q, to);
+    } else {
+        memset(to, 0, width * region->d);
+        work->q_norm[i] = 0.0;
+    }
+}
+
+/* Adds an empty base for the row. */
+void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, uint32_t row, uint32_t q_version,
+                       const float *q)
+{
+    const uint32_t i = work->rows++;
+
+    work->tile->rows[i] = (struct att_row){.row = row, .q_version = q_version, .shift = ATT_NO_SHIFT};
+    memset(att_tile_sums(work->tile, i, engine->region.columns), 0, sizeof(double) * engine->region.columns);
+    scale_row(engine, work, i, q);
+}
+
+/* Takes up a published tile, to go on from its bases. */
+void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile)
+{
+    const struct att_region *region = &engine->region;
+    /* Relaxed: this thread, or one it has joined since, made the last flip. */
+    uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
+
+    memcpy(work->tile, att_region_tile(region, ATT_WORD_PHYSICAL(word)), region->tile_bytes);
+    work->rows = 0;
+    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++) {
+        uint32_t row = work->tile->rows[i].row;
+        if (row != ATT_NO_ROW)
+            work->rows = i + 1;
+        scale_row(engine, work, i, row != ATT_NO_ROW ? region->q + (size_t)row * region->d : NULL);
+    }
+}
+
+static void weigh(struct att_engine *engine, struct att_scratch *scratch, const struct att_work_tile *work,
+                  const struct att_stretch *stretch, uint32_t first, uint32_t rows)
+{
+    const struct att_region *region = &engine->region;
+    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    const struct att_weights call = {
+        .precision = region->precision,
+        .rows = rows,
+        .tiles = att_stretch_tiles(stretch),
+        .d = region->d,
+        .q = (const char *)work->scaled_q + width * region->d * first,
+        .keys = stretch->keys,
+        .bias = stretch->bias,
+        .shift = scratch->shift + first,
+        .weights = scratch->weights + (size_t)first * ATT_BLOCK,
+        .stride = ATT_BLOCK,
+        .largest = scratch->largest + first,
+    };
+    region->kernel->weights(&call);
+}
+
+static void load_largest(const struct att_region *region, double ret_largest[4])
+{
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        ret_largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
+}
+
+void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
+              const struct att_stretch *stretch)
+{
+    const uint32_t columns = engine->region.columns, wide = ATT_HEAD_COLUMNS + columns;
+    const uint32_t depth = att_stretch_tiles(stretch) * ATT_TILE_LANES;
+    double largest[4];
+
+    if (stretch->entries == 0 || work->rows == 0)
+        return;
+    load_largest(&engine->region, largest);
+    for (uint32_t i = 0; i < work->rows; i++)
+        scratch->shift[i] = work->tile->rows[i].shift;
+    weigh(engine, scratch, work, stretch, 0, work->rows);
+    for (uint32_t i = 0; i < work->rows; i++) {
+        struct att_row *row = &work->tile->rows[i];
+        if (scratch->largest[i] > ATT_NO_SHIFT && scratch->largest[i] - row->shift > ATT_SHIFT_HEADROOM) {
+            att_row_raise(row, att_tile_sums(work->tile, i, columns), columns, scratch->largest[i], largest);
+            scratch->shift[i] = row->shift;
+            weigh(engine, scratch, work, stretch, i, 1);
+        }
+    }
+    att_blas_product(work->rows, wide, depth, scratch->weights, ATT_BLOCK, stretch->columns, ATT_BLOCK,
+                     scratch->products, wide);
+    for (uint32_t i = 0; i < work->rows; i++) {
+        const double *product = scratch->products + (size_t)i * wide;
+        double *sums = att_tile_sums(work->tile, i, columns);
+        att_row_account(&work->tile->rows[i], sums, product, depth, largest);
+        for (uint32_t c = 0; c < columns; c++)
+            sums[c] += product[ATT_HEAD_COLUMNS + c];
+        work->tile->rows[i].tokens += stretch->tokens;
+    }
+}

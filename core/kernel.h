@@ -1,0 +1,60 @@
+/* The one kernel: weights of rows against entries, and sums of their value columns.
+ *
+ * w(row, entry) = exp(s q.k + b) is computed as poly(t - r) 2^(r - M), t = (s q.k + b) log2(e), r = round(t), by one
+ * chain of fused multiply-adds over p = 0..d-1 for each lane. It is the same, bit for bit, for every shape of the work,
+ * instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md derives the bounds. */
+#ifndef ATT_KERNEL_H
+#define ATT_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine.h"
+
+/* Keys and values come in tiles of 16 entries, one lane each: keys [tile][d][16], values [tile][4 + d_v][16]. */
+enum { ATT_TILE_LANES = 16 };
+
+/* t of a masked entry, and M of a row that has seen no entry: r - M is far below -1000 whatever meets. The door keeps
+ * true scores within 1.5e12 of 0, so the two are told from them, and from each other, by size. */
+#define ATT_MASKED (-1e15)
+#define ATT_NO_SHIFT (-1e14)
+/* M changes when some r - M is above this; below -1000 the weight counts as 0. */
+#define ATT_SHIFT_HEADROOM 500.0
+
+struct att_weights {
+    enum att_precision precision;
+    uint32_t rows;         /* any number */
+    uint32_t tiles;        /* any number */
+    uint32_t d;
+    const void *q;         /* rows x d, s log2(e) q: float in single, else double */
+    const float *keys;
+    const float *bias;     /* tiles x 16; -inf for a masked lane */
+    const double *shift;   /* rows: M */
+    double *weights;       /* rows x stride: out */
+    size_t stride;         /* >= 16 tiles */
+    double *largest;       /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
+};
+
+/* What a column sum needs: sum_l w_l x_l and sum_l w_l |x_l| over `tiles` tiles. */
+struct att_kernel {
+    const char *name;
+    void (*weights)(const struct att_weights *work);
+    /* columns `first` to `first + count - 1` of the values (tile stride: columns * 16 floats) */
+    void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
+                 uint32_t count, double *ret_sums);
+    void (*magnitudes)(const double *weights, uint32_t tiles, const float *values, uint32_t columns,
+                       double ret_magnitudes[4]);
+};
+
+/* The best for this processor, or what the environment variable ATTND_ISA asks for (plain, avx2, avx512) if the
+ * processor has it. Never NULL. */
+const struct att_kernel *att_kernel_choose(void);
+
+extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512;
+
+/* Relative error of a weight against exact exp of the exact t as computed, rounding of t - r included
+ * (tests/unit/test_kernel.c sweeps it). */
+#define ATT_EPSILON_FLOAT 0x1p-23
+#define ATT_EPSILON_DOUBLE 0x1p-51
+
+#endif

@@ -1,0 +1,211 @@
+/* The kernel over sixteen lanes. Compiled once for each instruction set, with its own flags; KERNEL_TABLE and
+ * KERNEL_NAME say which of kernel.h's tables this is. */
+#include "kernel.h"
+#include "lanes.h"
+
+/* Rows x tiles whose sums stay in registers: 24 of AVX-512's 32, 12 or 16 of AVX2's 16. */
+#if defined(__AVX512F__)
+enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, LONE_TILES = 4 };
+#elif defined(__AVX2__)
+enum { F64_ROWS = 3, F64_TILES = 1, F32_ROWS = 3, F32_TILES = 2, LONE_TILES = 2 };
+#else
+enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, LONE_TILES = 1 };
+#endif
+
+/* 2^f for f in [-1/2, 1/2]: the Taylor series of exp(f ln 2). Terms up to 7 leave 5e-9, up to 13 leave 5e-18. */
+static const float power_f32[] = {1.0f,           0x1.62e430p-1f, 0x1.ebfbe0p-3f,  0x1.c6b08ep-5f,
+                                  0x1.3b2ab6p-7f, 0x1.5d87fep-10f, 0x1.430912p-13f, 0x1.ffcbfcp-17f};
+static const double power_f64[] = {1.0,
+                                   0x1.62e42fefa39efp-1,
+                                   0x1.ebfbdff82c58fp-3,
+                                   0x1.c6b08d704a0c0p-5,
+                                   0x1.3b2ab6fba4e77p-7,
+                                   0x1.5d87fe78a6731p-10,
+                                   0x1.430912f86c787p-13,
+                                   0x1.ffcbfc588b0c7p-17,
+                                   0x1.62c0223a5c824p-20,
+                                   0x1.b5253d395e7c4p-24,
+                                   0x1.e4cf5158b8ecap-28,
+                                   0x1.e8cac7351bb25p-32,
+                                   0x1.c3bd650fc2986p-36,
+                                   0x1.816193166d0f9p-40};
+
+LANES_INLINE f32x16 exp2_f32(f32x16 f)
+{
+    f32x16 sum = f32_set(power_f32[7]);
+#pragma GCC unroll 8
+    for (int i = 6; i >= 0; i--)
+        sum = f32_fma(sum, f, f32_set(power_f32[i]));
+    return sum;
+}
+
+LANES_INLINE f64x16 exp2_f64(f64x16 f)
+{
+    f64x16 sum = f64_set(power_f64[13]);
+#pragma GCC unroll 16
+    for (int i = 12; i >= 0; i--)
+        sum = f64_fma(sum, f, f64_set(power_f64[i]));
+    return sum;
+}
+
+/* From the score t in octaves to the weight, and its r into the row's running maximum. */
+LANES_INLINE f64x16 weigh(const struct att_weights *work, uint32_t row, f64x16 t, f64x16 *largest)
+{
+    f64x16 r, m;
+
+    t = f64_max(t, f64_set(ATT_MASKED));
+    r = f64_round(t);
+    *largest = f64_max(*largest, r);
+    if (work->precision == ATT_DOUBLE)
+        m = exp2_f64(f64_sub(t, r));
+    else
+        m = f64_widen(exp2_f32(f64_narrow(f64_sub(t, r))));
+    return f64_scale(m, f64_sub(r, f64_set(work->shift[row])));
+}
+
+LANES_INLINE f64x16 weigh_single(const struct att_weights *work, uint32_t row, f32x16 t, f64x16 *largest)
+{
+    f32x16 r;
+    f64x16 wide;
+
+    t = f32_max(t, f32_set((float)ATT_MASKED));
+    r = f32_round(t);
+    wide = f64_widen(r);
+    *largest = f64_max(*largest, wide);
+    return f64_scale(f64_widen(exp2_f32(f32_sub(t, r))), f64_sub(wide, f64_set(work->shift[row])));
+}
+
+/* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float64. */
+LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
+                            uint32_t tiles, f64x16 *largest)
+{
+    const double *q = (const double *)work->q + (size_t)row * work->d;
+    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
+    f64x16 t[F64_ROWS * F64_TILES > LONE_TILES ? F64_ROWS * F64_TILES : LONE_TILES];
+
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < tiles; c++) {
+        f32x16 bias = f32_load(work->bias + (size_t)(tile + c) * ATT_LANES);
+        f64x16 start = f64_fma(f64_widen(bias), f64_set(0x1.71547652b82fep+0), f64_set(0.0));
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++)
+            t[i * tiles + c] = start;
+    }
+    for (uint32_t p = 0; p < work->d; p++) {
+        f64x16 k[F64_TILES > LONE_TILES ? F64_TILES : LONE_TILES];
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < tiles; c++)
+            k[c] = f64_widen(f32_load(keys + ((size_t)c * work->d + p) * ATT_LANES));
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++) {
+            f64x16 x = f64_set(q[(size_t)i * work->d + p]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < tiles; c++)
+                t[i * tiles + c] = f64_fma(x, k[c], t[i * tiles + c]);
+        }
+    }
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < tiles; c++)
+            f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
+                      weigh(work, row + i, t[i * tiles + c], &largest[i]));
+}
+
+/* The same with scores in float32, for precision single. */
+LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
+                            uint32_t tiles, f64x16 *largest)
+{
+    const float *q = (const float *)work->q + (size_t)row * work->d;
+    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
+    f32x16 t[F32_ROWS * F32_TILES > LONE_TILES ? F32_ROWS * F32_TILES : LONE_TILES];
+
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < tiles; c++) {
+        f32x16 bias = f32_load(work->bias + (size_t)(tile + c) * ATT_LANES);
+        f32x16 start = f32_mul(bias, f32_set(0x1.715476p+0f));
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++)
+            t[i * tiles + c] = start;
+    }
+    for (uint32_t p = 0; p < work->d; p++) {
+        f32x16 k[F32_TILES > LONE_TILES ? F32_TILES : LONE_TILES];
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < tiles; c++)
+            k[c] = f32_load(keys + ((size_t)c * work->d + p) * ATT_LANES);
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++) {
+            f32x16 x = f32_set(q[(size_t)i * work->d + p]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < tiles; c++)
+                t[i * tiles + c] = f32_fma(x, k[c], t[i * tiles + c]);
+        }
+    }
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < tiles; c++)
+            f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
+                      weigh_single(work, row + i, t[i * tiles + c], &largest[i]));
+}
+
+LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t wide,
+                       void (*block)(const struct att_weights *, uint32_t, uint32_t, uint32_t, uint32_t, f64x16 *))
+{
+    f64x16 largest[F64_ROWS > F32_ROWS ? F64_ROWS : F32_ROWS];
+    uint32_t tile = 0;
+
+    for (uint32_t i = 0; i < rows; i++)
+        largest[i] = f64_set(ATT_MASKED);
+    for (; tile + wide <= work->tiles; tile += wide)
+        block(work, row, tile, rows, wide, largest);
+    for (; tile < work->tiles; tile++)
+        block(work, row, tile, rows, 1, largest);
+    for (uint32_t i = 0; i < rows; i++)
+        work->largest[row + i] = f64_largest(largest[i]);
+}
+
+static void weights(const struct att_weights *work)
+{
+    uint32_t row = 0;
+
+    if (work->precision == ATT_SINGLE) {
+        for (; row + F32_ROWS <= work->rows; row += F32_ROWS)
+            band(work, row, F32_ROWS, F32_TILES, block_f32);
+        for (; row < work->rows; row++)
+            band(work, row, 1, LONE_TILES, block_f32);
+    } else {
+        for (; row + F64_ROWS <= work->rows; row += F64_ROWS)
+            band(work, row, F64_ROWS, F64_TILES, block_f64);
+        for (; row < work->rows; row++)
+            band(work, row, 1, LONE_TILES, block_f64);
+    }
+}
+
+static void sums(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
+                 uint32_t count, double *ret_sums)
+{
+    for (uint32_t column = first; column < first + count; column++) {
+        const float *x = values + (size_t)column * ATT_LANES;
+        f64x16 sum = f64_set(0.0);
+        for (uint32_t tile = 0; tile < tiles; tile++)
+            sum = f64_fma(f64_load(weight + (size_t)tile * ATT_LANES),
+                          f64_widen(f32_load(x + (size_t)tile * columns * ATT_LANES)), sum);
+        ret_sums[column - first] = f64_sum(sum);
+    }
+}
+
+static void magnitudes(const double *weight, uint32_t tiles, const float *values, uint32_t columns,
+                       double ret_magnitudes[4])
+{
+    for (uint32_t column = 0; column < 4; column++) {
+        const float *x = values + (size_t)column * ATT_LANES;
+        f64x16 sum = f64_set(0.0);
+        for (uint32_t tile = 0; tile < tiles; tile++)
+            sum = f64_fma(f64_load(weight + (size_t)tile * ATT_LANES),
+                          f64_abs(f64_widen(f32_load(x + (size_t)tile * columns * ATT_LANES))), sum);
+        ret_magnitudes[column] = f64_sum(sum);
+    }
+}
+
+const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, weights, sums, magnitudes};

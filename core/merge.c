@@ -1,0 +1,233 @@
+/* Merging: the stretch of the log up to a cut goes into the bases and the settled tokens. See reader.c for the
+ * protocol; the merge thread is the only writer of everything here. */
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#include "engine_impl.h"
+#include "shared.h"
+
+enum { SEEN = 1u << 31 }; /* in newest[], while packing: an entry of the token has been passed */
+
+static uint64_t settled(const struct att_engine *engine)
+{
+    return atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+}
+
+static const struct att_entry *entry_at(const struct att_engine *engine, uint64_t position)
+{
+    return &engine->region.log_entries[att_log_slot(&engine->region, position)];
+}
+
+uint64_t att_merge_count(const struct att_engine *engine)
+{
+    /* Acquire: partner is the release in entries.c; the entries before it are written. */
+    return atomic_load_explicit(&engine->region.header->count, memory_order_acquire);
+}
+
+/* Notes each token's newest entry in [settled, cut), and each changed row of Q. */
+void att_merge_scan(struct att_engine *engine, uint64_t cut)
+{
+    struct att_merger *merger = &engine->merger;
+    const uint64_t start = settled(engine);
+
+    for (uint64_t position = start; position < cut; position++) {
+        const struct att_entry *entry = entry_at(engine, position);
+        if (entry->is_q)
+            merger->changed_q[entry->index] = position + 1;
+        else
+            merger->newest[entry->index] = (uint32_t)(position - start) + 1;
+    }
+}
+
+void att_merge_unscan(struct att_engine *engine, uint64_t cut)
+{
+    for (uint64_t position = settled(engine); position < cut; position++) {
+        const struct att_entry *entry = entry_at(engine, position);
+        if (entry->is_q)
+            engine->merger.changed_q[entry->index] = 0;
+        else
+            engine->merger.newest[entry->index] = 0;
+    }
+}
+
+/* Packs what is left of the scanned stretch after compaction: of each token its first entry if that takes the base
+ * value away, and its newest if that adds the current one. The pairs in between have the same weights and cancel.
+ * live_only: only the current values. Returns how many entries are packed, in merger.entries. */
+uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only)
+{
+    struct att_merger *merger = &engine->merger;
+    const uint64_t start = settled(engine);
+    struct att_stretch *stretch = merger->entries;
+    uint32_t packed = 0;
+
+    att_stretch_clear(stretch);
+    for (uint64_t position = start; position < cut; position++) {
+        const struct att_entry *entry = entry_at(engine, position);
+        uint32_t *newest = &merger->newest[entry->index];
+        bool first, last;
+        if (entry->is_q)
+            continue;
+        first = !(*newest & SEEN);
+        *newest |= SEEN;
+        last = (*newest & ~(uint32_t)SEEN) == (uint32_t)(position - start) + 1;
+        if (!(entry->sign < 0 && first && !live_only) && !(entry->sign > 0 && last))
+            continue;
+        if (stretch->entries == ATT_BLOCK) {
+            att_stretch_finish(stretch, &engine->region);
+            att_stretch_clear(++stretch);
+        }
+        att_stretch_add_entry(stretch, &engine->region, position);
+        packed++;
+    }
+    att_stretch_finish(stretch, &engine->region);
+    for (uint64_t position = start; position < cut; position++)
+        if (!entry_at(engine, position)->is_q)
+            merger->newest[entry_at(engine, position)->index] &= ~(uint32_t)SEEN;
+    return packed;
+}
+
+/* The row of Q as of the scanned cut, and its version. */
+const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scratch, uint32_t *ret_version)
+{
+    const struct att_merger *merger = &engine->merger;
+
+    if (merger->changed_q[row] == 0) {
+        *ret_version = merger->settled_q_version[row];
+        return engine->region.q + (size_t)row * engine->region.d;
+    }
+    att_entries_get(&engine->region, merger->changed_q[row] - 1, scratch, NULL, NULL);
+    *ret_version = entry_at(engine, merger->changed_q[row] - 1)->q_version;
+    return scratch;
+}
+
+/* Publishes new contents of a tile: written into the spare, then one store of the word. */
+void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare)
+{
+    const struct att_region *region = &engine->region;
+    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
+
+    att_shared_store(att_region_tile(region, *spare), contents, region->tile_bytes);
+    /* Release: the contents. Partner: the reader's acquire of the word. */
+    atomic_store_explicit(&region->words[tile], ATT_WORD((word >> 32) + 1, *spare), memory_order_release);
+    /* Before the old tile is written again. Partner: the reader's acquire fence. */
+    atomic_thread_fence(memory_order_release);
+    *spare = ATT_WORD_PHYSICAL(word);
+}
+
+void att_mark_for_refresh(struct att_engine *engine, uint32_t row)
+{
+    engine->merger.needed += !engine->merger.needs_refresh[row];
+    engine->merger.needs_refresh[row] = 1;
+}
+
+/* Rows whose Q changed lose their base; rows over the error budget are to be refreshed. Marks only: counted later. */
+static void review_rows(struct att_engine *engine, struct att_work_tile *work)
+{
+    struct att_merger *merger = &engine->merger;
+
+    for (uint32_t i = 0; i < work->rows; i++) {
+        struct att_row *row = &work->tile->rows[i];
+        const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
+        if (row->row == ATT_NO_ROW)
+            continue;
+        if (merger->changed_q[row->row] != 0) {
+            merger->review[row->row] = 1;
+            row->row = ATT_NO_ROW;
+            atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
+        } else if (att_row_check(row, sums, engine->numerics.budget) == ATT_AGAIN) {
+            merger->review[row->row] = 1;
+        }
+    }
+}
+
+static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t packed)
+{
+    struct att_merger *merger = &engine->merger;
+    const struct att_region *region = &engine->region;
+    const uint32_t tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
+    const double work_done = (double)merger->slots_used * packed * (region->d + region->columns);
+
+#pragma omp parallel num_threads(att_team(engine, work_done))
+    {
+        const int thread = omp_get_thread_num();
+        struct att_scratch *scratch = &merger->scratch[thread];
+#pragma omp for schedule(dynamic)
+        for (uint32_t tile = 0; tile < tiles; tile++) {
+            att_work_tile_load(engine, &scratch->work, tile);
+            for (uint32_t b = 0; b < (packed + ATT_BLOCK - 1) / ATT_BLOCK; b++)
+                att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
+            review_rows(engine, &scratch->work);
+            scratch->work.tile->position = cut;
+            att_flip(engine, tile, scratch->work.tile, &merger->spare[thread]);
+        }
+    }
+}
+
+/* Writes what the scanned entries leave into the settled token. */
+static void settle_token(struct att_engine *engine, uint32_t token, uint64_t position)
+{
+    const struct att_region *region = &engine->region;
+    const bool lives = entry_at(engine, position)->sign > 0;
+
+    att_saving_before_token(engine, token);
+    region->live[token] = lives;
+    if (!lives)
+        return;
+    att_entries_get(region, position, region->k + (size_t)token * region->d, region->v + (size_t)token * region->d_v,
+                    &region->bias[token]);
+    engine->merger.used = token + 1 > engine->merger.used ? token + 1 : engine->merger.used;
+}
+
+static void settle(struct att_engine *engine, uint64_t cut)
+{
+    struct att_merger *merger = &engine->merger;
+    const struct att_region *region = &engine->region;
+    const uint64_t start = settled(engine);
+    float q[ATT_MAX_COLUMNS];
+
+    for (uint64_t position = start; position < cut; position++) {
+        const struct att_entry *entry = entry_at(engine, position);
+        const uint32_t index = entry->index;
+        if (!entry->is_q && merger->newest[index] == (uint32_t)(position - start) + 1)
+            settle_token(engine, index, position);
+        if (entry->is_q && merger->changed_q[index] == position + 1) {
+            /* Its base was dropped and the tile flipped before: no reader takes an answer from a torn row of Q. */
+            att_saving_before_q(engine, index);
+            att_entries_get(region, position, q, NULL, NULL);
+            att_shared_store(region->q + (size_t)index * region->d, q, sizeof(float) * region->d);
+            merger->settled_q_version[index] = entry->q_version;
+        }
+    }
+}
+
+/* Merges [settled, cut). */
+void att_merge(struct att_engine *engine, uint64_t cut)
+{
+    struct att_merger *merger = &engine->merger;
+    struct att_region_header *header = engine->region.header;
+    const uint64_t lsn = entry_at(engine, cut - 1)->lsn;
+    uint32_t packed;
+
+    att_merge_scan(engine, cut);
+    packed = att_merge_pack(engine, cut, false);
+    att_saving_before_bases(engine);
+    merge_tiles(engine, cut, packed);
+    settle(engine, cut);
+    for (uint64_t position = settled(engine); position < cut; position++)
+        if (entry_at(engine, position)->is_q)
+            att_mark_for_refresh(engine, entry_at(engine, position)->index);
+    for (uint32_t row = 0; row < engine->region.n_q; row++)
+        if (merger->review[row]) {
+            merger->review[row] = 0;
+            att_mark_for_refresh(engine, row);
+        }
+    att_merge_unscan(engine, cut);
+    merger->settled_lsn = lsn;
+    atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
+    atomic_fetch_add_explicit(&engine->merges, 1, memory_order_relaxed);
+    /* Release: settled tokens and rows. Partner: the acquire in update.c. */
+    atomic_store_explicit(&header->settled, cut, memory_order_release);
+    /* Release: this thread has done with the entries. Partner: the acquire in entries.c. */
+    atomic_store_explicit(&header->tail, cut, memory_order_release);
+}

@@ -1,0 +1,246 @@
+/* The reader.
+ *
+ * An answer is a base plus the entries from its position to `count`. The merge thread replaces bases while it is read:
+ * it computes a tile's new bases in a spare physical tile and flips the tile's word (physical index and version) in
+ * one store; only then may the old physical tile be written again. When all tiles stand at P it stores settled = P,
+ * then tail = P, and the service may overwrite entries before P. Nobody waits for anybody.
+ *
+ *   reader                                   merge                                     service
+ *   1 word   = words[t]        (acquire) <-> flip words[t]               (release)
+ *   2 count  = count           (acquire) <-----------------------------------------  count (release)
+ *   3 copies the base, folds entries
+ *   4 acquire fence                      <-> release fence after each flip      <-> release fence after reading tail,
+ *                                            before the old tile is written         before slots are overwritten
+ *   5 words[t] == word, tail <= position,
+ *     row and Q version as asked: else start again
+ *
+ * Why it is safe: if any byte read in 3 was of a later use of the tile, 4 makes the flip before that use visible to
+ * 5, and the version has changed. If any entry read in 3 was overwritten, the service had read a tail beyond it, and
+ * 5 sees that tail. `count` is read after the word, so it is never behind the tile's position. A row that was dropped
+ * from its tile or whose Q changed is noticed by the ids that lie beside its base.
+ *
+ * A torn copy can hold any mixture of stored floats: finite, so nothing traps; a position out of reach is caught. */
+#include "reader.h"
+
+#include <math.h>
+
+#include "shared.h"
+
+enum {
+    ATT_READ_ATTEMPTS = 4, /* a reader starts again about once a merge; more often means it is being outrun */
+#ifdef ATTND_TSAN
+    CHUNK_TILES = 1, /* copied lane by lane: see load_chunk */
+#else
+    CHUNK_TILES = 8,
+#endif
+    CHUNK = CHUNK_TILES * ATT_TILE_LANES
+};
+
+/* A row being read: a private copy of its base and the columns that are asked for. */
+struct reading {
+    const struct att_region *region;
+    struct att_row row;
+    double *sums;          /* 4 + count: the head columns, then value columns first .. first + count - 1 */
+    uint32_t first, count;
+    double largest[4];
+    double q_norm;
+    const void *scaled_q;
+};
+
+/* Entries [position, position + lanes) lie in one run of tiles; the caller sees to that. */
+struct chunk {
+    const float *keys, *values;
+    float bias[CHUNK]; /* -inf where no entry of the stretch is */
+    uint32_t tiles, entries;
+    int64_t tokens;
+};
+
+#ifdef ATTND_TSAN
+/* The whole tile is copied with relaxed loads, so that the kernel's vector loads race with nobody. */
+static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
+{
+    static _Thread_local float keys[ATT_MAX_COLUMNS * ATT_TILE_LANES];
+    static _Thread_local float values[(ATT_MAX_COLUMNS + ATT_HEAD_COLUMNS) * ATT_TILE_LANES];
+    const size_t key_floats = (size_t)region->d * ATT_TILE_LANES;
+    const size_t value_floats = (size_t)region->columns * ATT_TILE_LANES;
+
+    att_shared_load(keys, region->log_keys + tile * key_floats, 4 * key_floats);
+    att_shared_load(values, region->log_values + tile * value_floats, 4 * value_floats);
+    chunk->keys = keys;
+    chunk->values = values;
+}
+#else
+static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
+{
+    chunk->keys = region->log_keys + tile * region->d * ATT_TILE_LANES;
+    chunk->values = region->log_values + tile * region->columns * ATT_TILE_LANES;
+}
+#endif
+
+/* The tiles from `position` on, up to a chunk, the ring's end or `end`. */
+static void take_chunk(const struct att_region *region, uint64_t position, uint64_t end, struct chunk *chunk)
+{
+    const size_t tile = att_log_tile(region, position);
+    const uint64_t first = position / ATT_TILE_LANES * ATT_TILE_LANES;
+    uint64_t tiles = (end - first + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
+
+    tiles = tiles > CHUNK_TILES ? CHUNK_TILES : tiles;
+    tiles = tiles > region->log_tiles - tile ? region->log_tiles - tile : tiles;
+    chunk->tiles = (uint32_t)tiles;
+    chunk->entries = 0;
+    chunk->tokens = 0;
+    load_chunk(region, tile, chunk);
+    att_shared_load(chunk->bias, region->log_bias + tile * ATT_TILE_LANES, sizeof(float) * tiles * ATT_TILE_LANES);
+    for (uint32_t lane = 0; lane < tiles * ATT_TILE_LANES; lane++) {
+        const float *sign = chunk->values + (size_t)(lane / ATT_TILE_LANES) * region->columns * ATT_TILE_LANES;
+        if (first + lane < position || first + lane >= end)
+            chunk->bias[lane] = -INFINITY;
+        else
+            chunk->entries++;
+        if (chunk->bias[lane] > -INFINITY)
+            chunk->tokens += (int64_t)sign[lane % ATT_TILE_LANES];
+    }
+}
+
+static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, double *weights, double *largest)
+{
+    const struct att_weights work = {
+        .precision = reading->region->precision,
+        .rows = 1,
+        .tiles = chunk->tiles,
+        .d = reading->region->d,
+        .q = reading->scaled_q,
+        .keys = chunk->keys,
+        .bias = chunk->bias,
+        .shift = &reading->row.shift,
+        .weights = weights,
+        .stride = CHUNK,
+        .largest = largest,
+    };
+    reading->region->kernel->weights(&work);
+}
+
+static void fold_chunk(struct reading *reading, const struct chunk *chunk)
+{
+    const struct att_kernel *kernel = reading->region->kernel;
+    const uint32_t columns = reading->region->columns;
+    double weights[CHUNK], largest, magnitudes[4], head[4];
+    double added[64];
+
+    weigh_chunk(reading, chunk, weights, &largest);
+    if (largest > ATT_NO_SHIFT && largest - reading->row.shift > ATT_SHIFT_HEADROOM) {
+        att_row_raise(&reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest);
+        weigh_chunk(reading, chunk, weights, &largest);
+    }
+    kernel->magnitudes(weights, chunk->tiles, chunk->values, columns, magnitudes);
+    kernel->sums(weights, chunk->tiles, chunk->values, columns, 0, ATT_HEAD_COLUMNS, head);
+    att_row_account(&reading->row, reading->sums, magnitudes, chunk->entries, reading->largest);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        reading->sums[c] += head[c];
+    for (uint32_t done = 0; done < reading->count; done += 64) {
+        uint32_t some = reading->count - done < 64 ? reading->count - done : 64;
+        kernel->sums(weights, chunk->tiles, chunk->values, columns, ATT_HEAD_COLUMNS + reading->first + done, some,
+                     added);
+        for (uint32_t c = 0; c < some; c++)
+            reading->sums[ATT_HEAD_COLUMNS + done + c] += added[c];
+    }
+    reading->row.tokens += chunk->tokens;
+}
+
+static void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot)
+{
+    const struct att_region *region = reading->region;
+    double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
+
+    att_shared_load(&reading->row, &tile->rows[slot % ATT_TILE_ROWS], sizeof reading->row);
+    att_shared_load(reading->sums, sums, sizeof(double) * ATT_HEAD_COLUMNS);
+    att_shared_load(reading->sums + ATT_HEAD_COLUMNS, sums + ATT_HEAD_COLUMNS + reading->first,
+                    sizeof(double) * reading->count);
+    for (int c = 0; c < 4; c++)
+        reading->largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
+}
+
+/* One attempt. ATT_OK: reading holds a consistent state. ATT_AGAIN: it was disturbed. ATT_ENOENT: there is no base. */
+static enum att_status read_once(struct reading *reading, uint32_t row, void *scaled_q)
+{
+    const struct att_region *region = reading->region;
+    struct att_region_header *header = region->header;
+    float q[ATT_MAX_COLUMNS];
+    uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_acquire);
+    uint64_t word, count, position;
+    struct att_tile *tile;
+    struct chunk chunk;
+
+    if (slot / ATT_TILE_ROWS >= region->tiles)
+        return ATT_ENOENT;
+    word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_acquire);
+    count = atomic_load_explicit(&header->count, memory_order_acquire);
+    tile = att_region_tile(region, ATT_WORD_PHYSICAL(word) % region->physical_tiles);
+    att_shared_load(&position, &tile->position, sizeof position);
+    if (count - position > region->log_capacity)
+        return ATT_AGAIN;
+    copy_base(reading, tile, slot);
+    att_shared_load(q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
+    reading->q_norm = att_scale_q(region->precision, region->scale, region->d, q, scaled_q);
+    for (uint64_t at = position; at < count;) {
+        take_chunk(region, at, count, &chunk);
+        fold_chunk(reading, &chunk);
+        at += chunk.entries;
+    }
+    /* Partners: the release fences in merge.c (after flips) and entries.c (after reading tail). */
+    atomic_thread_fence(memory_order_acquire);
+    if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
+        atomic_load_explicit(&header->tail, memory_order_relaxed) > position)
+        return ATT_AGAIN;
+    if (reading->row.row != row ||
+        reading->row.q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
+        return ATT_ENOENT;
+    return ATT_OK;
+}
+
+static enum att_status read_row(struct reading *reading, uint32_t row)
+{
+    double scaled_q[ATT_MAX_COLUMNS];
+    enum att_status status = ATT_AGAIN;
+
+    reading->scaled_q = scaled_q;
+    for (int attempt = 0; attempt < ATT_READ_ATTEMPTS && status == ATT_AGAIN; attempt++)
+        status = read_once(reading, row, scaled_q);
+    if (status != ATT_OK)
+        return ATT_AGAIN;
+    return att_row_check(&reading->row, reading->sums, reading->region->error_budget);
+}
+
+enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
+                               double *ret_error_bound)
+{
+    const struct att_numerics numerics = att_numerics(region->precision, region->d, region->error_budget);
+    double sums[ATT_HEAD_COLUMNS + 1];
+    struct reading reading = {.region = region, .sums = sums, .first = column, .count = 1};
+    enum att_status status = read_row(&reading, row);
+
+    if (status != ATT_OK)
+        return status;
+    att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS], &numerics, reading.q_norm, ret_value, ret_error_bound);
+    return ATT_OK;
+}
+
+enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values,
+                             double *ret_error_bound)
+{
+    const struct att_numerics numerics = att_numerics(region->precision, region->d, region->error_budget);
+    double sums[ATT_HEAD_COLUMNS + ATT_MAX_COLUMNS];
+    struct reading reading = {.region = region, .sums = sums, .count = region->d_v};
+    enum att_status status = read_row(&reading, row);
+    double worst = 0.0, bound;
+
+    if (status != ATT_OK)
+        return status;
+    for (uint32_t j = 0; j < region->d_v; j++) {
+        att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS + j], &numerics, reading.q_norm, &ret_values[j],
+                       &bound);
+        worst = bound > worst ? bound : worst;
+    }
+    *ret_error_bound = worst;
+    return ATT_OK;
+}

@@ -1,0 +1,131 @@
+/* Rebuilding bases from nothing: folding all live tokens at a cut of the log into a group of work tiles. A refresh is
+ * a rebuild at `settled`; a read that its base can't answer is one at `count`. */
+#include <omp.h>
+#include <string.h>
+
+#include "engine_impl.h"
+
+/* Packs the live settled tokens of [first, first + ATT_BLOCK) that have no entry before the cut. */
+static void pack_tokens(struct att_engine *engine, struct att_stretch *stretch, uint32_t first)
+{
+    const struct att_merger *merger = &engine->merger;
+    const uint32_t end = first + ATT_BLOCK < merger->used ? first + ATT_BLOCK : merger->used;
+
+    att_stretch_clear(stretch);
+    for (uint32_t token = first; token < end; token++)
+        if (engine->region.live[token] && merger->newest[token] == 0)
+            att_stretch_add_token(stretch, &engine->region, token);
+    att_stretch_finish(stretch, &engine->region);
+}
+
+/* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to
+ * the cut, or the cut is `settled`: then entry_count is 0. */
+void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t entry_count)
+{
+    struct att_merger *merger = &engine->merger;
+    const struct att_region *region = &engine->region;
+    const uint32_t stride = ATT_PACK_BLOCKS * ATT_BLOCK;
+    double rows = 0.0;
+
+    for (uint32_t t = 0; t < tiles; t++)
+        rows += merger->group[t].rows;
+#pragma omp parallel num_threads(att_team(engine, rows * merger->used * (region->d + region->columns)))
+    {
+        struct att_scratch *scratch = &merger->scratch[omp_get_thread_num()];
+        for (uint32_t first = 0; first < merger->used; first += stride) {
+#pragma omp for schedule(static)
+            for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
+                pack_tokens(engine, &merger->tokens[b], first + b * ATT_BLOCK);
+#pragma omp for schedule(dynamic)
+            for (uint32_t t = 0; t < tiles; t++)
+                for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
+                    att_fold(engine, scratch, &merger->group[t], &merger->tokens[b]);
+        }
+#pragma omp for schedule(dynamic)
+        for (uint32_t t = 0; t < tiles; t++)
+            for (uint32_t b = 0; b < (entry_count + ATT_BLOCK - 1) / ATT_BLOCK; b++)
+                att_fold(engine, scratch, &merger->group[t], &merger->entries[b]);
+    }
+}
+
+/* Collects up to a group of rows that need a refresh, from the cursor on. */
+static uint32_t collect(struct att_engine *engine, uint32_t *rows)
+{
+    struct att_merger *merger = &engine->merger;
+    const uint32_t n_q = engine->region.n_q;
+    uint32_t count = 0;
+
+    for (uint32_t seen = 0; seen < n_q && count < ATT_GROUP_ROWS && count < merger->needed; seen++) {
+        uint32_t row = merger->cursor;
+        merger->cursor = merger->cursor + 1 < n_q ? merger->cursor + 1 : 0;
+        if (merger->needs_refresh[row])
+            rows[count++] = row;
+    }
+    return count;
+}
+
+/* Copies finished base i of the group into slot `at` of a work tile. */
+static void place(struct att_engine *engine, struct att_work_tile *work, uint32_t at, uint32_t i)
+{
+    const struct att_work_tile *from = &engine->merger.group[i / ATT_TILE_ROWS];
+    const uint32_t columns = engine->region.columns;
+
+    if (work->tile->rows[at].row == ATT_NO_ROW)
+        atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
+    work->tile->rows[at] = from->tile->rows[i % ATT_TILE_ROWS];
+    memcpy(att_tile_sums(work->tile, at, columns), att_tile_sums(from->tile, i % ATT_TILE_ROWS, columns),
+           sizeof(double) * columns);
+}
+
+/* Puts the group's finished bases into their tiles, each tile copied, changed and flipped once for a run of rows. A
+ * cold row gets a new slot: there are as many as rows. */
+static void publish(struct att_engine *engine, const uint32_t *rows, uint32_t count)
+{
+    struct att_merger *merger = &engine->merger;
+    const struct att_region *region = &engine->region;
+    struct att_work_tile *work = &merger->scratch[0].work;
+    uint32_t slots[ATT_GROUP_ROWS];
+
+    for (uint32_t i = 0; i < count; i++) {
+        slots[i] = atomic_load_explicit(&region->slots[rows[i]], memory_order_relaxed);
+        if (slots[i] == ATT_NO_SLOT)
+            slots[i] = merger->slots_used++;
+    }
+    for (uint32_t i = 0, next; i < count; i = next) {
+        const uint32_t tile = slots[i] / ATT_TILE_ROWS;
+        att_work_tile_load(engine, work, tile);
+        for (next = i; next < count && slots[next] / ATT_TILE_ROWS == tile; next++)
+            place(engine, work, slots[next] % ATT_TILE_ROWS, next);
+        work->tile->position = atomic_load_explicit(&region->header->settled, memory_order_relaxed);
+        att_flip(engine, tile, work->tile, &merger->spare[0]);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        /* Release: the flip that put the base there. Partner: the acquire in reader.c. */
+        atomic_store_explicit(&region->slots[rows[i]], slots[i], memory_order_release);
+        merger->needs_refresh[rows[i]] = 0;
+    }
+    merger->needed -= count;
+}
+
+/* Refreshes one group of the rows that need it; returns how many rows. All tiles stand at `settled`, and so will the
+ * new bases: nothing has to be folded into them. */
+uint32_t att_refresh_some(struct att_engine *engine)
+{
+    struct att_merger *merger = &engine->merger;
+    const struct att_region *region = &engine->region;
+    uint32_t rows[ATT_GROUP_ROWS], count = collect(engine, rows), tiles = 0;
+
+    if (count == 0)
+        return 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (i % ATT_TILE_ROWS == 0)
+            att_work_tile_clear(engine, &merger->group[tiles++]);
+        att_work_tile_add(engine, &merger->group[tiles - 1], rows[i], merger->settled_q_version[rows[i]],
+                          region->q + (size_t)rows[i] * region->d);
+    }
+    att_rebuild(engine, tiles, 0);
+    att_saving_before_bases(engine);
+    publish(engine, rows, count);
+    atomic_fetch_add_explicit(&engine->refreshes, count, memory_order_relaxed);
+    return count;
+}

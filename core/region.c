@@ -1,0 +1,181 @@
+#include "region.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+double att_scale_q(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled)
+{
+    const double factor = scale * 0x1.71547652b82fep+0;
+    double square = 0.0;
+
+    for (uint32_t p = 0; p < d; p++) {
+        double scaled = factor * (double)q[p];
+        square += (double)q[p] * (double)q[p];
+        if (precision == ATT_SINGLE)
+            ((float *)ret_scaled)[p] = (float)scaled;
+        else
+            ((double *)ret_scaled)[p] = scaled;
+    }
+    return fabs(scale) * sqrt(square) * (1.0 + 0x1p-40);
+}
+
+static uint64_t place(uint64_t *end, uint64_t bytes)
+{
+    uint64_t at = *end;
+    *end = (at + bytes + 4095) / 4096 * 4096;
+    return at;
+}
+
+/* Where everything lies. The order is that of the reader's needs; each part starts on a page of its own. */
+static void lay_out(struct att_region_header *h)
+{
+    uint64_t end = 0, columns = ATT_HEAD_COLUMNS + (uint64_t)h->d_v;
+
+    place(&end, sizeof *h);
+    h->log_keys = place(&end, 4ull * h->log_capacity * h->d);
+    h->log_values = place(&end, 4ull * h->log_capacity * columns);
+    h->log_bias = place(&end, 4ull * h->log_capacity);
+    h->log_entries = place(&end, sizeof(struct att_entry) * (uint64_t)h->log_capacity);
+    h->q = place(&end, 4ull * h->n_q * h->d);
+    h->row_version = place(&end, 4ull * h->n_q);
+    h->k = place(&end, 4ull * h->capacity * h->d);
+    h->v = place(&end, 4ull * h->capacity * h->d_v);
+    h->bias = place(&end, 4ull * h->capacity);
+    h->live = place(&end, h->capacity);
+    h->slots = place(&end, 4ull * h->n_q);
+    h->words = place(&end, 8ull * h->tiles);
+    h->tile_bytes = (sizeof(struct att_tile) + 8 * ATT_TILE_ROWS * columns + 63) / 64 * 64;
+    h->bases = place(&end, h->tile_bytes * h->physical_tiles);
+    h->bytes = end;
+}
+
+static void point(struct att_region *region, void *memory, const struct att_region_header *h)
+{
+    uint8_t *base = memory;
+
+    *region = (struct att_region){
+        .header = memory,
+        .n_q = h->n_q,
+        .d = h->d,
+        .d_v = h->d_v,
+        .columns = ATT_HEAD_COLUMNS + h->d_v,
+        .capacity = h->capacity,
+        .log_capacity = h->log_capacity,
+        .log_tiles = h->log_capacity / ATT_TILE_LANES,
+        .tiles = h->tiles,
+        .physical_tiles = h->physical_tiles,
+        .precision = (enum att_precision)h->precision,
+        .scale = h->scale,
+        .error_budget = h->error_budget,
+        .bytes = h->bytes,
+        .tile_bytes = h->tile_bytes,
+        .kernel = att_kernel_choose(),
+        .log_keys = (float *)(base + h->log_keys),
+        .log_values = (float *)(base + h->log_values),
+        .log_bias = (float *)(base + h->log_bias),
+        .log_entries = (struct att_entry *)(base + h->log_entries),
+        .q = (float *)(base + h->q),
+        .k = (float *)(base + h->k),
+        .v = (float *)(base + h->v),
+        .bias = (float *)(base + h->bias),
+        .live = base + h->live,
+        .row_version = (_Atomic uint32_t *)(base + h->row_version),
+        .slots = (_Atomic uint32_t *)(base + h->slots),
+        .words = (_Atomic uint64_t *)(base + h->words),
+        .bases = base + h->bases,
+    };
+}
+
+static enum att_status map_memory(uint64_t bytes, void **ret_memory, int *ret_fd, struct att_error *error)
+{
+    struct sysinfo machine;
+    void *memory;
+    int fd;
+
+    if (sysinfo(&machine) == 0 && bytes / machine.mem_unit > machine.totalram)
+        return att_fail(error, ATT_ENOMEM,
+                        "the state needs %.1f GiB of memory, this machine has %.1f: use a smaller --capacity or "
+                        "--log-capacity",
+                        (double)bytes / 0x1p30, (double)machine.totalram * machine.mem_unit / 0x1p30);
+    fd = memfd_create("attnd-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return att_fail(error, ATT_ENOMEM, "cannot create shared memory: %s", strerror(errno));
+    if (ftruncate(fd, (off_t)bytes) != 0)
+        goto close_fd;
+    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (memory == MAP_FAILED)
+        goto close_fd;
+    /* FUTURE_WRITE: this mapping stays the only one that can ever write, by whatever path the memory is reopened. */
+    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE) != 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL) != 0)
+        goto unmap;
+    *ret_memory = memory;
+    *ret_fd = fd;
+    return ATT_OK;
+
+unmap:
+    munmap(memory, bytes);
+close_fd:
+    att_fail(error, ATT_ENOMEM, "cannot get %.1f MiB of shared memory: %s", (double)bytes / 0x1p20, strerror(errno));
+    close(fd);
+    return ATT_ENOMEM;
+}
+
+enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region,
+                                  int *ret_fd, struct att_error *error)
+{
+    struct att_region_header h = {
+        .magic = ATT_REGION_MAGIC,
+        .version = ATT_REGION_VERSION,
+        .precision = options->precision,
+        .n_q = options->n_q,
+        .d = options->d,
+        .d_v = options->d_v,
+        .capacity = options->capacity,
+        .log_capacity = options->log_capacity,
+        .tiles = (options->n_q + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS,
+        .scale = options->scale,
+        .error_budget = options->error_budget,
+    };
+    enum att_status status;
+    void *memory = NULL;
+
+    h.physical_tiles = h.tiles + options->threads;
+    lay_out(&h);
+    status = map_memory(h.bytes, &memory, ret_fd, error);
+    if (status != ATT_OK)
+        return status;
+    memcpy(memory, &h, offsetof(struct att_region_header, count));
+    point(ret_region, memory, &h);
+    for (uint32_t row = 0; row < h.n_q; row++)
+        atomic_store_explicit(&ret_region->slots[row], ATT_NO_SLOT, memory_order_relaxed);
+    for (uint32_t tile = 0; tile < h.tiles; tile++)
+        atomic_store_explicit(&ret_region->words[tile], ATT_WORD(1, tile), memory_order_relaxed);
+    return ATT_OK;
+}
+
+enum att_status att_region_attach(void *memory, size_t bytes, struct att_region *ret_region, struct att_error *error)
+{
+    struct att_region_header h, expected;
+
+    if (bytes < sizeof h)
+        return att_fail(error, ATT_EPROTOCOL, "the published region is too small (%zu bytes)", bytes);
+    memcpy(&h, memory, sizeof h);
+    if (h.magic != ATT_REGION_MAGIC || h.version != ATT_REGION_VERSION)
+        return att_fail(error, ATT_EVERSION, "the published region has layout %u, this program reads %u", h.version,
+                        ATT_REGION_VERSION);
+    if (h.n_q == 0 || h.d == 0 || h.d > ATT_MAX_COLUMNS || h.d_v == 0 || h.d_v > ATT_MAX_COLUMNS ||
+        h.log_capacity == 0 || h.log_capacity % ATT_TILE_LANES != 0 || h.precision > ATT_DOUBLE)
+        return att_fail(error, ATT_EPROTOCOL, "the published region's geometry makes no sense");
+    expected = h;
+    lay_out(&expected);
+    if (memcmp(&expected, &h, offsetof(struct att_region_header, count)) != 0 || h.bytes > bytes)
+        return att_fail(error, ATT_EPROTOCOL, "the published region's layout is not the one of its geometry");
+    point(ret_region, memory, &h);
+    return ATT_OK;
+}

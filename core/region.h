@@ -1,0 +1,138 @@
+/* The region: everything a reader needs, in one block of shared memory without pointers, and who may write it.
+ *
+ * | part                                   | owner (alone writes)                                          |
+ * |----------------------------------------|---------------------------------------------------------------|
+ * | count, row_version, log slots          | service                                                       |
+ * | settled, tail, words, tiles, slots,    |                                                               |
+ * | Q, K, V, bias, live                    | merge                                                         |
+ * | geometry                               | written before the region is shared, then constant            |
+ *
+ * The protocol between them is described at the top of reader.c. Positions in the entry log count up from 0 and are
+ * never reused; position p lives in lane p % 16 of log tile (p / 16) % log_tiles. */
+#ifndef ATT_REGION_H
+#define ATT_REGION_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine.h"
+#include "kernel.h"
+#include "row.h"
+
+#define ATT_REGION_MAGIC 0x31444e5454410000ull /* "\0\0ATTND1" */
+#define ATT_REGION_VERSION 1u
+#define ATT_NO_SLOT UINT32_MAX
+#define ATT_NO_ROW UINT32_MAX
+
+enum { ATT_TILE_ROWS = 64 };
+
+/* A tile of bases in memory: this, then 64 x (4 + d_v) doubles: D, sum w|v|_inf, sum w g, sum w g|v|_inf, C_0... */
+struct att_tile {
+    uint64_t position; /* in the entry log, where its bases stand */
+    uint64_t reserved[7];
+    struct att_row rows[ATT_TILE_ROWS];
+};
+static_assert(sizeof(struct att_tile) == 64 + ATT_TILE_ROWS * sizeof(struct att_row), "att_tile");
+
+/* A tile's word: which of the physical tiles holds it, and a version that every flip increases. */
+#define ATT_WORD(version, physical) ((uint64_t)(version) << 32 | (physical))
+#define ATT_WORD_PHYSICAL(word) ((uint32_t)(word))
+
+/* What an entry is, beside its key and value. Owner: service. */
+struct att_entry {
+    uint64_t lsn;
+    uint32_t index;     /* token, or row of Q */
+    int32_t sign;       /* +1, -1; 0: a row of Q, or nothing (a compacted entry) */
+    uint32_t q_version; /* of the row, when is_q */
+    uint32_t is_q;
+};
+static_assert(sizeof(struct att_entry) == 24, "att_entry");
+
+struct att_region_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t precision;
+    uint32_t n_q, d, d_v, capacity;
+    uint32_t log_capacity;
+    uint32_t tiles;          /* logical tiles of bases: words */
+    uint32_t physical_tiles; /* with the spares */
+    uint32_t reserved0;
+    double scale;
+    double error_budget;
+    uint64_t bytes;
+    /* offsets from the header */
+    uint64_t log_keys, log_values, log_bias, log_entries;
+    uint64_t q, row_version, k, v, bias, live;
+    uint64_t slots, words, bases;
+    uint64_t tile_bytes;
+    uint64_t reserved1[9];
+    /* Owner: service. */
+    _Alignas(64) _Atomic uint64_t count;  /* entries published. Release, with reader.c's acquire */
+    _Atomic double largest[4];            /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
+    uint64_t reserved2[3];
+    /* Owner: merge. */
+    _Alignas(64) _Atomic uint64_t settled; /* settled tokens stand here. Release, with entries.c's acquire */
+    _Atomic uint64_t tail;                 /* entries before it may be overwritten. Release, with entries.c */
+    uint64_t reserved3[6];
+};
+static_assert(offsetof(struct att_region_header, scale) == 48, "att_region_header.scale");
+static_assert(offsetof(struct att_region_header, log_keys) == 72, "att_region_header.log_keys");
+static_assert(offsetof(struct att_region_header, count) == 256, "att_region_header.count");
+static_assert(offsetof(struct att_region_header, settled) == 320, "att_region_header.settled");
+static_assert(sizeof(struct att_region_header) == 384, "att_region_header");
+
+/* A mapped region, with its offsets turned into pointers and its geometry copied: nothing is read again from memory
+ * that another process could write. A reader's mapping is read-only; then it must not write through these. */
+struct att_region {
+    struct att_region_header *header;
+    uint32_t n_q, d, d_v, columns /* 4 + d_v */, capacity, log_capacity, log_tiles, tiles, physical_tiles;
+    enum att_precision precision;
+    double scale, error_budget;
+    size_t bytes, tile_bytes;
+    const struct att_kernel *kernel;
+    float *log_keys;             /* [log_tiles][d][16] */
+    float *log_values;           /* [log_tiles][4 + d_v][16], each times its sign */
+    float *log_bias;             /* [log_capacity] */
+    struct att_entry *log_entries;
+    float *q, *k, *v, *bias;
+    uint8_t *live;
+    _Atomic uint32_t *row_version; /* [n_q]; live version of each row of Q. Owner: service */
+    _Atomic uint32_t *slots;       /* [n_q]; where a row's base is, ATT_NO_SLOT: cold. Owner: merge */
+    _Atomic uint64_t *words;       /* [tiles] */
+    uint8_t *bases;                /* [physical_tiles] tiles of tile_bytes */
+};
+
+/* Creates the memory (a sealed memfd: it can neither shrink nor grow) and fills in the geometry. ATT_ENOMEM. */
+enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region,
+                                  int *ret_fd, struct att_error *error);
+
+/* A reader's view of a region that somebody else created: checks magic, version and that every part lies inside.
+ * ATT_EVERSION, ATT_EPROTOCOL. */
+enum att_status att_region_attach(void *memory, size_t bytes, struct att_region *ret_region, struct att_error *error);
+
+static inline struct att_tile *att_region_tile(const struct att_region *region, uint32_t physical)
+{
+    return (struct att_tile *)(region->bases + (size_t)physical * region->tile_bytes);
+}
+
+static inline double *att_tile_sums(struct att_tile *tile, uint32_t row, uint32_t columns)
+{
+    return (double *)(tile + 1) + (size_t)row * columns;
+}
+
+/* s log2(e) q of a row, as the kernel wants it, into float (single) or double; returns |s| |q|_2. */
+double att_scale_q(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
+
+static inline size_t att_log_tile(const struct att_region *region, uint64_t position)
+{
+    return (size_t)((position / ATT_TILE_LANES) % region->log_tiles);
+}
+
+static inline size_t att_log_slot(const struct att_region *region, uint64_t position)
+{
+    return att_log_tile(region, position) * ATT_TILE_LANES + position % ATT_TILE_LANES;
+}
+
+#endif

@@ -1,0 +1,90 @@
+#include "row.h"
+
+#include <math.h>
+
+#include "kernel.h"
+
+#define UNIT 0x1p-53       /* unit roundoff of float64 */
+#define FLUSHED 0x1p-999   /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+
+static float up(double x)
+{
+    float rounded = (float)x;
+    return rounded < x ? nextafterf(rounded, INFINITY) : rounded;
+}
+
+void att_head(const float *key, uint32_t d, const float *value, uint32_t d_v, float bias,
+              float ret_head[ATT_HEAD_COLUMNS])
+{
+    double square = 0.0;
+    float largest = 0.0f;
+    double g;
+
+    for (uint32_t p = 0; p < d; p++)
+        square += (double)key[p] * key[p];
+    for (uint32_t j = 0; j < d_v; j++)
+        largest = fabsf(value[j]) > largest ? fabsf(value[j]) : largest;
+    g = sqrt(square) * (1.0 + 0x1p-40) + (isfinite(bias) ? fabs((double)bias) : 0.0);
+    ret_head[0] = 1.0f;
+    ret_head[1] = largest;
+    ret_head[2] = up(g);
+    ret_head[3] = up(ret_head[2] * (double)largest);
+}
+
+void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4])
+{
+    double factor;
+
+    if (row->shift > ATT_NO_SHIFT / 2) {
+        factor = row->shift - shift < -1073.0 ? 0.0 : ldexp(1.0, (int)(row->shift - shift));
+        for (uint32_t c = 0; c < columns; c++)
+            sums[c] *= factor;
+        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+            row->error[c] = row->error[c] * factor + ((double)row->tokens + 2.0) * FLUSHED * (largest[c] + 1.0);
+    }
+    row->shift = shift;
+}
+
+void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4], uint32_t entries,
+                     const double largest[4])
+{
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        row->error[c] += UNIT * 1.0001 * ((entries + 2.0) * magnitudes[c] + fabs(before[c])) +
+                         entries * FLUSHED * (largest[c] + 1.0);
+}
+
+struct att_numerics att_numerics(enum att_precision precision, uint32_t d, double budget)
+{
+    struct att_numerics numerics;
+
+    numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_DOUBLE : ATT_EPSILON_FLOAT;
+    numerics.kappa = 1.1 * (d + 6.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
+    numerics.budget = budget > 0.0 ? budget : precision == ATT_DOUBLE ? 1e-11 : 5e-7;
+    return numerics;
+}
+
+enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget)
+{
+    double certain = sums[0] - row->error[0], mean, drift;
+
+    if (row->tokens == 0)
+        return ATT_EMPTY;
+    if (!(sums[0] > 2.0 * row->error[0]))
+        return ATT_AGAIN;
+    mean = (fabs(sums[1]) + row->error[1]) / certain;
+    drift = (row->error[1] + mean * row->error[0]) / certain;
+    return drift > budget * mean + 1e-200 ? ATT_AGAIN : ATT_OK;
+}
+
+void att_row_answer(const struct att_row *row, const double sums[4], double numerator,
+                    const struct att_numerics *numerics, double q_norm, double *ret_value, double *ret_bound)
+{
+    const double *e = row->error;
+    double value = numerator / sums[0], size = fabs(value), certain = sums[0] - e[0];
+    double drift = e[1] + size * e[0];
+    double weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
+    double scores = numerics->kappa * fmax(1.0, q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
+
+    *ret_value = value;
+    *ret_bound = (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) / certain + 2.0 * UNIT * size + 0x1p-1060;
+}

@@ -1,0 +1,52 @@
+/* One row's base as numbers: the shift, the error sums, and the answer with its bound. Pure functions.
+ * Formulas: docs/numerics.md. */
+#ifndef ATT_ROW_H
+#define ATT_ROW_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine.h"
+
+/* The four columns in front of every value row: their sums are the denominator and what the error bound needs. */
+enum { ATT_HEAD_COLUMNS = 4 };
+
+struct att_row {
+    uint32_t row;       /* ATT_NO_ROW: nothing here */
+    uint32_t q_version; /* of the row of Q that made it */
+    double shift;       /* M; ATT_NO_SHIFT while it has seen no token */
+    int64_t tokens;     /* unmasked tokens in it */
+    double error[ATT_HEAD_COLUMNS]; /* bounds on the rounding error of the four sums; [1] holds for every C_j too */
+};
+static_assert(sizeof(struct att_row) == 56, "att_row");
+static_assert(offsetof(struct att_row, error) == 24, "att_row.error");
+
+/* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. */
+void att_head(const float *key, uint32_t d, const float *value, uint32_t d_v, float bias,
+              float ret_head[ATT_HEAD_COLUMNS]);
+
+/* Moves the row to a larger shift: its sums (`columns` of them) and errors are multiplied by a power of two. */
+void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4]);
+
+/* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`. */
+void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4], uint32_t entries,
+                     const double largest[4]);
+
+/* What turns sums into answers. */
+struct att_numerics {
+    double epsilon; /* relative error of a weight's exp */
+    double kappa;   /* per unit of max(1, |s||q|) g: of its score */
+    double budget;  /* drift that is too much, relative to the row's mean |v|_inf */
+};
+struct att_numerics att_numerics(enum att_precision precision, uint32_t d, double budget);
+
+/* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. */
+enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget);
+
+/* O_ij from C_ij, with its bound. `q_norm` is |s||q|_2. Only after att_row_check said ATT_OK. */
+void att_row_answer(const struct att_row *row, const double sums[4], double numerator,
+                    const struct att_numerics *numerics, double q_norm, double *ret_value, double *ret_bound);
+
+#endif

@@ -1,0 +1,173 @@
+/* Snapshots: the settled state at one moment between two merges, handed out piece by piece while merging goes on.
+ * Whatever the merge thread is about to overwrite and has not handed out yet, it hands out first: so all pieces
+ * belong to the cut, and the only copy made is the sink's. All on the merge thread. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_impl.h"
+
+enum { PIECES_A_STEP = 4 };
+
+/* Bases are cut tile by tile, so that no piece lies in two tiles; the other arrays every ATT_PIECE_BYTES. */
+static uint64_t pieces_per_tile(const struct att_engine *engine)
+{
+    return (engine->region.tile_bytes + ATT_PIECE_BYTES - 1) / ATT_PIECE_BYTES;
+}
+
+static uint64_t piece_count(const struct att_engine *engine, uint32_t array)
+{
+    const struct att_saving *saving = &engine->merger.saving;
+
+    if (array == ATT_ARRAY_BASES)
+        return saving->tiles * pieces_per_tile(engine);
+    return (saving->bytes[array] + ATT_PIECE_BYTES - 1) / ATT_PIECE_BYTES;
+}
+
+static const uint8_t *array_memory(const struct att_engine *engine, uint32_t array)
+{
+    const struct att_region *region = &engine->region;
+    const void *const memory[ATT_ARRAY_BASES] = {region->q, region->k, region->v, region->bias, region->live};
+
+    return memory[array];
+}
+
+static struct att_piece piece_at(const struct att_engine *engine, uint32_t array, uint64_t number)
+{
+    const struct att_region *region = &engine->region;
+    uint64_t within = number, limit = engine->merger.saving.bytes[array], start = 0;
+    struct att_piece piece = {.array = (enum att_array)array};
+    const uint8_t *memory;
+
+    if (array == ATT_ARRAY_BASES) {
+        const uint32_t tile = (uint32_t)(number / pieces_per_tile(engine));
+        /* Relaxed: this thread flips the words. */
+        const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
+        memory = (const uint8_t *)att_region_tile(region, ATT_WORD_PHYSICAL(word));
+        start = tile * (uint64_t)region->tile_bytes;
+        within = number % pieces_per_tile(engine);
+        limit = region->tile_bytes;
+    } else {
+        memory = array_memory(engine, array);
+    }
+    piece.data = memory + within * ATT_PIECE_BYTES;
+    piece.offset = start + within * ATT_PIECE_BYTES;
+    piece.bytes = limit - within * ATT_PIECE_BYTES < ATT_PIECE_BYTES ? limit - within * ATT_PIECE_BYTES : ATT_PIECE_BYTES;
+    return piece;
+}
+
+static void save(struct att_engine *engine, uint32_t array, uint64_t number)
+{
+    struct att_saving *saving = &engine->merger.saving;
+    struct att_piece piece;
+
+    if (number >= piece_count(engine, array) || saving->saved[array][number])
+        return;
+    saving->saved[array][number] = 1;
+    piece = piece_at(engine, array, number);
+    saving->job->sink->piece(saving->job->sink->context, &piece);
+}
+
+static void save_range(struct att_engine *engine, uint32_t array, uint64_t offset, uint64_t bytes)
+{
+    for (uint64_t n = offset / ATT_PIECE_BYTES; n <= (offset + bytes - 1) / ATT_PIECE_BYTES; n++)
+        save(engine, array, n);
+}
+
+void att_saving_before_token(struct att_engine *engine, uint32_t token)
+{
+    const uint64_t d = engine->region.d, d_v = engine->region.d_v;
+
+    if (!engine->merger.saving.job)
+        return;
+    save_range(engine, ATT_ARRAY_K, 4 * d * token, 4 * d);
+    save_range(engine, ATT_ARRAY_V, 4 * d_v * token, 4 * d_v);
+    save_range(engine, ATT_ARRAY_BIAS, 4ull * token, 4);
+    save_range(engine, ATT_ARRAY_LIVE, token, 1);
+}
+
+void att_saving_before_q(struct att_engine *engine, uint32_t row)
+{
+    if (engine->merger.saving.job)
+        save_range(engine, ATT_ARRAY_Q, 4ull * engine->region.d * row, 4ull * engine->region.d);
+}
+
+void att_saving_before_bases(struct att_engine *engine)
+{
+    if (engine->merger.saving.job)
+        for (uint64_t n = 0; n < piece_count(engine, ATT_ARRAY_BASES); n++)
+            save(engine, ATT_ARRAY_BASES, n);
+}
+
+static void release(struct att_saving *saving)
+{
+    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++) {
+        free(saving->saved[array]);
+        saving->saved[array] = NULL;
+    }
+    saving->job = NULL;
+}
+
+void att_saving_free(struct att_engine *engine) { release(&engine->merger.saving); }
+
+void att_saving_begin(struct att_engine *engine, struct att_job *job)
+{
+    struct att_merger *merger = &engine->merger;
+    struct att_saving *saving = &merger->saving;
+    const struct att_region *region = &engine->region;
+    const uint64_t used = merger->used;
+
+    if (saving->job) {
+        job->status = ATT_EBUSY;
+        att_job_finish(engine, job);
+        return;
+    }
+    *saving = (struct att_saving){
+        .job = job,
+        .tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS,
+        .bytes = {4ull * region->n_q * region->d, 4 * used * region->d, 4 * used * region->d_v, 4 * used, used},
+    };
+    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++) {
+        saving->saved[array] = calloc(piece_count(engine, array) + 1, 1);
+        if (!saving->saved[array]) {
+            release(saving);
+            job->status = ATT_ENOMEM;
+            att_job_finish(engine, job);
+            return;
+        }
+    }
+    job->lsn = merger->settled_lsn;
+    job->sink->begin(job->sink->context, merger->settled_lsn, merger->used);
+}
+
+/* Hands out some pieces; false when there is nothing to do, or no room now. */
+bool att_saving_step(struct att_engine *engine)
+{
+    struct att_saving *saving = &engine->merger.saving;
+    struct att_job *job = saving->job;
+
+    if (!job)
+        return false;
+    for (int i = 0; i < PIECES_A_STEP;) {
+        if (saving->array == ATT_ARRAY_COUNT) {
+            job->sink->end(job->sink->context);
+            job->status = ATT_OK;
+            release(saving);
+            att_job_finish(engine, job);
+            return true;
+        }
+        if (saving->next >= piece_count(engine, saving->array)) {
+            saving->array++;
+            saving->next = 0;
+            continue;
+        }
+        if (saving->saved[saving->array][saving->next]) {
+            saving->next++;
+            continue;
+        }
+        if (!job->sink->room(job->sink->context))
+            return i > 0;
+        save(engine, saving->array, saving->next++);
+        i++;
+    }
+    return true;
+}

@@ -1,0 +1,36 @@
+/* A stretch: up to ATT_BLOCK entries or tokens packed for the kernel and for dgemm. */
+#ifndef ATT_STRETCH_H
+#define ATT_STRETCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "region.h"
+
+enum { ATT_BLOCK = 256, ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
+
+struct att_stretch {
+    uint32_t entries; /* in use; the lanes after them in the last tile are masked and 0 */
+    int64_t tokens;   /* sum of the signs of unmasked entries */
+    float *keys;      /* [tiles][d][16] */
+    float *bias;      /* [ATT_BLOCK] */
+    double *columns;  /* [4 + 4 + d_v][ATT_BLOCK]: |x_0..3|, then x_0.. */
+};
+
+bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
+void att_stretch_release(struct att_stretch *stretch);
+
+static inline uint32_t att_stretch_tiles(const struct att_stretch *stretch)
+{
+    return (stretch->entries + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
+}
+
+/* Empties it. */
+void att_stretch_clear(struct att_stretch *stretch);
+/* Adds one entry of the log; a token of the settled state, with sign +. There must be room. */
+void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
+void att_stretch_add_token(struct att_stretch *stretch, const struct att_region *region, uint32_t token);
+/* Masks the rest of the last tile. After the last add. */
+void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
+
+#endif

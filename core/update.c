@@ -1,0 +1,339 @@
+/* Updates: checked at the door, made absolute, appended to the entry log as signed entries. O(d + d_v). */
+#include <math.h>
+#include <string.h>
+
+#include "engine_impl.h"
+
+/* |k|, |v| and their product must stay far from float32's overflow: the head columns hold their products. */
+#define ATT_LARGEST_PRODUCT 1e37
+
+static enum att_status check_row(const char *what, uint32_t index, const float *row, uint32_t columns,
+                                 struct att_error *error)
+{
+    for (uint32_t p = 0; p < columns; p++)
+        if (!isfinite(row[p]))
+            return att_fail(error, ATT_ENOTFINITE, "%s[%u][%u] would be %g: only finite numbers are allowed", what,
+                            index, p, (double)row[p]);
+    return ATT_OK;
+}
+
+/* Scores must stay where the precision can hold them: see docs/numerics.md, "the door". */
+static enum att_status check_scores(const struct att_engine *engine, const char *what, uint32_t index, double q_norm,
+                                    double g, struct att_error *error)
+{
+    const double score = fmax(1.0, q_norm) * g;
+
+    if (score * engine->numerics.kappa <= 0x1p-4)
+        return ATT_OK;
+    return att_fail(error, ATT_EMAGNITUDE,
+                    "%s[%u]: scores could reach %.3g, precision %s holds them up to %.3g: scale the data down%s", what,
+                    index, score, engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
+                    0x1p-4 / engine->numerics.kappa,
+                    engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
+}
+
+enum att_status att_check_token(struct att_engine *engine, uint32_t token, const float *key, const float *value,
+                                float bias, struct att_error *error)
+{
+    const struct att_region *region = &engine->region;
+    float head[ATT_HEAD_COLUMNS];
+    enum att_status status = check_row("K", token, key, region->d, error);
+
+    if (status == ATT_OK)
+        status = check_row("V", token, value, region->d_v, error);
+    if (status != ATT_OK)
+        return status;
+    if (isnan(bias) || bias == INFINITY)
+        return att_fail(error, ATT_ENOTFINITE,
+                        "the bias of token %u would be %g: it must be finite, or -inf to mask the token", token,
+                        (double)bias);
+    att_head(key, region->d, value, region->d_v, bias, head);
+    if (!((double)head[2] * fmax(1.0, (double)head[1]) <= ATT_LARGEST_PRODUCT))
+        return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", token,
+                        (double)head[2], (double)head[1], ATT_LARGEST_PRODUCT);
+    status = check_scores(engine, "K", token, engine->index.q_largest, head[2], error);
+    if (status == ATT_OK)
+        engine->index.g_largest = fmax(engine->index.g_largest, head[2]);
+    return status;
+}
+
+enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error)
+{
+    double square = 0.0, norm;
+    enum att_status status = check_row("Q", row, q, engine->region.d, error);
+
+    if (status != ATT_OK)
+        return status;
+    for (uint32_t p = 0; p < engine->region.d; p++)
+        square += (double)q[p] * q[p];
+    norm = fabs(engine->region.scale) * sqrt(square) * (1.0 + 0x1p-40);
+    status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
+    if (status == ATT_OK)
+        engine->index.q_largest = fmax(engine->index.q_largest, norm);
+    return status;
+}
+
+/* Where the token's live value is: a position in the log, or -1 for the settled row. */
+static int64_t pending_position(const struct att_engine *engine, uint64_t newest)
+{
+    /* Acquire: partner is the release of settled in merge.c: the settled row is written before. */
+    uint64_t settled = atomic_load_explicit(&engine->region.header->settled, memory_order_acquire);
+    return newest != 0 && newest - 1 >= settled ? (int64_t)(newest - 1) : -1;
+}
+
+static enum att_status no_token(const struct att_engine *engine, uint32_t index, struct att_error *error)
+{
+    return att_fail(error, ATT_ERANGE,
+                    index < engine->index.used ? "token %u is deleted" : "token %u is out of range: there are %u",
+                    index, engine->index.used);
+}
+
+enum att_status att_engine_token(const struct att_engine *engine, uint32_t token, float *ret_key, float *ret_value,
+                                 float *ret_bias, struct att_error *error)
+{
+    const struct att_region *region = &engine->region;
+    int64_t position;
+
+    if (token >= region->capacity || !engine->index.live[token])
+        return no_token(engine, token, error);
+    position = pending_position(engine, engine->index.newest[token]);
+    if (position >= 0) {
+        att_entries_get(region, (uint64_t)position, ret_key, ret_value, ret_bias);
+        return ATT_OK;
+    }
+    if (ret_key)
+        memcpy(ret_key, region->k + (size_t)token * region->d, sizeof(float) * region->d);
+    if (ret_value)
+        memcpy(ret_value, region->v + (size_t)token * region->d_v, sizeof(float) * region->d_v);
+    if (ret_bias)
+        *ret_bias = region->bias[token];
+    return ATT_OK;
+}
+
+enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, float *ret_q, struct att_error *error)
+{
+    const struct att_region *region = &engine->region;
+    int64_t position;
+
+    if (row >= region->n_q)
+        return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, region->n_q);
+    position = pending_position(engine, engine->index.newest_q[row]);
+    if (position >= 0)
+        att_entries_get(region, (uint64_t)position, ret_q, NULL, NULL);
+    else
+        memcpy(ret_q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
+    return ATT_OK;
+}
+
+/* Replaces or creates the live token by (key, value, bias). */
+static enum att_status put_token(struct att_engine *engine, uint32_t token, uint64_t lsn, const float *key,
+                                 const float *value, float bias)
+{
+    struct att_index *index = &engine->index;
+    const bool was_live = index->live[token];
+    uint64_t count = index->count;
+    float old_bias = 0.0f;
+
+    if (!index->started && index->newest[token] != 0) {
+        /* Nobody reads yet: the pending entry is replaced where it is. */
+        att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, key, value, bias);
+    } else {
+        if (att_entries_room(engine, 2) != ATT_OK)
+            return ATT_AGAIN;
+        if (was_live) {
+            att_engine_token(engine, token, index->old_key, index->old_value, &old_bias, NULL);
+            att_entries_put_token(engine, count++, token, -1, lsn, index->old_key, index->old_value, old_bias);
+        }
+        index->newest[token] = count + 1;
+        att_entries_put_token(engine, count++, token, 1, lsn, key, value, bias);
+    }
+    index->live_count += !was_live;
+    index->live[token] = 1;
+    index->used = token + 1 > index->used ? token + 1 : index->used;
+    att_entries_publish(engine, count);
+    return ATT_OK;
+}
+
+static enum att_status delete_token(struct att_engine *engine, uint32_t token, uint64_t lsn)
+{
+    struct att_index *index = &engine->index;
+    float old_bias;
+
+    if (!index->started && index->newest[token] != 0) {
+        att_entries_cancel(engine, index->newest[token] - 1);
+    } else {
+        if (att_entries_room(engine, 1) != ATT_OK)
+            return ATT_AGAIN;
+        att_engine_token(engine, token, index->old_key, index->old_value, &old_bias, NULL);
+        att_entries_put_token(engine, index->count, token, -1, lsn, index->old_key, index->old_value, old_bias);
+        index->newest[token] = 0;
+        att_entries_publish(engine, index->count + 1);
+    }
+    index->live[token] = 0;
+    index->live_count--;
+    index->free[index->free_count++] = token;
+    return ATT_OK;
+}
+
+static enum att_status set_q(struct att_engine *engine, const struct att_op *op, uint64_t lsn, struct att_error *error)
+{
+    struct att_index *index = &engine->index;
+    uint32_t version;
+    enum att_status status;
+
+    if (op->index >= engine->region.n_q)
+        return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", op->index, engine->region.n_q);
+    if (!op->key)
+        return att_fail(error, ATT_EINVAL, "set-q %u: the new row is missing", op->index);
+    status = att_check_q(engine, op->index, op->key, error);
+    if (status != ATT_OK)
+        return status;
+    if (att_entries_room(engine, 1) != ATT_OK)
+        return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
+    /* Relaxed: published with the entry, by the release of count. */
+    version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed) + 1;
+    att_entries_put_q(engine, index->count, op->index, version, lsn, op->key);
+    atomic_store_explicit(&engine->region.row_version[op->index], version, memory_order_relaxed);
+    index->newest_q[op->index] = index->count + 1;
+    att_entries_publish(engine, index->count + 1);
+    return ATT_OK;
+}
+
+/* The free list is a stack, so a given index may have to be taken from its middle: only replay does that. */
+static void take_free(struct att_index *index, uint32_t token)
+{
+    for (uint32_t i = index->free_count; i-- > 0;)
+        if (index->free[i] == token) {
+            memmove(&index->free[i], &index->free[i + 1], sizeof *index->free * (index->free_count - i - 1));
+            index->free_count--;
+            return;
+        }
+}
+
+static enum att_status append(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
+{
+    struct att_index *index = &engine->index;
+    const float bias = op->bias ? *op->bias : 0.0f;
+    uint32_t token = op->index;
+    const bool chosen = token == ATT_ANY_INDEX;
+    enum att_status status;
+
+    if (!op->key || !op->value)
+        return att_fail(error, ATT_EINVAL, "append: a key and a value are needed");
+    if (chosen)
+        token = index->free_count > 0 ? index->free[index->free_count - 1] : index->used;
+    if (token >= engine->region.capacity)
+        return att_fail(error, ATT_ECAPACITY,
+                        "there is room for %u tokens and all are in use: delete some, or start attnd with a larger "
+                        "--capacity",
+                        engine->region.capacity);
+    status = att_check_token(engine, token, op->key, op->value, bias, error);
+    if (status == ATT_OK)
+        status = put_token(engine, token, lsn, op->key, op->value, bias);
+    if (status == ATT_AGAIN)
+        att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
+    if (status != ATT_OK)
+        return status;
+    if (chosen && index->free_count > 0 && index->free[index->free_count - 1] == token)
+        index->free_count--;
+    else if (!chosen)
+        take_free(index, token);
+    op->index = token;
+    return ATT_OK;
+}
+
+/* Fills index.key, value and *bias with what the token will be, and makes the op absolute in *number. */
+static enum att_status change(struct att_engine *engine, const struct att_op *op, float *bias, float *number,
+                              struct att_error *error)
+{
+    struct att_index *index = &engine->index;
+    const bool key_entry = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_SET_K_ENTRY;
+    const uint32_t columns = key_entry ? engine->region.d : engine->region.d_v;
+    float *row = key_entry ? index->key : index->value;
+
+    if (op->kind == ATT_OP_SET_TOKEN) {
+        if (!op->key && !op->value && !op->bias)
+            return att_fail(error, ATT_EINVAL, "token %u: nothing to set", op->index);
+        if (op->key)
+            memcpy(index->key, op->key, sizeof(float) * engine->region.d);
+        if (op->value)
+            memcpy(index->value, op->value, sizeof(float) * engine->region.d_v);
+        if (op->bias)
+            *bias = *op->bias;
+        return ATT_OK;
+    }
+    if (op->column >= columns)
+        return att_fail(error, ATT_ERANGE, "column %u is out of range: %s has %u columns", op->column,
+                        key_entry ? "K" : "V", columns);
+    if (!isfinite(op->number))
+        return att_fail(error, ATT_ENOTFINITE, "%s[%u][%u]: %g is not a finite number", key_entry ? "K" : "V",
+                        op->index, op->column, op->number);
+    *number = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_ADD_V ? (float)((double)row[op->column] + op->number)
+                                                                   : (float)op->number;
+    row[op->column] = *number;
+    return ATT_OK;
+}
+
+static enum att_status modify(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
+{
+    struct att_index *index = &engine->index;
+    float bias, number = 0.0f;
+    enum att_status status = att_engine_token(engine, op->index, index->key, index->value, &bias, error);
+
+    if (status != ATT_OK)
+        return status;
+    status = change(engine, op, &bias, &number, error);
+    if (status == ATT_OK)
+        status = att_check_token(engine, op->index, index->key, index->value, bias, error);
+    if (status == ATT_OK)
+        status = put_token(engine, op->index, lsn, index->key, index->value, bias);
+    if (status == ATT_AGAIN)
+        att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
+    if (status != ATT_OK)
+        return status;
+    if (op->kind != ATT_OP_SET_TOKEN) {
+        op->number = number;
+        op->kind = op->kind == ATT_OP_ADD_K ? ATT_OP_SET_K_ENTRY
+                   : op->kind == ATT_OP_ADD_V ? ATT_OP_SET_V_ENTRY
+                                              : op->kind;
+    }
+    return ATT_OK;
+}
+
+enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
+{
+    struct att_index *index = &engine->index;
+    enum att_status status;
+
+    switch (op->kind) {
+    case ATT_OP_APPEND:
+        status = append(engine, op, lsn, error);
+        break;
+    case ATT_OP_DELETE:
+        if (op->index >= engine->region.capacity || !index->live[op->index])
+            return no_token(engine, op->index, error);
+        status = delete_token(engine, op->index, lsn);
+        if (status == ATT_AGAIN)
+            att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
+        break;
+    case ATT_OP_SET_Q:
+        status = set_q(engine, op, lsn, error);
+        break;
+    case ATT_OP_SET_TOKEN:
+    case ATT_OP_SET_K_ENTRY:
+    case ATT_OP_SET_V_ENTRY:
+    case ATT_OP_ADD_K:
+    case ATT_OP_ADD_V:
+        status = modify(engine, op, lsn, error);
+        break;
+    default:
+        return att_fail(error, ATT_EINVAL, "unknown kind of update: %d", (int)op->kind);
+    }
+    if (status == ATT_OK) {
+        index->lsn = lsn;
+        index->updates++;
+    } else if (status == ATT_AGAIN) {
+        atomic_store_explicit(&engine->hungry, true, memory_order_seq_cst);
+    }
+    return status;
+}
