@@ -66,7 +66,7 @@ static bool allocate(struct att_engine *engine)
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->key && index->value &&
            index->old_key && index->old_value && merger->newest && merger->changed_q && merger->settled_q_version &&
-           merger->review && merger->needs_refresh && merger->spare;
+           merger->review && merger->needs_refresh && merger->spare && att_saving_init(engine);
 }
 
 static void empty_tiles(struct att_engine *engine)

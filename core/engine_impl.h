@@ -156,6 +156,7 @@ void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
 
 /* saving.c: snapshots */
+bool att_saving_init(struct att_engine *engine);
 void att_saving_begin(struct att_engine *engine, struct att_job *job);
 bool att_saving_step(struct att_engine *engine);
 void att_saving_before_token(struct att_engine *engine, uint32_t token);

@@ -48,14 +48,25 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t entry_count
     }
 }
 
+/* Jobs wait for a group of refreshes to end, so it is kept to some 20 ms: this many multiply-adds, or one tile. */
+#define GROUP_WORK 1e9
+
+static uint32_t group_rows(const struct att_engine *engine)
+{
+    const double row = (double)(engine->merger.used + 1) * (engine->region.d + engine->region.columns);
+    const double rows = GROUP_WORK / row;
+
+    return rows < ATT_TILE_ROWS ? ATT_TILE_ROWS : rows < ATT_GROUP_ROWS ? (uint32_t)rows : ATT_GROUP_ROWS;
+}
+
 /* Collects up to a group of rows that need a refresh, from the cursor on. */
 static uint32_t collect(struct att_engine *engine, uint32_t *rows)
 {
     struct att_merger *merger = &engine->merger;
-    const uint32_t n_q = engine->region.n_q;
+    const uint32_t n_q = engine->region.n_q, most = group_rows(engine);
     uint32_t count = 0;
 
-    for (uint32_t seen = 0; seen < n_q && count < ATT_GROUP_ROWS && count < merger->needed; seen++) {
+    for (uint32_t seen = 0; seen < n_q && count < most && count < merger->needed; seen++) {
         uint32_t row = merger->cursor;
         merger->cursor = merger->cursor + 1 < n_q ? merger->cursor + 1 : 0;
         if (merger->needs_refresh[row])

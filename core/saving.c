@@ -98,43 +98,53 @@ void att_saving_before_bases(struct att_engine *engine)
             save(engine, ATT_ARRAY_BASES, n);
 }
 
-static void release(struct att_saving *saving)
+/* The arrays and tiles that there are at the cut. */
+static void measure(const struct att_engine *engine, struct att_saving *saving, uint64_t used, uint32_t slots)
 {
-    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++) {
-        free(saving->saved[array]);
-        saving->saved[array] = NULL;
-    }
-    saving->job = NULL;
+    const struct att_region *region = &engine->region;
+    const uint64_t bytes[ATT_ARRAY_COUNT] = {4ull * region->n_q * region->d, 4 * used * region->d,
+                                             4 * used * region->d_v, 4 * used, used};
+
+    memcpy(saving->bytes, bytes, sizeof bytes);
+    saving->tiles = (slots + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
 }
 
-void att_saving_free(struct att_engine *engine) { release(&engine->merger.saving); }
+/* All memory for the largest snapshot there can be, so that none fails later. */
+bool att_saving_init(struct att_engine *engine)
+{
+    struct att_saving *saving = &engine->merger.saving;
+    bool complete = true;
+
+    measure(engine, saving, engine->region.capacity, engine->region.n_q);
+    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++) {
+        saving->saved[array] = calloc(piece_count(engine, array), 1);
+        complete = complete && saving->saved[array];
+    }
+    return complete;
+}
+
+void att_saving_free(struct att_engine *engine)
+{
+    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++)
+        free(engine->merger.saving.saved[array]);
+}
 
 void att_saving_begin(struct att_engine *engine, struct att_job *job)
 {
     struct att_merger *merger = &engine->merger;
     struct att_saving *saving = &merger->saving;
-    const struct att_region *region = &engine->region;
-    const uint64_t used = merger->used;
 
     if (saving->job) {
         job->status = ATT_EBUSY;
         att_job_finish(engine, job);
         return;
     }
-    *saving = (struct att_saving){
-        .job = job,
-        .tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS,
-        .bytes = {4ull * region->n_q * region->d, 4 * used * region->d, 4 * used * region->d_v, 4 * used, used},
-    };
-    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++) {
-        saving->saved[array] = calloc(piece_count(engine, array) + 1, 1);
-        if (!saving->saved[array]) {
-            release(saving);
-            job->status = ATT_ENOMEM;
-            att_job_finish(engine, job);
-            return;
-        }
-    }
+    measure(engine, saving, merger->used, merger->slots_used);
+    for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++)
+        memset(saving->saved[array], 0, piece_count(engine, array));
+    saving->array = 0;
+    saving->next = 0;
+    saving->job = job;
     job->lsn = merger->settled_lsn;
     job->sink->begin(job->sink->context, merger->settled_lsn, merger->used);
 }
@@ -151,7 +161,7 @@ bool att_saving_step(struct att_engine *engine)
         if (saving->array == ATT_ARRAY_COUNT) {
             job->sink->end(job->sink->context);
             job->status = ATT_OK;
-            release(saving);
+            saving->job = NULL;
             att_job_finish(engine, job);
             return true;
         }

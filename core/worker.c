@@ -96,12 +96,12 @@ static void sleep_until_wanted(struct att_engine *engine)
     atomic_store_explicit(&engine->sleeping, how, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
     if (!atomic_load(&engine->stop) && !atomic_load(&engine->submitted) &&
-        !(how == ASLEEP && pending(engine) > 0) && !due_by_size(engine, pending(engine)))
+        !atomic_load(&engine->hungry) && !(how == ASLEEP && pending(engine) > 0) && !due_by_size(engine, pending(engine)))
         futex_wait(&engine->sleeping, how, timeout);
     atomic_store_explicit(&engine->sleeping, AWAKE, memory_order_relaxed);
 }
 
-/* Merges what is due; lets an appender know that found the log full. */
+/* Merges what is due. */
 static bool merge_due(struct att_engine *engine)
 {
     if (!due(engine))
@@ -109,25 +109,36 @@ static bool merge_due(struct att_engine *engine)
     att_merge(engine, att_merge_count(engine));
     engine->merger.oldest_ns = 0;
     engine->merger.merge_now = false;
-    if (atomic_exchange_explicit(&engine->hungry, false, memory_order_seq_cst) && engine->options.on_completion)
-        engine->options.on_completion(engine->options.context);
     return true;
 }
 
-/* One turn: a merge if it is due, then a job, then one group of refreshes, then some pieces of a snapshot. False when
- * there was nothing to do. */
+/* Lets an appender know that found the log full, when it no longer is: by this merge, or by one that ended just before
+ * the appender said so. */
+static void feed(struct att_engine *engine)
+{
+    if (atomic_load_explicit(&engine->hungry, memory_order_seq_cst) &&
+        pending(engine) < engine->region.log_capacity / 4) {
+        atomic_store_explicit(&engine->hungry, false, memory_order_seq_cst);
+        if (engine->options.on_completion)
+            engine->options.on_completion(engine->options.context);
+    }
+}
+
+/* One turn: a merge if it is due, then a job, then some pieces of a snapshot, else one group of refreshes. False when
+ * there was nothing to do. While a snapshot is handed out nothing is refreshed: its sink empties in milliseconds. */
 static bool turn(struct att_engine *engine)
 {
     bool busy = merge_due(engine);
 
+    feed(engine);
     take_jobs(engine);
     if (engine->merger.waiting) {
         att_jobs_run(engine);
         return true;
     }
-    busy |= att_refresh_some(engine) > 0;
-    busy |= att_saving_step(engine);
-    return busy;
+    if (engine->merger.saving.job)
+        return att_saving_step(engine) || busy;
+    return att_refresh_some(engine) > 0 || busy;
 }
 
 static void *run(void *argument)

@@ -131,7 +131,8 @@ ATT_API enum att_status att_call(struct att_client *client, const struct att_req
 ATT_API enum att_status att_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,
                                   double *ret_error_bound);
 ATT_API enum att_status att_row(struct att_client *client, uint32_t row, double *ret_values, double *ret_error_bound);
-/* ret_pairs: n_q pairs (value, error bound); NaN for a row without tokens. */
+/* ret_pairs: n_q pairs (value, error bound); NaN for a row without tokens. The memory of att_column and att_all is filled
+ * while the reply arrives, so on a failure it may hold a part of it; never after the call has returned. */
 ATT_API enum att_status att_column(struct att_client *client, uint32_t column, double *ret_pairs);
 ATT_API enum att_status att_all(struct att_client *client, double *ret_values, double *ret_error_bound);
 ATT_API enum att_status att_update_k(struct att_client *client, uint32_t token, uint32_t column, double delta);

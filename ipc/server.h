@@ -24,14 +24,17 @@ struct att_server_options {
     enum att_wait wait;
     uint32_t max_clients;     /* 0: 1,024 */
     struct att_info info;     /* told to every client */
-    void (*on_end)(void *context, uint64_t session); /* a session has ended: drop what was meant for it */
+    /* A session has ended: drop what was meant for it. Called from att_server_next and att_server_wait; must not call
+     * them. Not called by att_server_free. May be NULL. */
+    void (*on_end)(void *context, uint64_t session);
     void *context;
 };
 
 enum att_status att_server_create(const struct att_server_options *options, struct att_server **ret_server,
                                   struct att_error *error);
 
-/* Ends all sessions (clients see a hang-up), removes the socket. NULL is allowed. */
+/* Publishes what is held back, ends all sessions (clients see a hang-up, after the replies), removes the socket. Nobody
+ * may call att_server_wake any more. NULL is allowed. */
 void att_server_free(struct att_server *server);
 
 /* A request as the service sees it: validated framing and private memory. The pointers are valid until
@@ -48,7 +51,7 @@ struct att_server_request {
 bool att_server_next(struct att_server *server, struct att_server_request *ret_request);
 
 /* The request given last is dealt with or will be answered later: its slots are freed, room for its reply stays
- * reserved until att_server_reply. */
+ * reserved until att_server_reply (which may also come before this). */
 void att_server_take(struct att_server *server);
 
 /* The request given last can't be done now (the entry log is full): its session is skipped, in order and unchanged,
@@ -56,7 +59,9 @@ void att_server_take(struct att_server *server);
 void att_server_park(struct att_server *server);
 void att_server_unpark(struct att_server *server); /* all of them */
 
-/* Replies to a taken request; length and generation are filled in. Payload of at most att_server_chunk bytes.
+/* Replies to a request that was given and not parked; length and generation are filled in; `type` must be the request's. Payload: row, at most
+ * 8 d_v bytes; stat, a struct att_stat; column and all, at most att_server_chunk bytes; others none. With a status other
+ * than ATT_OK and ATT_EMPTY: an error text for the user (see wire.h), left out when there is no room to spare.
  * A reply to a session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only) keeps
  * the reservation; check att_server_has_room before each chunk. Replies are published in batches: at
  * att_server_flush, or every 16. */
@@ -66,14 +71,15 @@ void att_server_reply(struct att_server *server, uint64_t session, const struct 
 /* The largest payload of one reply: at least 8 d_v and sizeof(struct att_stat); a multiple of 16. */
 size_t att_server_chunk(const struct att_server *server);
 
-/* Whether one more chunk fits now. False for a session that has ended. */
-bool att_server_has_room(const struct att_server *server, uint64_t session);
+/* Whether one more chunk fits now; if not, att_server_wait returns when it does. False for a session that has ended. */
+bool att_server_has_room(struct att_server *server, uint64_t session);
 bool att_server_is_open(const struct att_server *server, uint64_t session);
 
 /* Publishes replies and wakes the clients that sleep. */
 void att_server_flush(struct att_server *server);
 
-/* Accepts clients, notices deaths and takes doorbells. Returns at once when a request may be waiting; else, by the wait
+/* Accepts clients, notices deaths and takes doorbells: call it now and then also while att_server_next has more (each 100
+ * requests, say); while busy it makes a system call only once a millisecond. Returns at once when a request may be waiting; else, by the wait
  * mode, spins a little and then sleeps up to timeout_ms (-1: no limit) for a client, a wake or a signal. */
 void att_server_wait(struct att_server *server, int timeout_ms);
 

@@ -26,9 +26,17 @@ struct att_wire_request {
 enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };
 enum { ATT_WIRE_DURABLE = 1 };
 static_assert(sizeof(struct att_wire_request) == 48, "att_wire_request");
+static_assert(offsetof(struct att_wire_request, type) == 8, "att_wire_request.type");
+static_assert(offsetof(struct att_wire_request, index) == 16, "att_wire_request.index");
 static_assert(offsetof(struct att_wire_request, tag) == 24, "att_wire_request.tag");
+static_assert(offsetof(struct att_wire_request, number) == 32, "att_wire_request.number");
+static_assert(offsetof(struct att_wire_request, session_seq) == 40, "att_wire_request.session_seq");
 
-/* A reply, followed by its payload. The chunks of a long reply have ATT_WIRE_MORE but the last. */
+/* A reply, followed by its payload:
+ *   row: d_v doubles; stat: a struct att_stat; column: n_q pairs of doubles, and all: n_q x d_v doubles, both in chunks,
+ *   that have ATT_WIRE_MORE but the last; the chunks together have exactly the full size when status is ATT_OK.
+ *   Status ATT_EMPTY: none. Any other status: up to ATT_WIRE_TEXT_BYTES bytes of UTF-8, no NUL at the end, that say what was
+ *   wrong, for people: the client's last error. */
 struct att_wire_reply {
     uint32_t length;
     uint32_t generation;
@@ -43,7 +51,12 @@ struct att_wire_reply {
     double error_bound;
 };
 enum { ATT_WIRE_MORE = 1 };
+enum { ATT_WIRE_TEXT_BYTES = 200 };
 static_assert(sizeof(struct att_wire_reply) == 56, "att_wire_reply");
+static_assert(offsetof(struct att_wire_reply, status) == 8, "att_wire_reply.status");
+static_assert(offsetof(struct att_wire_reply, index) == 12, "att_wire_reply.index");
 static_assert(offsetof(struct att_wire_reply, tag) == 16, "att_wire_reply.tag");
+static_assert(offsetof(struct att_wire_reply, lsn) == 24, "att_wire_reply.lsn");
+static_assert(offsetof(struct att_wire_reply, value) == 40, "att_wire_reply.value");
 
 #endif

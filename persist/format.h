@@ -43,4 +43,98 @@ static_assert(sizeof(struct att_state_shape) == 96, "att_state_shape");
 static_assert(offsetof(struct att_state_shape, scale) == 24, "att_state_shape.scale");
 static_assert(offsetof(struct att_state_shape, base_tag) == 32, "att_state_shape.base_tag");
 
+/* ---- Values in DIR/log and DIR/snap -------------------------------------------------------------------- */
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little endian");
+
+/* Every value begins with this. Magic and version are looked at first, so that a state of another version is named
+ * as such and not called damaged. `checksum` is XXH3_64 over everything behind it, to the end of the value. */
+struct att_prefix {
+    uint32_t magic;
+    uint32_t version; /* ATT_FORMAT_VERSION */
+    uint64_t checksum;
+};
+static_assert(sizeof(struct att_prefix) == 16, "att_prefix");
+static_assert(offsetof(struct att_prefix, checksum) == 8, "att_prefix.checksum");
+
+#define ATT_MAGIC_ENVIRONMENT 0x564e4541u /* "AENV" */
+#define ATT_MAGIC_BATCH 0x54414241u       /* "ABAT" */
+#define ATT_MAGIC_PIECE 0x43504941u       /* "AIPC" */
+#define ATT_MAGIC_MANIFEST 0x4e414d41u    /* "AMAN" */
+
+/* One in each environment: database "meta", key "state". Says whose the environment is. */
+struct att_environment {
+    struct att_prefix prefix;
+    uint32_t kind;        /* ATT_ENVIRONMENT_... */
+    uint32_t reserved;    /* 0 */
+    uint64_t incarnation; /* log: starts counted so far; snap: 0 */
+};
+enum { ATT_ENVIRONMENT_LOG = 1, ATT_ENVIRONMENT_SNAP = 2 };
+static_assert(sizeof(struct att_environment) == 32, "att_environment");
+static_assert(offsetof(struct att_environment, kind) == 16, "att_environment.kind");
+static_assert(offsetof(struct att_environment, incarnation) == 24, "att_environment.incarnation");
+
+/* DIR/log, database "batch", MDB_INTEGERKEY: uint64_t first_lsn -> this, then `count` records of `bytes` bytes. */
+struct att_batch {
+    struct att_prefix prefix;
+    uint64_t first_lsn;
+    uint64_t last_lsn;    /* first_lsn + count - 1 */
+    uint64_t incarnation; /* that wrote it */
+    uint32_t count;
+    uint32_t bytes;       /* of the records, without this header */
+};
+static_assert(sizeof(struct att_batch) == 48, "att_batch");
+static_assert(offsetof(struct att_batch, first_lsn) == 16, "att_batch.first_lsn");
+static_assert(offsetof(struct att_batch, last_lsn) == 24, "att_batch.last_lsn");
+static_assert(offsetof(struct att_batch, incarnation) == 32, "att_batch.incarnation");
+static_assert(offsetof(struct att_batch, count) == 40, "att_batch.count");
+static_assert(offsetof(struct att_batch, bytes) == 44, "att_batch.bytes");
+
+/* DIR/snap, database "piece": key below -> this, then `bytes` bytes of array `array` from byte `offset` on. */
+struct att_stored_piece {
+    struct att_prefix prefix;
+    uint64_t generation;
+    uint64_t offset;
+    uint64_t bytes;
+    uint32_t array;
+    uint32_t reserved; /* 0 */
+};
+static_assert(sizeof(struct att_stored_piece) == 48, "att_stored_piece");
+static_assert(offsetof(struct att_stored_piece, generation) == 16, "att_stored_piece.generation");
+static_assert(offsetof(struct att_stored_piece, offset) == 24, "att_stored_piece.offset");
+static_assert(offsetof(struct att_stored_piece, bytes) == 32, "att_stored_piece.bytes");
+static_assert(offsetof(struct att_stored_piece, array) == 40, "att_stored_piece.array");
+
+/* The key of a piece: big endian, so that LMDB's byte order is generation, array, offset. */
+struct att_piece_key {
+    uint8_t generation[8];
+    uint8_t array[8];
+    uint8_t offset[8];
+};
+static_assert(sizeof(struct att_piece_key) == 24, "att_piece_key");
+
+/* DIR/snap, database "manifest", MDB_INTEGERKEY: uint64_t generation -> this. Written last: it makes the generation
+ * complete. `pieces_checksum` is XXH3_64 over the pieces' checksums (8 bytes each) in key order. */
+struct att_manifest {
+    struct att_prefix prefix;
+    uint64_t generation;
+    uint64_t lsn;         /* of the cut */
+    uint64_t incarnation; /* that wrote it */
+    uint64_t pieces;
+    uint64_t bytes;       /* of the pieces, without their headers */
+    uint64_t pieces_checksum;
+    uint32_t tokens_used;
+    uint32_t reserved;    /* 0 */
+    struct att_state_shape shape;
+};
+static_assert(sizeof(struct att_manifest) == 168, "att_manifest");
+static_assert(offsetof(struct att_manifest, generation) == 16, "att_manifest.generation");
+static_assert(offsetof(struct att_manifest, lsn) == 24, "att_manifest.lsn");
+static_assert(offsetof(struct att_manifest, incarnation) == 32, "att_manifest.incarnation");
+static_assert(offsetof(struct att_manifest, pieces) == 40, "att_manifest.pieces");
+static_assert(offsetof(struct att_manifest, bytes) == 48, "att_manifest.bytes");
+static_assert(offsetof(struct att_manifest, pieces_checksum) == 56, "att_manifest.pieces_checksum");
+static_assert(offsetof(struct att_manifest, tokens_used) == 64, "att_manifest.tokens_used");
+static_assert(offsetof(struct att_manifest, shape) == 72, "att_manifest.shape");
+
 #endif

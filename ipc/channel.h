@@ -1,0 +1,182 @@
+/* A channel: two single-producer single-consumer rings in one sealed memfd, shared by the daemon and one client.
+ * Internal to ipc; both sides use it. The protocol note is at the top of channel.c; docs/protocol.md is the prose. */
+#ifndef ATT_CHANNEL_H
+#define ATT_CHANNEL_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attn.h"
+
+enum {
+    ATT_SLOT_WORDS = 7,
+    ATT_SLOT_DATA = 8 * ATT_SLOT_WORDS, /* bytes of a message in one slot */
+    ATT_RING_MIN_SLOTS = 4096,          /* 256 KiB */
+    ATT_RING_MAX_SLOTS = 1 << 24,       /* 1 GiB: more is a nonsense geometry */
+    ATT_RING_MESSAGES = 8,              /* a ring holds at least so many of its largest message */
+    ATT_RING_TELL = 8,                  /* a consumer tells its cursor each 1/8 of the ring */
+    ATT_BATCH = 16,                     /* messages published with one store, at most */
+    ATT_CONTROL_BYTES = 4096,
+    ATT_CACHE_LINE = 64
+};
+
+#define ATT_CHANNEL_MAGIC UINT64_C(0x6c6e616863747461) /* "attchanl" */
+
+/* One cache line. Written by the ring's producer, read by its consumer. */
+struct att_slot {
+    _Atomic uint64_t seq; /* position + 1 when the slot is part of a published message of that position */
+    _Atomic uint64_t words[ATT_SLOT_WORDS];
+};
+static_assert(sizeof(struct att_slot) == ATT_CACHE_LINE, "att_slot");
+static_assert(offsetof(struct att_slot, words) == 8, "att_slot.words");
+
+/* The first page of a channel. Each line has one writer. */
+struct att_control {
+    /* Line 0: written by the daemon before the client gets the channel, never after. */
+    uint64_t magic;
+    uint32_t protocol;
+    uint32_t generation;
+    uint8_t pad0[48];
+    /* Line 1: owned by the client: all positions of the reply ring before this one are free again. */
+    _Atomic uint64_t reply_tail;
+    uint8_t pad1[56];
+    /* Line 2: owned by the client: odd while it sleeps, or is about to. A new number for each sleep. */
+    _Atomic uint32_t client_ticket;
+    uint8_t pad2[60];
+    /* Line 3: owned by the daemon: as reply_tail, of the request ring. */
+    _Atomic uint64_t request_tail;
+    uint8_t pad3[56];
+    /* Line 4: owned by the daemon. bell: the word the client sleeps on; changed before each wake.
+     * wants_room: 1 while something waits for reply room: the client then tells its cursor at once. */
+    _Atomic uint32_t bell;
+    _Atomic uint32_t wants_room;
+    uint8_t pad4[56];
+};
+static_assert(sizeof(struct att_control) == 5 * ATT_CACHE_LINE, "att_control");
+static_assert(offsetof(struct att_control, generation) == 12, "att_control.generation");
+static_assert(offsetof(struct att_control, reply_tail) == 64, "att_control.reply_tail");
+static_assert(offsetof(struct att_control, client_ticket) == 128, "att_control.client_ticket");
+static_assert(offsetof(struct att_control, request_tail) == 192, "att_control.request_tail");
+static_assert(offsetof(struct att_control, bell) == 256, "att_control.bell");
+static_assert(offsetof(struct att_control, wants_room) == 260, "att_control.wants_room");
+
+/* Private to each side, taken from the handshake: never read again from memory that the peer can write. */
+struct att_geometry {
+    uint32_t request_slots; /* powers of two */
+    uint32_t reply_slots;
+    uint32_t chunk_bytes;   /* the largest payload of a reply */
+};
+
+struct att_channel {
+    void *base;
+    size_t bytes;
+    struct att_control *control;
+    struct att_slot *request_slots;
+    struct att_slot *reply_slots;
+};
+
+static inline uint64_t att_slots_for(uint64_t bytes)
+{
+    return (bytes + ATT_SLOT_DATA - 1) / ATT_SLOT_DATA;
+}
+
+/* Bytes of the largest request and the largest reply. */
+uint64_t att_largest_request(uint32_t d, uint32_t d_v);
+uint64_t att_largest_reply(const struct att_geometry *geometry);
+
+/* The daemon's choice for d and d_v. ATT_EINVAL: a ring would be larger than ATT_RING_MAX_SLOTS. */
+enum att_status att_geometry_choose(uint32_t d, uint32_t d_v, struct att_geometry *ret_geometry,
+                                    struct att_error *error);
+/* Whether a geometry that a peer told makes sense for d and d_v. */
+bool att_geometry_valid(const struct att_geometry *geometry, uint32_t d, uint32_t d_v);
+size_t att_geometry_bytes(const struct att_geometry *geometry);
+
+/* The daemon's: a new sealed memfd, mapped; its descriptor in *ret_fd, the caller's. ATT_ENOMEM, ATT_EIO. */
+enum att_status att_channel_create(const struct att_geometry *geometry, uint32_t generation,
+                                   struct att_channel *ret_channel, int *ret_fd, struct att_error *error);
+/* The client's: checks size and seals of the memfd (not consumed) and the identity line, and maps it.
+ * ATT_EPROTOCOL, ATT_ENOMEM. */
+enum att_status att_channel_attach(int fd, const struct att_geometry *geometry, uint32_t generation,
+                                   struct att_channel *ret_channel, struct att_error *error);
+void att_channel_release(struct att_channel *channel); /* unmaps; zeroed memory is allowed */
+
+/* ---- Producing ---------------------------------------------------------------------------------------- */
+
+/* Private to the producing side but for slots and peer_tail. */
+struct att_producer {
+    struct att_slot *slots;
+    const _Atomic uint64_t *peer_tail; /* owned by the consumer; never trusted */
+    uint64_t mask, capacity;
+    uint64_t head;      /* the next position to write */
+    uint64_t published; /* the first position that is not published */
+    uint64_t tail;      /* the last good copy of *peer_tail */
+    uint32_t held;      /* messages from `published` to `head` */
+};
+
+struct att_part {
+    const void *data;
+    size_t bytes;
+};
+
+void att_producer_init(struct att_producer *producer, struct att_slot *slots, uint32_t count,
+                       const _Atomic uint64_t *peer_tail, uint64_t start);
+
+/* Free slots, as far as known. */
+static inline uint64_t att_producer_room(const struct att_producer *producer)
+{
+    return producer->capacity - (producer->head - producer->tail);
+}
+
+/* Reads the consumer's cursor. False: it is impossible (the peer broke the protocol); nothing has changed. */
+bool att_producer_refresh(struct att_producer *producer);
+
+/* Writes one message, made of the parts one after another, and holds it back. The room must be there. */
+void att_producer_put(struct att_producer *producer, const struct att_part *parts, size_t count);
+
+/* Makes all that is held back visible, with one store. False: there was nothing. */
+bool att_producer_publish(struct att_producer *producer);
+
+/* ---- Consuming ---------------------------------------------------------------------------------------- */
+
+/* Private to the consuming side but for slots and tail_cell. */
+struct att_consumer {
+    struct att_slot *slots;
+    _Atomic uint64_t *tail_cell; /* ours: how the producer learns of freed slots */
+    uint64_t mask, capacity;
+    uint64_t tail; /* the position to read next */
+    uint64_t told; /* what *tail_cell holds */
+};
+
+enum att_ring_state {
+    ATT_RING_EMPTY = 0,
+    ATT_RING_READY = 1,
+    ATT_RING_BROKEN = 2 /* the slot's number is neither this round's nor the last one's */
+};
+
+void att_consumer_init(struct att_consumer *consumer, struct att_slot *slots, uint32_t count,
+                       _Atomic uint64_t *tail_cell, uint64_t start);
+
+static inline enum att_ring_state att_consumer_peek(const struct att_consumer *consumer)
+{
+    const struct att_slot *slot = &consumer->slots[consumer->tail & consumer->mask];
+    /* acquire: what the producer wrote before its release store in att_producer_publish is visible now */
+    uint64_t seq = atomic_load_explicit(&slot->seq, memory_order_acquire);
+    if (seq == consumer->tail + 1)
+        return ATT_RING_READY;
+    if (seq == consumer->tail + 1 - consumer->capacity || seq == 0)
+        return ATT_RING_EMPTY;
+    return ATT_RING_BROKEN;
+}
+
+/* Copies `bytes` bytes of the message that peek found, from its slot number `first` on, into private memory; each
+ * word is read once. False: a slot does not belong to the message (the peer broke the protocol). */
+bool att_consumer_read(const struct att_consumer *consumer, uint64_t first, void *data, size_t bytes);
+
+/* Frees the message's slots; tells the producer when 1/8 of the ring is untold, or at once when `eager`.
+ * Returns whether it told. */
+bool att_consumer_take(struct att_consumer *consumer, uint64_t slots, bool eager);
+
+#endif

@@ -1,0 +1,98 @@
+/* What the client's files share. A client belongs to one thread at a time; nothing here is global. */
+#ifndef ATT_CLIENT_INTERNAL_H
+#define ATT_CLIENT_INTERNAL_H
+
+#include "attn.h"
+#include "channel.h"
+#include "handshake.h"
+#include "wait.h"
+
+enum {
+    DEFAULT_TIMEOUT_MS = 10 * 1000,
+    MOST_IN_FLIGHT = 65536,
+    LOOK_NS = 1000 * 1000,   /* while spinning, the socket is looked at so often */
+    SLICE_NS = 20 * 1000 * 1000, /* while sleeping: so a dead daemon is noticed within 20 ms */
+    RETRY_NS = 1000 * 1000   /* between attempts to connect while the daemon's backlog is full */
+};
+#define NO_FLIGHT UINT32_MAX
+
+enum flight_state {
+    FLIGHT_FREE = 0,
+    FLIGHT_OUT = 1,       /* submitted, no completion yet */
+    FLIGHT_KEPT = 2,      /* complete; waits for att_complete */
+    FLIGHT_ABANDONED = 3  /* its caller has given up: the late reply is dropped, its buffer never touched */
+};
+
+/* A request in flight. Its wire tag is (round << 32 | index in the table): a reply to an earlier use of the place does
+ * not fit. */
+struct att_flight {
+    uint32_t state; /* enum flight_state */
+    uint32_t round;
+    uint32_t next;  /* in the free list or in the list of the kept */
+    uint32_t column;
+    uint32_t index;
+    uint32_t type;
+    uint64_t filled; /* payload bytes so far */
+    uint64_t expected;
+    unsigned char *buffer;
+    char *text;      /* the daemon's error text of a kept completion, or NULL */
+    struct att_completion done;
+};
+
+struct att_client {
+    int fd;
+    uint32_t timeout_ms;
+    uint32_t chunk_bytes;
+    uint32_t generation;
+    bool closed; /* the daemon has gone or broke the protocol; what is in the ring may still be read unless broken */
+    bool broken;
+    struct att_info info;
+    struct att_channel channel;
+    const struct att_status_page *page;
+    struct att_producer requests;
+    struct att_consumer replies;
+    uint64_t largest_reply;
+    uint32_t rung_ticket; /* the service's sleep that was rung for last */
+    uint32_t ticket;      /* what our client_ticket holds */
+    struct att_spin spin;
+    uint64_t looked_ns;
+
+    struct att_flight *flights; /* MOST_IN_FLIGHT; a place is touched only when needed */
+    uint32_t free_first, fresh; /* the free list, and the places never used */
+    uint32_t out, kept, abandoned;
+    uint32_t kept_first, kept_last;
+
+    struct att_error error; /* the last one */
+    struct att_error gone;  /* why it is closed */
+    char text[ATT_WIRE_TEXT_BYTES + 1]; /* the error text of the reply in hand; "" without */
+    char socket[ATT_SOCKET_PATH_MAX + 1];
+};
+
+/* client_wait.c */
+/* Waits until a reply may be there, the deadline is over or the daemon has gone; pushes first. */
+void att_client_await(struct att_client *client, uint64_t start, uint64_t deadline);
+/* Pushes and looks for about a microsecond, without a look at the clock. Whether a reply is there. */
+bool att_client_quick(struct att_client *client);
+void att_client_look(struct att_client *client, uint64_t now); /* at the socket, if that was long ago */
+/* Frees a reply's slots and tells the daemon when it should know. */
+void att_client_take(struct att_client *client, uint64_t slots);
+void att_client_hang_up(struct att_client *client); /* marks it closed */
+
+/* client.c */
+/* Takes one completion out of the ring. NO_FLIGHT: none is there, or the daemon broke the protocol. Abandoned ones are
+ * dropped on the way. The flight is FLIGHT_OUT still; client->text holds its error text. */
+uint32_t att_client_collect(struct att_client *client);
+void att_client_keep(struct att_client *client, uint32_t flight);
+void att_client_free_flight(struct att_client *client, uint32_t flight);
+enum att_status att_client_submit(struct att_client *client, const struct att_request *request,
+                                  uint32_t *ret_flight);
+
+/* client_error.c */
+/* Makes the client's last error from a completion's status and the daemon's text ("": none). */
+void att_client_describe(struct att_client *client, const struct att_flight *flight, const char *text);
+/* Marks it closed for breaking the protocol; nothing in the ring is believed any more. Returns ATT_EPROTOCOL. */
+enum att_status att_client_broken(struct att_client *client, const char *reason);
+/* Makes the last error from why it is closed. Returns its status. */
+enum att_status att_client_gone(struct att_client *client);
+
+#endif

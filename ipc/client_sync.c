@@ -1,0 +1,224 @@
+/* Synchronous calls: one submit and one complete each. */
+#include <string.h>
+
+#include "client_internal.h"
+
+/* Waits for one completion that is not ours, or for room. False: the deadline is over or the daemon has gone. */
+static bool wait_for_room(struct att_client *client, uint64_t deadline)
+{
+    uint64_t now = att_now_ns();
+    if (now >= deadline || client->closed)
+        return false;
+    uint32_t other = att_client_collect(client);
+    if (other != NO_FLIGHT)
+        att_client_keep(client, other);
+    else /* room can come without a reply: look again soon */
+        att_client_await(client, now, now + LOOK_NS < deadline ? now + LOOK_NS : deadline);
+    return true;
+}
+
+/* Stops waiting: the reply, should it come, is dropped. */
+static enum att_status abandon(struct att_client *client, uint32_t place)
+{
+    struct att_flight *flight = &client->flights[place];
+    flight->state = FLIGHT_ABANDONED;
+    flight->buffer = NULL;
+    client->out--;
+    client->abandoned++;
+    return att_fail(&client->error, ATT_ETIMEOUT,
+                    "%s: the daemon at %s has not answered within %u ms; it may still take effect",
+                    att_request_rule(flight->type)->name, client->socket, client->timeout_ms);
+}
+
+static uint64_t deadline_from(const struct att_client *client, uint64_t now)
+{
+    return now + client->timeout_ms * UINT64_C(1000000);
+}
+
+/* Collects until the flight is complete; keeps others. deadline 0: the timeout begins now. */
+static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t deadline)
+{
+    att_client_quick(client);
+    for (;;) {
+        bool was_closed = client->closed;
+        uint32_t place;
+        while ((place = att_client_collect(client)) != NO_FLIGHT) {
+            if (place == mine)
+                return ATT_OK;
+            att_client_keep(client, place);
+        }
+        if (was_closed) {
+            att_client_free_flight(client, mine);
+            return att_client_gone(client);
+        }
+        uint64_t now = att_now_ns();
+        if (deadline == 0)
+            deadline = deadline_from(client, now);
+        att_client_look(client, now);
+        if (client->closed)
+            continue; /* once more: what it had published before it went */
+        if (now >= deadline)
+            return abandon(client, mine);
+        att_client_await(client, now, deadline);
+    }
+}
+
+enum att_status att_call(struct att_client *client, const struct att_request *request,
+                         struct att_completion *ret_completion)
+{
+    uint64_t deadline = 0; /* the clock is not looked at when the answer comes at once */
+    uint32_t place;
+    enum att_status status = att_client_submit(client, request, &place);
+    if (status == ATT_EBUSY) {
+        deadline = deadline_from(client, att_now_ns());
+        while (status == ATT_EBUSY && wait_for_room(client, deadline))
+            status = att_client_submit(client, request, &place);
+    }
+    if (status != ATT_OK)
+        return client->closed ? att_client_gone(client) : status;
+    status = finish(client, place, deadline);
+    if (status != ATT_OK)
+        return status;
+    struct att_flight *flight = &client->flights[place];
+    struct att_completion completion = flight->done;
+    if (completion.status != ATT_OK)
+        att_client_describe(client, flight, client->text);
+    else if (ret_completion)
+        *ret_completion = completion;
+    att_client_free_flight(client, place);
+    return completion.status;
+}
+
+enum att_status att_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,
+                          double *ret_error_bound)
+{
+    const struct att_request request = {.type = ATT_REQ_QUERY, .index = row, .column = column};
+    struct att_completion completion;
+    enum att_status status = att_call(client, &request, &completion);
+    if (status == ATT_OK) {
+        *ret_value = completion.value;
+        if (ret_error_bound)
+            *ret_error_bound = completion.error_bound;
+    }
+    return status;
+}
+
+/* A request whose payload goes straight into the caller's memory. */
+static enum att_status call_into(struct att_client *client, struct att_request request, void *buffer,
+                                 uint64_t bytes, double *ret_error_bound)
+{
+    struct att_completion completion;
+    request.buffer = buffer;
+    request.buffer_bytes = (size_t)bytes;
+    enum att_status status = att_call(client, &request, &completion);
+    if (status == ATT_OK && ret_error_bound)
+        *ret_error_bound = completion.error_bound;
+    return status;
+}
+
+enum att_status att_row(struct att_client *client, uint32_t row, double *ret_values, double *ret_error_bound)
+{
+    const struct att_request request = {.type = ATT_REQ_ROW, .index = row};
+    return call_into(client, request, ret_values, sizeof(double) * (uint64_t)client->info.d_v, ret_error_bound);
+}
+
+enum att_status att_column(struct att_client *client, uint32_t column, double *ret_pairs)
+{
+    const struct att_request request = {.type = ATT_REQ_COLUMN, .column = column};
+    return call_into(client, request, ret_pairs, 2 * sizeof(double) * (uint64_t)client->info.n_q, NULL);
+}
+
+enum att_status att_all(struct att_client *client, double *ret_values, double *ret_error_bound)
+{
+    const struct att_request request = {.type = ATT_REQ_ALL};
+    const struct att_info *info = &client->info;
+    return call_into(client, request, ret_values, sizeof(double) * (uint64_t)info->n_q * info->d_v,
+                     ret_error_bound);
+}
+
+static enum att_status call_plain(struct att_client *client, struct att_request request)
+{
+    return att_call(client, &request, NULL);
+}
+
+enum att_status att_update_k(struct att_client *client, uint32_t token, uint32_t column, double delta)
+{
+    return call_plain(client, (struct att_request){
+                                  .type = ATT_REQ_UPDATE_K, .index = token, .column = column, .number = delta});
+}
+
+enum att_status att_update_v(struct att_client *client, uint32_t token, uint32_t column, double delta)
+{
+    return call_plain(client, (struct att_request){
+                                  .type = ATT_REQ_UPDATE_V, .index = token, .column = column, .number = delta});
+}
+
+enum att_status att_set_k(struct att_client *client, uint32_t token, const float *key)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_SET_TOKEN, .index = token, .key = key});
+}
+
+enum att_status att_set_v(struct att_client *client, uint32_t token, const float *value)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_SET_TOKEN, .index = token, .value = value});
+}
+
+enum att_status att_set_q(struct att_client *client, uint32_t row, const float *q)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_SET_Q, .index = row, .key = q});
+}
+
+enum att_status att_set_b(struct att_client *client, uint32_t token, float bias)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_SET_TOKEN, .index = token, .bias = &bias});
+}
+
+enum att_status att_append(struct att_client *client, const float *key, const float *value, uint32_t *ret_token)
+{
+    const struct att_request request = {.type = ATT_REQ_APPEND, .key = key, .value = value};
+    struct att_completion completion;
+    enum att_status status = att_call(client, &request, &completion);
+    if (status == ATT_OK && ret_token)
+        *ret_token = completion.index;
+    return status;
+}
+
+enum att_status att_delete(struct att_client *client, uint32_t token)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_DELETE, .index = token});
+}
+
+enum att_status att_flush(struct att_client *client)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_FLUSH});
+}
+
+enum att_status att_merge(struct att_client *client)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_MERGE});
+}
+
+enum att_status att_snapshot(struct att_client *client)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_SNAPSHOT});
+}
+
+enum att_status att_shutdown(struct att_client *client)
+{
+    return call_plain(client, (struct att_request){.type = ATT_REQ_SHUTDOWN});
+}
+
+enum att_status att_ping(struct att_client *client, uint64_t *ret_ns)
+{
+    uint64_t start = att_now_ns();
+    enum att_status status = call_plain(client, (struct att_request){.type = ATT_REQ_PING});
+    if (status == ATT_OK && ret_ns)
+        *ret_ns = att_now_ns() - start;
+    return status;
+}
+
+enum att_status att_get_stat(struct att_client *client, struct att_stat *ret_stat)
+{
+    const struct att_request request = {.type = ATT_REQ_STAT};
+    return call_into(client, request, ret_stat, sizeof *ret_stat, NULL);
+}

@@ -1,0 +1,120 @@
+/* What the server's files share. All of it belongs to the service thread, but for wake_pending and wake_fd. */
+#ifndef ATT_SERVER_INTERNAL_H
+#define ATT_SERVER_INTERNAL_H
+
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+#include "channel.h"
+#include "handshake.h"
+#include "server.h"
+#include "wait.h"
+
+enum {
+    DEFAULT_CLIENTS = 1024,
+    MOST_CLIENTS = 65535,  /* a slot fits into SESSION_SLOT_BITS */
+    SESSION_SLOT_BITS = 16,
+    PENDING_MOST = 64,     /* connections that have not said hello; the oldest gives way */
+    ACCEPT_MOST = 64,      /* connections taken in one look at the listener */
+    EVENTS_MOST = 64,      /* events taken with one epoll_wait */
+    DOORBELLS_MOST = 8,    /* doorbells read in one look at a socket */
+    BURST_MOST = 16,       /* requests of one session before the next one's turn */
+    LISTEN_BACKLOG = 128,
+    POLL_NS = 1000 * 1000, /* a busy service looks at its sockets so often */
+    POLL_WAITS = 32,       /* ... and at the clock once in so many calls */
+    DEADLINE_CHECK_MS = 250 /* a sleeping service looks at deadlines so often, while there are any */
+};
+#define HELLO_NS (2 * UINT64_C(1000000000))        /* a connection must say hello within */
+#define STARVED_NS (10 * UINT64_C(1000000000))     /* a client that reads no reply for so long is evicted */
+#define ACCEPT_PAUSE_NS (UINT64_C(1000000000) / 2) /* no accept after running out of descriptors */
+
+struct att_session {
+    uint64_t id;
+    int fd;
+    uint32_t open_index; /* in server->open */
+    uint32_t generation;
+    pid_t pid;
+    uid_t uid;
+    struct att_channel channel;
+    struct att_consumer requests;
+    struct att_producer replies;
+    uint64_t reserved;     /* reply slots promised to requests given or taken */
+    uint32_t woken_ticket; /* the client's sleep that was ended last */
+    bool parked;
+    bool dirty;            /* in server->dirty */
+    bool starved;          /* something waits for the client to read replies; wants_room is set */
+    uint64_t starved_since;
+    uint64_t starved_tail;
+    const char *broken;    /* how the client broke the protocol: ended at the next att_server_next or _wait */
+};
+
+struct att_pending {
+    int fd; /* -1: free */
+    uint32_t serial;
+    uint64_t since;
+};
+
+struct att_server {
+    struct sockaddr_un address;
+    dev_t socket_device;
+    ino_t socket_inode;
+    uid_t *allowed;
+    size_t allowed_count;
+    uint32_t max_clients;
+    struct att_info info;
+    void (*on_end)(void *context, uint64_t session);
+    void *context;
+    struct att_geometry geometry;
+    uint64_t largest_request, largest_reply_slots;
+
+    int lock_fd, listen_fd, epoll_fd, wake_fd, page_fd;
+    struct att_status_page *page;
+    _Atomic uint32_t wake_pending; /* set by any thread, taken by the service thread */
+
+    struct att_session **table; /* by slot; NULL: free */
+    struct att_session **open;  /* compact */
+    struct att_session **dirty; /* with replies that are not published */
+    uint16_t *free_slots;       /* a ring: a slot is reused as late as possible */
+    uint32_t open_count, dirty_count, free_first, free_count, starved_count;
+    uint64_t serial;
+    uint32_t generation_base;
+
+    struct att_pending pending[PENDING_MOST];
+    uint32_t pending_count, pending_serial;
+    uint64_t accept_paused_until; /* 0: not paused */
+
+    struct att_session *current; /* its request has been given and is neither taken nor parked */
+    uint64_t current_slots, current_reserved;
+    uint32_t turn, burst;
+    unsigned char *request; /* the private copy, largest_request bytes */
+
+    struct att_spin spin;
+    uint64_t polled_ns;
+    uint32_t waits;
+};
+
+/* server_session.c */
+enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, uid_t uid,
+                                 struct att_session **ret_session, int *ret_channel_fd, struct att_error *error);
+/* reason: printed; NULL: the client hung up, which is no news. Calls on_end. */
+void att_session_end(struct att_server *server, struct att_session *session, const char *reason);
+void att_session_release(struct att_session *session);
+struct att_session *att_session_find(const struct att_server *server, uint64_t id); /* NULL: ended */
+/* Whether a request could be presented, or a chunk could go on, now. */
+bool att_session_ready(struct att_server *server, struct att_session *session);
+/* Evicts a client that reads no replies. */
+void att_session_check_starved(struct att_server *server, struct att_session *session, uint64_t now);
+
+/* server_accept.c */
+enum { EVENT_LISTENER = 0, EVENT_WAKE = 1 };
+#define EVENT_PENDING (UINT64_C(1) << 63)
+enum att_status att_accept_open(struct att_server *server, bool shared, struct att_error *error);
+void att_accept_clients(struct att_server *server, uint64_t now);
+void att_accept_hello(struct att_server *server, uint64_t event); /* a pending connection says something */
+void att_accept_expire(struct att_server *server, uint64_t now);
+void att_accept_close(struct att_server *server);
+
+/* server_wait.c */
+bool att_epoll_add(const struct att_server *server, int fd, uint64_t event);
+
+#endif

@@ -1,0 +1,423 @@
+/* Sessions: taking requests out of a client's ring and putting replies into its other one.
+ *
+ * Reply room. Let `reserved` be the slots promised to requests given or taken. Two rules hold at all times:
+ *   (1) reserved <= free slots of the reply ring (by the daemon's own copy of the client's cursor), and
+ *   (2) reserved + one largest reply <= 7/8 of the ring.
+ * By (1) a final reply always fits, so the daemon never waits for a client. By (2) a client that reads all its
+ * replies always makes room for one more chunk, however many chunked requests were taken (it may keep at most
+ * 1/8 of the ring untold): no deadlock between chunks. A request is presented only if both still hold after
+ * reserving the largest reply. When (1) is what fails, the client has unread replies: it is `starved`, it is asked to
+ * tell its cursor at once (wants_room), and evicted if the cursor stands still for STARVED_NS. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server_internal.h"
+
+/* A mistake of the service, not of a client: going on would corrupt a ring. */
+static _Noreturn void server_bug(const char *what)
+{
+    fprintf(stderr, "attnd: bug: %s\n", what);
+    abort();
+}
+
+static uint64_t slots_wanted(const struct att_server *server, uint32_t type)
+{
+    switch (type) {
+    case ATT_REQ_ROW:
+        return att_slots_for(sizeof(struct att_wire_reply) + sizeof(double) * (uint64_t)server->info.d_v);
+    case ATT_REQ_STAT:
+        return att_slots_for(sizeof(struct att_wire_reply) + sizeof(struct att_stat));
+    case ATT_REQ_COLUMN:
+    case ATT_REQ_ALL:
+        return server->largest_reply_slots;
+    default:
+        return att_slots_for(sizeof(struct att_wire_reply));
+    }
+}
+
+/* ---- Opening and ending -------------------------------------------------------------------------------- */
+
+struct att_session *att_session_find(const struct att_server *server, uint64_t id)
+{
+    uint64_t slot = id & ((1u << SESSION_SLOT_BITS) - 1);
+    if (slot >= server->max_clients)
+        return NULL;
+    struct att_session *session = server->table[slot];
+    return session && session->id == id ? session : NULL;
+}
+
+enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, uid_t uid,
+                                 struct att_session **ret_session, int *ret_channel_fd, struct att_error *error)
+{
+    struct att_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return att_fail(error, ATT_ENOMEM, "no memory for a session");
+    uint64_t serial = ++server->serial;
+    /* an odd factor: different for each of 2^32 sessions, and never 0, which is what fresh memory holds */
+    session->generation = (server->generation_base + (uint32_t)serial) * UINT32_C(0x9e3779b1);
+    if (session->generation == 0)
+        session->generation = (server->generation_base + (uint32_t)++server->serial) * UINT32_C(0x9e3779b1);
+    enum att_status status =
+        att_channel_create(&server->geometry, session->generation, &session->channel, ret_channel_fd, error);
+    if (status != ATT_OK) {
+        free(session);
+        return status;
+    }
+    struct att_control *control = session->channel.control;
+    att_consumer_init(&session->requests, session->channel.request_slots, server->geometry.request_slots,
+                      &control->request_tail, 0);
+    att_producer_init(&session->replies, session->channel.reply_slots, server->geometry.reply_slots,
+                      &control->reply_tail, 0);
+    uint16_t slot = server->free_slots[server->free_first];
+    server->free_first = (server->free_first + 1) % server->max_clients;
+    server->free_count--;
+    session->id = serial << SESSION_SLOT_BITS | slot;
+    session->fd = fd;
+    session->pid = pid;
+    session->uid = uid;
+    session->open_index = server->open_count;
+    server->table[slot] = session;
+    server->open[server->open_count++] = session;
+    *ret_session = session;
+    return ATT_OK;
+}
+
+void att_session_release(struct att_session *session)
+{
+    att_channel_release(&session->channel);
+    close(session->fd); /* leaves the epoll set with it */
+    free(session);
+}
+
+static void session_set_starved(struct att_server *server, struct att_session *session, bool starved)
+{
+    if (session->starved == starved)
+        return;
+    session->starved = starved;
+    if (starved) {
+        server->starved_count++;
+        session->starved_since = att_now_ns();
+        session->starved_tail = session->replies.tail;
+    } else {
+        server->starved_count--;
+    }
+    /* relaxed: before it sleeps the service thread makes a full fence and looks again (server_wait.c);
+     * partner: client_told in client_wait.c */
+    atomic_store_explicit(&session->channel.control->wants_room, starved, memory_order_relaxed);
+}
+
+void att_session_end(struct att_server *server, struct att_session *session, const char *reason)
+{
+    uint64_t id = session->id;
+    uint16_t slot = (uint16_t)(id & ((1u << SESSION_SLOT_BITS) - 1));
+    if (reason)
+        fprintf(stderr, "attnd: client with pid %ld, uid %lu: session ended: %s\n", (long)session->pid,
+                (unsigned long)session->uid, reason);
+    session_set_starved(server, session, false);
+    if (server->current == session)
+        server->current = NULL;
+    if (session->dirty) {
+        uint32_t i = 0;
+        while (server->dirty[i] != session)
+            i++;
+        server->dirty[i] = server->dirty[--server->dirty_count];
+    }
+    struct att_session *last = server->open[--server->open_count];
+    server->open[session->open_index] = last;
+    last->open_index = session->open_index;
+    server->table[slot] = NULL;
+    server->free_slots[(server->free_first + server->free_count++) % server->max_clients] = slot;
+    att_session_release(session);
+    if (server->on_end)
+        server->on_end(server->context, id);
+}
+
+/* ---- Reply room ---------------------------------------------------------------------------------------- */
+
+/* Whether `slots` more fit beside what is reserved; reads the client's cursor only if they seem not to. */
+static bool session_fits(struct att_session *session, uint64_t slots)
+{
+    if (att_producer_room(&session->replies) >= session->reserved + slots)
+        return true;
+    if (!att_producer_refresh(&session->replies)) {
+        session->broken = "its reply cursor is impossible";
+        return false;
+    }
+    return att_producer_room(&session->replies) >= session->reserved + slots;
+}
+
+/* Rule (2). False: the service owes replies; it's not the client's turn to do something. */
+static bool session_admits(const struct att_server *server, const struct att_session *session)
+{
+    uint64_t limit = session->replies.capacity - session->replies.capacity / ATT_RING_TELL;
+    return session->reserved + 2 * server->largest_reply_slots <= limit;
+}
+
+bool att_session_ready(struct att_server *server, struct att_session *session)
+{
+    if (session->broken)
+        return true;
+    if (session->starved && session_fits(session, server->largest_reply_slots)) {
+        session_set_starved(server, session, false);
+        return true; /* a chunk may have waited for it */
+    }
+    if (session->broken)
+        return true;
+    return !session->parked && !session->starved &&
+           att_consumer_peek(&session->requests) != ATT_RING_EMPTY && session_admits(server, session);
+}
+
+void att_session_check_starved(struct att_server *server, struct att_session *session, uint64_t now)
+{
+    if (!session->starved)
+        return;
+    if (!att_producer_refresh(&session->replies)) {
+        att_session_end(server, session, "its reply cursor is impossible");
+    } else if (session->replies.tail != session->starved_tail) {
+        session->starved_tail = session->replies.tail;
+        session->starved_since = now;
+    } else if (now - session->starved_since > STARVED_NS) {
+        att_session_end(server, session, "it has read no reply for 10 s while more were waiting");
+    }
+}
+
+/* ---- Requests ------------------------------------------------------------------------------------------ */
+
+/* Copies the request that peek has found and checks all of it but its meaning. Returns what is wrong, or NULL. */
+static const char *session_copy(struct att_server *server, struct att_session *session)
+{
+    struct att_wire_request header;
+    unsigned char first[ATT_SLOT_DATA];
+    if (!att_consumer_read(&session->requests, 0, first, sizeof first))
+        return "a slot of its request ring has a wrong number";
+    memcpy(&header, first, sizeof header);
+    if (header.length < sizeof header || header.length > server->largest_request)
+        return "a request has an impossible length";
+    /* the length is private now; the copy never reads it again from the ring */
+    size_t head = header.length < sizeof first ? header.length : sizeof first;
+    memcpy(server->request, first, head);
+    if (header.length > head &&
+        !att_consumer_read(&session->requests, 1, server->request + head, header.length - head))
+        return "a slot of its request ring has a wrong number";
+    if (header.generation != session->generation)
+        return "a request has another channel's generation";
+    const struct att_request_rule *rule = att_request_rule(header.type);
+    if (!rule)
+        return "a request has an unknown type";
+    if ((header.fields & ~(unsigned)rule->allowed) != 0 ||
+        (header.fields & rule->required) != rule->required || (rule->any && header.fields == 0))
+        return "a request has fields that do not belong to its type";
+    if ((header.flags & ~(unsigned)(rule->durable ? ATT_WIRE_DURABLE : 0)) != 0)
+        return "a request has unknown flags";
+    uint64_t expected = sizeof header;
+    if (header.fields & ATT_WIRE_KEY)
+        expected += sizeof(float) * (uint64_t)server->info.d;
+    if (header.fields & ATT_WIRE_VALUE)
+        expected += sizeof(float) * (uint64_t)server->info.d_v;
+    if (header.length != expected)
+        return "a request's length does not fit its fields";
+    server->current_slots = att_slots_for(header.length);
+    server->current_reserved = slots_wanted(server, header.type);
+    return NULL;
+}
+
+static void current_request(const struct att_server *server, struct att_server_request *ret_request)
+{
+    struct att_server_request request = {.session = server->current->id};
+    const void *payload = server->request + sizeof request.header;
+    memcpy(&request.header, server->request, sizeof request.header);
+    if (request.header.fields & ATT_WIRE_KEY) {
+        request.key = payload;
+        payload = request.key + server->info.d;
+    }
+    if (request.header.fields & ATT_WIRE_VALUE)
+        request.value = payload;
+    *ret_request = request;
+}
+
+/* Whether this session has a request to present; it's copied then. May end the session, but not silently: then
+ * *ret_ended. */
+static bool session_fetch(struct att_server *server, struct att_session *session, bool *ret_ended)
+{
+    *ret_ended = false;
+    const char *reason = session->broken;
+    if (!reason) {
+        if (session->parked)
+            return false;
+        enum att_ring_state state = att_consumer_peek(&session->requests);
+        if (state == ATT_RING_EMPTY)
+            return false;
+        if (state == ATT_RING_BROKEN)
+            reason = "a slot of its request ring has a wrong number";
+        else if (!session_admits(server, session))
+            return false;
+        else if (session_fits(session, server->largest_reply_slots))
+            reason = session_copy(server, session);
+        else if (session->broken)
+            reason = session->broken;
+        else {
+            session_set_starved(server, session, true);
+            return false;
+        }
+    }
+    if (reason) {
+        att_session_end(server, session, reason);
+        *ret_ended = true;
+        return false;
+    }
+    session_set_starved(server, session, false);
+    return true;
+}
+
+bool att_server_next(struct att_server *server, struct att_server_request *ret_request)
+{
+    for (uint32_t tried = 0; !server->current && tried < server->open_count;) {
+        bool ended = false;
+        if (server->turn >= server->open_count)
+            server->turn = 0;
+        struct att_session *session = server->open[server->turn];
+        if (server->burst < BURST_MOST && session_fetch(server, session, &ended)) {
+            server->burst++;
+            server->current = session;
+            session->reserved += server->current_reserved;
+        } else if (server->burst >= BURST_MOST || !ended) {
+            /* a full burst has not been looked at: it's the last one tried, not the first */
+            tried += server->burst < BURST_MOST;
+            server->burst = 0;
+            server->turn++;
+        } else {
+            server->burst = 0; /* the last session has moved into the ended one's place: look there again */
+        }
+    }
+    if (!server->current)
+        return false;
+    current_request(server, ret_request);
+    return true;
+}
+
+void att_server_take(struct att_server *server)
+{
+    struct att_session *session = server->current;
+    if (!session)
+        return; /* it has ended meanwhile */
+    att_consumer_take(&session->requests, server->current_slots, false);
+    server->current = NULL;
+}
+
+void att_server_park(struct att_server *server)
+{
+    if (!server->current)
+        return;
+    server->current->reserved -= server->current_reserved;
+    server->current->parked = true;
+    server->current = NULL;
+}
+
+void att_server_unpark(struct att_server *server)
+{
+    for (uint32_t i = 0; i < server->open_count; i++)
+        server->open[i]->parked = false;
+}
+
+/* ---- Replies ------------------------------------------------------------------------------------------- */
+
+/* Ends the client's sleep if it said that it sleeps. The caller has published and made a full fence. */
+static void session_wake(struct att_session *session)
+{
+    struct att_control *control = session->channel.control;
+    /* relaxed: after the caller's full fence; partner: the fence in client_sleep (client_wait.c) */
+    uint32_t ticket = atomic_load_explicit(&control->client_ticket, memory_order_relaxed);
+    if (ticket % 2 == 0 || ticket == session->woken_ticket)
+        return;
+    session->woken_ticket = ticket; /* one wake for each sleep */
+    /* release: a client that finds the bell changed sees the replies; partner: its acquire load in client_sleep */
+    atomic_fetch_add_explicit(&control->bell, 1, memory_order_release);
+    att_futex_wake(&control->bell);
+}
+
+void att_server_flush(struct att_server *server)
+{
+    uint32_t count = server->dirty_count;
+    if (count == 0)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        att_producer_publish(&server->dirty[i]->replies);
+    /* full fence: the replies are published before the tickets are read; partner: the fence in client_sleep */
+    atomic_thread_fence(memory_order_seq_cst);
+    for (uint32_t i = 0; i < count; i++) {
+        server->dirty[i]->dirty = false;
+        session_wake(server->dirty[i]);
+    }
+    server->dirty_count = 0;
+}
+
+bool att_server_is_open(const struct att_server *server, uint64_t session)
+{
+    return att_session_find(server, session) != NULL;
+}
+
+bool att_server_has_room(struct att_server *server, uint64_t id)
+{
+    struct att_session *session = att_session_find(server, id);
+    if (!session || session->broken)
+        return false;
+    if (session_fits(session, server->largest_reply_slots))
+        return true;
+    if (!session->broken)
+        session_set_starved(server, session, true);
+    return false;
+}
+
+/* The payload bytes that go out with a reply: an error's text is cut to the limit, and left out when only the
+ * reservation is there. Also how much of the reservation ends, in *ret_release. */
+static size_t reply_payload(const struct att_server *server, const struct att_session *session,
+                            const struct att_wire_reply *reply, size_t bytes, uint64_t *ret_release)
+{
+    uint64_t promised = slots_wanted(server, reply->type);
+    uint64_t room = att_producer_room(&session->replies);
+    bool more = reply->flags & ATT_WIRE_MORE;
+    if (session->reserved < promised)
+        server_bug("a reply without a taken request, or of another type");
+    *ret_release = more ? 0 : promised;
+    if (reply->status != ATT_OK && reply->status != ATT_EMPTY) {
+        if (bytes > ATT_WIRE_TEXT_BYTES)
+            bytes = ATT_WIRE_TEXT_BYTES;
+        if (att_slots_for(sizeof *reply + bytes) > promised + (room - session->reserved))
+            bytes = 0;
+        return bytes;
+    }
+    if (att_slots_for(sizeof *reply + bytes) > promised)
+        server_bug("a reply's payload is larger than its type allows");
+    if (more && room < session->reserved + att_slots_for(sizeof *reply + bytes))
+        server_bug("a chunk without room: att_server_has_room comes first");
+    return bytes;
+}
+
+void att_server_reply(struct att_server *server, uint64_t id, const struct att_wire_reply *reply,
+                      const void *payload, size_t payload_bytes)
+{
+    struct att_session *session = att_session_find(server, id);
+    if (!session)
+        return;
+    uint64_t release;
+    size_t bytes = reply_payload(server, session, reply, payload_bytes, &release);
+    struct att_wire_reply header = *reply;
+    header.length = (uint32_t)(sizeof header + bytes);
+    header.generation = session->generation;
+    const struct att_part parts[] = {{&header, sizeof header}, {payload, bytes}};
+    att_producer_put(&session->replies, parts, bytes > 0 ? 2 : 1);
+    session->reserved -= release;
+    if (!session->dirty) {
+        session->dirty = true;
+        server->dirty[server->dirty_count++] = session;
+    }
+    if (session->replies.held >= ATT_BATCH) {
+        att_producer_publish(&session->replies);
+        /* full fence: as in att_server_flush */
+        atomic_thread_fence(memory_order_seq_cst);
+        session_wake(session);
+    }
+}

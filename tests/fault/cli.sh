@@ -1,0 +1,257 @@
+#!/bin/bash
+# Bad input: every program answers with an exit code and one clear line that names what is wrong, and changes nothing.
+# Environment: ATTND_BUILD (the build directory), ATT_MKNPY (the writer of test files).
+set -u
+
+build=${ATTND_BUILD:-$(cd "$(dirname "$0")/../.." && pwd)/build}
+mknpy=${ATT_MKNPY:-$build/tests/mknpy}
+for program in "$build/attnd" "$build/attnctl" "$build/attninspect" "$mknpy"; do
+    if [ ! -x "$program" ]; then
+        echo "skipped: $program is not built"
+        exit 77
+    fi
+done
+
+root=$(mktemp -d /tmp/attnd-cli-XXXXXX)
+daemon=
+cleanup() {
+    [ -n "$daemon" ] && kill -9 "$daemon" 2>/dev/null
+    [ -n "${ATT_TEST_KEEP:-}" ] && echo "kept: $root" || rm -rf "$root"
+}
+trap cleanup EXIT
+cd "$root" || exit 1
+passed=0
+failed=0
+
+pass() {
+    passed=$((passed + 1))
+    echo "ok   $1"
+}
+fail() { # NAME WHY
+    failed=$((failed + 1))
+    echo "FAIL $1: $2"
+    sed 's/^/     | /' "$root/err" 2>/dev/null | tail -8
+    sed 's/^/     > /' "$root/out" 2>/dev/null | tail -4
+}
+
+# expect NAME CODE WORDS -- COMMAND...: the exit code, and every one of WORDS (a list) in the messages.
+expect() {
+    local name=$1 code=$2 words=$3 got word
+    shift 4
+    timeout 60 "$@" >"$root/out" 2>"$root/err" </dev/null
+    got=$?
+    if [ "$got" -ne "$code" ]; then
+        fail "$name" "exit $got, not $code ($*)"
+        return
+    fi
+    for word in $words; do
+        if ! cat "$root/err" "$root/out" | grep -qiF -e "$word"; then
+            fail "$name" "the message does not say '$word'"
+            return
+        fi
+    done
+    if [ "$code" -ne 0 ] && [ ! -s "$root/err" ]; then
+        fail "$name" "nothing on standard error"
+        return
+    fi
+    if grep -qE 'AddressSanitizer|runtime error|ThreadSanitizer' "$root/err"; then
+        fail "$name" "a sanitizer complained"
+        return
+    fi
+    pass "$name"
+}
+
+refuse_start() { # NAME WORDS ARGUMENT...: attnd must end with 1, and DIR must be as if nothing had happened
+    local name=$1 words=$2
+    shift 2
+    rm -rf fresh
+    expect "$name" 1 "$words" -- "$build/attnd" --dir fresh --socket "$root/fresh.s" "$@"
+    if [ -e fresh ] && [ -n "$(ls -A fresh)" ] && ! "$build/attnd" --dir fresh --socket "$root/fresh.s" \
+        --q Q.npy --k K.npy --v V.npy --help >/dev/null; then
+        fail "$name" "something is left in DIR"
+    fi
+}
+
+start() { # ARGUMENT...: a daemon on $root/state
+    : >ready
+    "$build/attnd" --dir state --socket "$root/s" "$@" >ready 2>daemon.log &
+    daemon=$!
+    for _ in $(seq 1 600); do
+        grep -q '^ready' ready && return 0
+        kill -0 "$daemon" 2>/dev/null || break
+        sleep 0.05
+    done
+    cp daemon.log err
+    fail "start" "attnd $* is not ready"
+    daemon=
+    return 1
+}
+stop() { # sets $stopped to the exit code
+    stopped=-1
+    [ -n "$daemon" ] || return
+    kill -TERM "$daemon" 2>/dev/null
+    wait "$daemon" 2>/dev/null
+    stopped=$?
+    daemon=
+}
+ctl() {
+    timeout 60 "$build/attnctl" --socket "$root/s" "$@"
+}
+
+# ---- arrays that are wrong ------------------------------------------------------------------------------
+"$mknpy" Q.npy f4 C 6 4
+"$mknpy" K.npy f4 C 20 4
+"$mknpy" V.npy f4 C 20 3
+"$mknpy" B.npy f4 C 20 0 zero
+
+refuse_start "missing file" "missing.npy" --q missing.npy --k K.npy --v V.npy
+head -c 300 K.npy >short.npy
+refuse_start "truncated data" "short.npy" --q Q.npy --k short.npy --v V.npy
+head -c 40 K.npy >header.npy
+refuse_start "truncated header" "header.npy" --q Q.npy --k header.npy --v V.npy
+: >empty.npy
+refuse_start "empty file" "empty.npy" --q empty.npy --k K.npy --v V.npy
+head -c 4096 /dev/urandom >noise.npy
+refuse_start "no .npy file at all" "noise.npy" --q Q.npy --k K.npy --v noise.npy
+mkdir -p directory.npy
+refuse_start "a directory for a file" "directory.npy" --q Q.npy --k directory.npy --v V.npy
+"$mknpy" int.npy i4 C 20 4
+refuse_start "wrong dtype" "int.npy" --q Q.npy --k int.npy --v V.npy
+sed 's/<f4/>f4/' K.npy >big.npy
+refuse_start "big endian" "big.npy" --q Q.npy --k big.npy --v V.npy
+"$mknpy" fortran.npy f4 F 20 4
+refuse_start "Fortran order" "fortran.npy fortran" --q Q.npy --k fortran.npy --v V.npy
+"$mknpy" wide.npy f4 C 20 5
+refuse_start "K of another width than Q" "wide.npy" --q Q.npy --k wide.npy --v V.npy
+"$mknpy" vector.npy f4 C 20 0
+refuse_start "a vector for a matrix" "vector.npy" --q vector.npy --k K.npy --v V.npy
+"$mknpy" long.npy f4 C 21 3
+refuse_start "K and V of different lengths" "20 21" --q Q.npy --k K.npy --v long.npy
+"$mknpy" nan.npy f4 C 20 4 nan
+refuse_start "NaN in K" "nan.npy" --q Q.npy --k nan.npy --v V.npy
+"$mknpy" inf.npy f4 C 20 3 inf
+refuse_start "infinity in V" "inf.npy" --q Q.npy --k K.npy --v inf.npy
+"$mknpy" nanq.npy f4 C 6 4 nan
+refuse_start "NaN in Q" "nanq.npy" --q nanq.npy --k K.npy --v V.npy
+"$mknpy" huge.npy f8 C 20 4 1e300
+refuse_start "float64 that overflows float32" "huge.npy" --q Q.npy --k huge.npy --v V.npy
+"$mknpy" norows.npy f4 C 0 4
+refuse_start "Q without rows" "norows.npy" --q norows.npy --k K.npy --v V.npy
+"$mknpy" shortb.npy f4 C 19 0
+refuse_start "a bias of another length" "shortb.npy" --q Q.npy --k K.npy --v V.npy --bias shortb.npy
+"$mknpy" nanb.npy f4 C 20 0 nan
+refuse_start "NaN in the bias" "nanb.npy" --q Q.npy --k K.npy --v V.npy --bias nanb.npy
+refuse_start "a capacity below the tokens" "capacity" --q Q.npy --k K.npy --v V.npy --capacity 10
+
+# ---- options ---------------------------------------------------------------------------------------------
+expect "attnd: unknown option" 2 "--colour" -- "$build/attnd" --dir x --colour
+expect "attnd: no directory" 2 "--dir" -- "$build/attnd"
+expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
+expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
+expect "attnd: bad scale" 2 "scale" -- "$build/attnd" --dir x --scale nan
+expect "attnd: bad durability" 2 "durability" -- "$build/attnd" --dir x --durability sometimes
+expect "attnd: bad threads" 2 "threads" -- "$build/attnd" --dir x --threads -3
+expect "attnctl: unknown command" 2 "frobnicate" -- "$build/attnctl" --socket "$root/s" frobnicate
+expect "attnctl: no command" 2 "" -- "$build/attnctl"
+expect "attnctl: unknown option" 2 "--colour" -- "$build/attnctl" --colour ping
+expect "attnctl: too few arguments" 2 "query" -- "$build/attnctl" --socket "$root/s" query 1
+expect "attnctl: not a number" 2 "one" -- "$build/attnctl" --socket "$root/s" query one 2
+expect "attninspect: unknown command" 2 "frobnicate" -- "$build/attninspect" state frobnicate
+for program in attnd attnctl attninspect; do
+    expect "$program --help" 0 "$program" -- "$build/$program" --help
+    expect "$program --version" 0 "$program" -- "$build/$program" --version
+done
+
+# ---- directories and sockets -----------------------------------------------------------------------------
+mkdir -p full && echo precious >full/file
+expect "DIR holds something else" 1 "full" -- "$build/attnd" --dir full --socket "$root/f.s" --q Q.npy --k K.npy --v V.npy
+if [ "$(cat full/file)" = precious ] && [ "$(ls -A full)" = file ]; then pass "and it is untouched"; else fail "DIR holds something else" "it was changed"; fi
+mkdir -p nothing
+expect "DIR is empty and no arrays are given" 1 "nothing" -- "$build/attnd" --dir nothing --socket "$root/f.s"
+expect "DIR is missing and no arrays are given" 1 "nowhere" -- "$build/attnd" --dir nowhere --socket "$root/f.s"
+expect "DIR is a file" 1 "Q.npy" -- "$build/attnd" --dir Q.npy --socket "$root/f.s" --q Q.npy --k K.npy --v V.npy
+if [ "$(id -u)" -ne 0 ]; then
+    mkdir -p readonly && chmod 500 readonly
+    expect "DIR is not writable" 1 "readonly" -- "$build/attnd" --dir readonly --socket "$root/f.s" --q Q.npy --k K.npy --v V.npy
+else
+    echo "skip DIR is not writable: root writes everywhere"
+fi
+long=$root/$(printf 'x%.0s' $(seq 1 120))
+expect "attnd: the socket's path is too long" 1 "long" -- "$build/attnd" --dir fresh2 --socket "$long" --q Q.npy --k K.npy --v V.npy
+expect "attnctl: the socket's path is too long" 1 "long" -- "$build/attnctl" --socket "$long" ping
+expect "attnctl: no daemon at the socket" 1 "$root/none" -- "$build/attnctl" --socket "$root/none" ping
+: >stale
+expect "attnctl: a file that is no socket" 1 "$root/stale" -- "$build/attnctl" --socket "$root/stale" ping
+
+# ---- a daemon that is served bad updates -----------------------------------------------------------------
+if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
+    before=$(ctl row 0)
+    expect "DIR is served already" 1 "state" -- "$build/attnd" --dir state --socket "$root/other.s"
+    cp -r state copied
+    expect "the socket is in use" 1 "$root/s" -- "$build/attnd" --dir second --socket "$root/s" --q Q.npy --k K.npy --v V.npy
+    for command in "query 6 0" "query 0 3" "row 6" "col 3" "update-k 20 0 1" "update-k 0 4 1" "update-v 0 3 1" \
+        "update-v 99 0 1" "set-q 6 1 1 1 1" "set-k 20 1 1 1 1" "delete 20" "set-b 20 0"; do
+        # shellcheck disable=SC2086 # words
+        expect "out of range: $command" 1 "" -- "$build/attnctl" --socket "$root/s" $command
+    done
+    for command in "update-k 0 0 nan" "update-v 0 0 inf" "set-k 0 1 nan 1 1" "set-v 0 inf 1 1" "set-q 0 1 1 1 nan" \
+        "set-b 0 nan" "set-b 0 inf" "append 1 1 1 nan 1 1 1"; do
+        # shellcheck disable=SC2086
+        timeout 60 "$build/attnctl" --socket "$root/s" $command >out 2>err
+        code=$?
+        if [ $code -eq 1 ] || [ $code -eq 2 ]; then pass "not finite: $command"; else fail "not finite: $command" "exit $code"; fi
+    done
+    for command in "set-k 0 1 1 1" "set-v 0 1 1 1 1" "append 1 1 1 1 1 1"; do
+        # shellcheck disable=SC2086
+        timeout 60 "$build/attnctl" --socket "$root/s" $command >out 2>err
+        code=$?
+        if [ $code -eq 1 ] || [ $code -eq 2 ]; then pass "wrong count: $command"; else fail "wrong count: $command" "exit $code"; fi
+    done
+    if [ "$(ctl row 0)" = "$before" ]; then pass "nothing has changed"; else fail "nothing has changed" "row 0 has"; fi
+
+    expect "append" 0 "20" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
+    expect "append beyond the capacity" 1 "--capacity" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
+    expect "mask a token" 0 "" -- "$build/attnctl" --socket "$root/s" set-b 3 -inf
+    expect "delete" 0 "" -- "$build/attnctl" --socket "$root/s" delete 5
+    expect "delete again" 1 "5" -- "$build/attnctl" --socket "$root/s" delete 5
+    expect "append takes the deleted index" 0 "5" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
+    printf 'query 0 0\n# a comment\nquery 0 99\nquery 0 0\n' >script
+    expect "exec stops at the first error" 1 "3" -- "$build/attnctl" --socket "$root/s" exec script
+    if [ "$(wc -l <out)" -eq 1 ]; then pass "exec printed what came before"; else fail "exec printed what came before" "$(wc -l <out) lines"; fi
+    for i in $(seq 0 20); do echo "delete $i"; done >script
+    expect "delete everything" 0 "" -- "$build/attnctl" --socket "$root/s" exec script
+    expect "a row without tokens" 0 "empty" -- "$build/attnctl" --socket "$root/s" row 0
+    expect "an entry without tokens" 0 "empty" -- "$build/attnctl" --socket "$root/s" query 0 0
+    expect "append to nothing" 0 "" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 0.5 0.25 0.125
+    expect "the only token is the answer" 0 "0.5 0.25 0.125" -- "$build/attnctl" --socket "$root/s" row 5
+    stop
+    if [ "$stopped" -eq 0 ]; then pass "SIGTERM: exit 0"; else fail "SIGTERM: exit 0" "exit $stopped"; fi
+    expect "arrays for a DIR that holds a state" 1 "state" -- "$build/attnd" --dir state --socket "$root/s" --q Q.npy --k K.npy --v V.npy
+    expect "verify" 0 "" -- "$build/attninspect" state verify
+fi
+
+# ---- damage ------------------------------------------------------------------------------------------------
+# Flip bytes of the snapshots' file, away from LMDB's own pages' heads: found by name, and never served in silence.
+if [ -f state/snap/data.mdb ]; then
+    cp -r state damaged
+    rm -f damaged/*.lock damaged/lock
+    size=$(stat -c %s damaged/snap/data.mdb)
+    for at in $(seq $((3 * 4096 + 700)) 4096 $((size - 100))); do
+        printf '\xa5\x5a\xa5\x5a' | dd of=damaged/snap/data.mdb bs=1 seek="$at" conv=notrunc status=none
+    done
+    timeout 60 "$build/attninspect" damaged verify >out 2>err
+    code=$?
+    if [ $code -eq 1 ] && { [ -s out ] || [ -s err ]; }; then pass "verify finds damage"; else fail "verify finds damage" "exit $code"; fi
+    timeout 20 "$build/attnd" --dir damaged --socket "$root/d.s" >out 2>err
+    code=$?
+    if [ $code -eq 1 ] && [ -s err ]; then pass "a damaged state does not start"; else fail "a damaged state does not start" "exit $code"; fi
+fi
+mkdir -p garbage/log garbage/snap
+head -c 65536 /dev/urandom >garbage/log/data.mdb
+head -c 65536 /dev/urandom >garbage/snap/data.mdb
+expect "attninspect: no state at all" 1 "nowhere" -- "$build/attninspect" nowhere info
+expect "attninspect: garbage" 1 "garbage" -- "$build/attninspect" garbage verify
+expect "attnd: garbage" 1 "garbage" -- "$build/attnd" --dir garbage --socket "$root/g.s"
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,315 @@
+/* What the engine refuses, with which status, and that nothing has changed afterwards. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "harness.h"
+
+enum { N_Q = 5, D = 3, D_V = 4, CAPACITY = 8, TOKENS = 6, DEAD = 2 };
+
+struct fixture {
+    struct model model;
+    struct att_engine *engine;
+    uint64_t lsn;
+};
+
+static struct fixture fixture;
+
+static int setup(void **state)
+{
+    (void)state;
+    struct test_random random;
+    random_init(&random, 7);
+    model_init(&fixture.model, N_Q, D, D_V, CAPACITY, 1);
+    model_fill(&fixture.model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&fixture.model);
+    fixture.engine = harness_start(&fixture.model, &options);
+    fixture.lsn = 0;
+    struct att_op delete = {.kind = ATT_OP_DELETE, .index = DEAD};
+    harness_update(fixture.engine, &fixture.model, &delete, &fixture.lsn);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    att_engine_free(fixture.engine);
+    model_release(&fixture.model);
+    return 0;
+}
+
+/* The update must be refused with this status and a message, and leave everything as it was. */
+static void refused(struct att_op op, enum att_status expected)
+{
+    struct att_error error = {0};
+    struct att_engine_stats before, after;
+    struct att_op asked = op;
+    att_engine_stats(fixture.engine, &before);
+    enum att_status status = att_engine_apply(fixture.engine, &op, fixture.lsn + 1, &error);
+    if (status != expected)
+        fail_msg("kind %d index %u column %u number %g: %s, not %s", (int)op.kind, op.index, op.column, op.number,
+                 att_status_name(status), att_status_name(expected));
+    assert_int_equal(error.status, expected);
+    assert_true(strlen(error.text) > 5);
+    assert_memory_equal(&op, &asked, sizeof op);
+    att_engine_stats(fixture.engine, &after);
+    assert_int_equal(after.lsn, before.lsn);
+    assert_int_equal(after.updates, before.updates);
+    assert_int_equal(after.tokens, before.tokens);
+    harness_check_state(fixture.engine, &fixture.model);
+    for (uint32_t i = 0; i < N_Q; i++)
+        harness_check_row(fixture.engine, &fixture.model, i, harness_tolerance(ATT_MIXED));
+}
+
+static const float key[D] = {1, 2, 3};
+static const float value[D_V] = {1, 2, 3, 4};
+
+static void indices_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    static const uint32_t bad_tokens[] = {DEAD, TOKENS, CAPACITY, CAPACITY + 1, UINT32_MAX - 1, UINT32_MAX};
+    for (size_t i = 0; i < sizeof bad_tokens / sizeof bad_tokens[0]; i++) {
+        uint32_t index = bad_tokens[i];
+        refused((struct att_op){.kind = ATT_OP_SET_TOKEN, .index = index, .key = key}, ATT_ERANGE);
+        refused((struct att_op){.kind = ATT_OP_DELETE, .index = index}, ATT_ERANGE);
+        refused((struct att_op){.kind = ATT_OP_ADD_K, .index = index, .number = 1}, ATT_ERANGE);
+        refused((struct att_op){.kind = ATT_OP_ADD_V, .index = index, .number = 1}, ATT_ERANGE);
+        refused((struct att_op){.kind = ATT_OP_SET_K_ENTRY, .index = index, .number = 1}, ATT_ERANGE);
+        refused((struct att_op){.kind = ATT_OP_SET_V_ENTRY, .index = index, .number = 1}, ATT_ERANGE);
+    }
+    refused((struct att_op){.kind = ATT_OP_ADD_K, .index = 0, .column = D, .number = 1}, ATT_ERANGE);
+    refused((struct att_op){.kind = ATT_OP_ADD_V, .index = 0, .column = D_V, .number = 1}, ATT_ERANGE);
+    refused((struct att_op){.kind = ATT_OP_ADD_V, .index = 0, .column = UINT32_MAX, .number = 1}, ATT_ERANGE);
+    refused((struct att_op){.kind = ATT_OP_SET_Q, .index = N_Q, .key = key}, ATT_ERANGE);
+    refused((struct att_op){.kind = ATT_OP_SET_Q, .index = UINT32_MAX, .key = key}, ATT_ERANGE);
+    refused((struct att_op){.kind = ATT_OP_APPEND, .index = CAPACITY, .key = key, .value = value}, ATT_ECAPACITY);
+}
+
+static void numbers_that_are_not_finite_are_refused(void **state)
+{
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < 3; i++) {
+        float bad_key[D] = {0, 0, bad[i]}, bad_value[D_V] = {bad[i]}, bias = bad[i];
+        refused((struct att_op){.kind = ATT_OP_SET_TOKEN, .key = bad_key}, ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_SET_TOKEN, .key = key, .value = bad_value}, ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_SET_Q, .key = bad_key}, ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_APPEND, .index = ATT_ANY_INDEX, .key = bad_key, .value = value},
+                ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_APPEND, .index = ATT_ANY_INDEX, .key = key, .value = bad_value},
+                ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_ADD_K, .number = (double)bad[i]}, ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_ADD_V, .number = (double)bad[i]}, ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_SET_K_ENTRY, .number = (double)bad[i]}, ATT_ENOTFINITE);
+        refused((struct att_op){.kind = ATT_OP_SET_V_ENTRY, .number = (double)bad[i]}, ATT_ENOTFINITE);
+        if (bias != -INFINITY)
+            refused((struct att_op){.kind = ATT_OP_SET_TOKEN, .bias = &bias}, ATT_ENOTFINITE);
+    }
+    /* finite in float64, not in float32 */
+    refused((struct att_op){.kind = ATT_OP_SET_V_ENTRY, .number = 1e39}, ATT_ENOTFINITE);
+    refused((struct att_op){.kind = ATT_OP_ADD_V, .number = -1e300}, ATT_ENOTFINITE);
+}
+
+static void an_append_beyond_the_capacity_is_refused(void **state)
+{
+    (void)state;
+    struct att_op op = {.kind = ATT_OP_APPEND, .index = ATT_ANY_INDEX, .key = key, .value = value};
+    while (fixture.model.tokens < CAPACITY) {
+        op.index = ATT_ANY_INDEX;
+        harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
+    }
+    op.index = ATT_ANY_INDEX;
+    refused(op, ATT_ECAPACITY);
+    struct att_op delete = {.kind = ATT_OP_DELETE, .index = 3};
+    harness_update(fixture.engine, &fixture.model, &delete, &fixture.lsn);
+    op.index = ATT_ANY_INDEX;
+    harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
+    assert_int_equal(op.index, 3); /* the only one that was free */
+}
+
+static void unknown_kinds_are_refused(void **state)
+{
+    (void)state;
+    refused((struct att_op){.kind = (enum att_op_kind)0}, ATT_EINVAL);
+    refused((struct att_op){.kind = (enum att_op_kind)99}, ATT_EINVAL);
+}
+
+static void reads_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    struct att_error error = {0};
+    double values[D_V] = {9, 9, 9, 9}, bound = 9;
+    float numbers[D_V];
+    assert_int_equal(att_engine_query(fixture.engine, N_Q, 0, values, &bound, &error), ATT_ERANGE);
+    assert_true(strlen(error.text) > 5);
+    assert_int_equal(att_engine_query(fixture.engine, 0, D_V, values, &bound, &error), ATT_ERANGE);
+    assert_int_equal(att_engine_query(fixture.engine, UINT32_MAX, UINT32_MAX, values, &bound, &error), ATT_ERANGE);
+    assert_int_equal(att_engine_row(fixture.engine, N_Q, values, &bound, &error), ATT_ERANGE);
+    assert_int_equal(att_engine_q(fixture.engine, N_Q, numbers, &error), ATT_ERANGE);
+    assert_int_equal(att_engine_token(fixture.engine, DEAD, numbers, NULL, NULL, &error), ATT_ERANGE);
+    assert_int_equal(att_engine_token(fixture.engine, CAPACITY, numbers, NULL, NULL, &error), ATT_ERANGE);
+    assert_true(values[0] == 9 && bound == 9);
+}
+
+static void options_that_make_no_sense_are_refused(void **state)
+{
+    (void)state;
+    struct att_engine_options good = harness_options(&fixture.model), bad[8];
+    for (int i = 0; i < 8; i++)
+        bad[i] = good;
+    bad[0].n_q = 0;
+    bad[1].d = 0;
+    bad[2].d_v = 0;
+    bad[3].capacity = 0;
+    bad[4].d = ATT_MAX_COLUMNS + 1;
+    bad[5].d_v = ATT_MAX_COLUMNS + 1;
+    bad[6].scale = (double)NAN;
+    bad[7].scale = (double)INFINITY;
+    for (int i = 0; i < 8; i++) {
+        struct att_error error = {0};
+        struct att_engine *engine = (struct att_engine *)&error;
+        if (att_engine_create(&bad[i], &engine, &error) != ATT_EINVAL)
+            fail_msg("options %d were not refused with ATT_EINVAL", i);
+        assert_ptr_equal(engine, &error);
+        assert_true(strlen(error.text) > 0);
+    }
+    att_engine_free(NULL);
+}
+
+/* The start must be refused, and name where the bad number is. */
+static void start_refused(enum att_array array, size_t element, float number, enum att_status expected,
+                          const char *name, const char *row, const char *column)
+{
+    struct att_engine_options options = harness_options(&fixture.model);
+    struct att_engine *engine = harness_create(&fixture.model, &options);
+    struct att_error error = {0};
+    size_t bytes;
+    ((float *)att_engine_array(engine, array, &bytes))[element] = number;
+    assert_int_equal(att_engine_start(engine, &error), expected);
+    if (!strstr(error.text, name) || !strstr(error.text, row) || !strstr(error.text, column))
+        fail_msg("the message should name %s, %s and %s: %s", name, row, column, error.text);
+    att_engine_free(engine);
+}
+
+static void arrays_that_are_not_finite_do_not_start(void **state)
+{
+    (void)state;
+    start_refused(ATT_ARRAY_Q, 1 * D + 2, NAN, ATT_ENOTFINITE, "Q", "1", "2");
+    start_refused(ATT_ARRAY_K, 3 * D + 1, INFINITY, ATT_ENOTFINITE, "K", "3", "1");
+    start_refused(ATT_ARRAY_V, 5 * D_V + 2, -INFINITY, ATT_ENOTFINITE, "V", "5", "2");
+    start_refused(ATT_ARRAY_BIAS, 4, NAN, ATT_ENOTFINITE, "", "4", "");
+    start_refused(ATT_ARRAY_BIAS, 4, INFINITY, ATT_ENOTFINITE, "", "4", "");
+}
+
+static void scores_that_overflow_float32_are_refused_in_single(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.precision = ATT_SINGLE;
+    struct att_engine *engine = harness_start(&fixture.model, &options);
+    struct att_error error = {0};
+    const float huge[D] = {FLT_MAX, FLT_MAX, FLT_MAX};
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 0, .key = huge};
+    assert_int_equal(att_engine_apply(engine, &op, 1, &error), ATT_EMAGNITUDE);
+    harness_check_state(engine, &fixture.model);
+    struct att_op q = {.kind = ATT_OP_SET_Q, .index = 0, .key = huge};
+    assert_int_equal(att_engine_apply(engine, &q, 1, &error), ATT_EMAGNITUDE);
+    harness_check_state(engine, &fixture.model);
+    att_engine_free(engine);
+}
+
+static void a_piece_that_does_not_fit_is_refused(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    struct att_engine *engine = harness_create(&fixture.model, &options);
+    struct att_error error = {0};
+    static const char bytes[4096];
+    const struct att_piece bad[] = {
+        {.array = ATT_ARRAY_K, .offset = 0, .bytes = CAPACITY * D * sizeof(float) + 4, .data = bytes},
+        {.array = ATT_ARRAY_K, .offset = CAPACITY * D * sizeof(float), .bytes = 4, .data = bytes},
+        {.array = ATT_ARRAY_LIVE, .offset = UINT64_MAX, .bytes = 2, .data = bytes},
+        {.array = ATT_ARRAY_LIVE, .offset = 1, .bytes = UINT64_MAX, .data = bytes},
+        {.array = ATT_ARRAY_COUNT, .offset = 0, .bytes = 1, .data = bytes},
+        {.array = ATT_ARRAY_BASES, .offset = (uint64_t)1 << 40, .bytes = 8, .data = bytes},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        if (att_engine_restore(engine, &bad[i], &error) != ATT_ECORRUPT)
+            fail_msg("piece %zu was not refused with ATT_ECORRUPT", i);
+    att_engine_free(engine);
+}
+
+static void an_update_that_came_back_absolute_changes_nothing_when_repeated(void **state)
+{
+    (void)state;
+    struct att_op ops[] = {
+        {.kind = ATT_OP_ADD_K, .index = 1, .column = 2, .number = 0.1},
+        {.kind = ATT_OP_ADD_V, .index = 1, .column = 3, .number = -7.3},
+        {.kind = ATT_OP_APPEND, .index = ATT_ANY_INDEX, .key = key, .value = value},
+        {.kind = ATT_OP_SET_TOKEN, .index = 4, .value = value},
+        {.kind = ATT_OP_SET_Q, .index = 2, .key = key},
+    };
+    struct att_error error = {0};
+    for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++) {
+        harness_update(fixture.engine, &fixture.model, &ops[i], &fixture.lsn);
+        struct att_op again = ops[i];
+        assert_int_equal(harness_apply(fixture.engine, &again, ++fixture.lsn, &error), ATT_OK);
+        assert_memory_equal(&again, &ops[i], sizeof again);
+        harness_check_state(fixture.engine, &fixture.model);
+    }
+    for (uint32_t i = 0; i < N_Q; i++)
+        harness_check_row(fixture.engine, &fixture.model, i, harness_tolerance(ATT_MIXED));
+}
+
+static void a_full_log_refuses_and_loses_nothing(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.log_capacity = 64;
+    struct att_engine *engine = harness_create(&fixture.model, &options);
+    struct att_error error = {0};
+    assert_int_equal(att_engine_prepare(engine, &error), ATT_OK); /* no merge thread: nothing empties the log */
+    struct model *model = &fixture.model;
+    uint32_t taken = 0;
+    enum att_status status = ATT_OK;
+    for (; taken < 1000; taken++) {
+        struct att_op op = {.kind = ATT_OP_ADD_V, .index = taken % 2, .column = 1, .number = 0.25};
+        struct att_op asked = op;
+        status = att_engine_apply(engine, &op, taken + 1, &error);
+        if (status != ATT_OK)
+            break;
+        model_apply(model, &asked);
+    }
+    if (taken == 1000) { /* it may compact what it is given before its start */
+        att_engine_free(engine);
+        return;
+    }
+    assert_int_equal(status, ATT_AGAIN);
+    assert_true(taken >= 16);
+    harness_check_state(engine, model);
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    harness_check_row(engine, model, 0, harness_tolerance(ATT_MIXED));
+    uint64_t lsn = taken + 1;
+    struct att_op op = {.kind = ATT_OP_ADD_V, .index = 0, .column = 1, .number = 0.25};
+    harness_update(engine, model, &op, &lsn);
+    harness_check_row(engine, model, 0, harness_tolerance(ATT_MIXED));
+    att_engine_free(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(indices_out_of_range_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(numbers_that_are_not_finite_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_append_beyond_the_capacity_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(unknown_kinds_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_out_of_range_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(options_that_make_no_sense_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(arrays_that_are_not_finite_do_not_start, setup, teardown),
+        cmocka_unit_test_setup_teardown(scores_that_overflow_float32_are_refused_in_single, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_piece_that_does_not_fit_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_update_that_came_back_absolute_changes_nothing_when_repeated, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_full_log_refuses_and_loses_nothing, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

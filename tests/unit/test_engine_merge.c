@@ -1,0 +1,143 @@
+/* Merges that race with queries: every answer must be the one of the moment, whatever the merge thread is doing. */
+#include <math.h>
+#include <stdio.h>
+
+#include "harness.h"
+
+enum { N_Q = 90, D = 24, D_V = 7, TOKENS = 150 };
+
+struct case_of_merging {
+    const char *name;
+    enum att_precision precision;
+    uint32_t log_capacity;
+    bool eager;
+    bool spin; /* queries go on even while updates wait */
+};
+
+static void race(const struct case_of_merging *c, uint64_t seed)
+{
+    struct model model;
+    struct test_random random;
+    struct harness_counts before = harness_counts();
+    uint64_t lsn = 0;
+    random_seed(&random, seed, c->name);
+    model_init(&model, N_Q, D, D_V, TOKENS, 0.3);
+    model_fill(&model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&model);
+    options.precision = c->precision;
+    options.eager = c->eager;
+    options.log_capacity = c->log_capacity;
+    struct att_engine *engine = harness_start(&model, &options);
+    struct att_engine_stats stats;
+    uint32_t rounds = test_times(4000);
+    for (uint32_t n = 0; n < rounds; n++) {
+        float key[D], value[D_V];
+        uint32_t burst = 1 + random_below(&random, 4);
+        for (uint32_t u = 0; u < burst; u++) {
+            random_normals(&random, key, D, 1);
+            random_normals(&random, value, D_V, 1);
+            struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = random_below(&random, TOKENS), .key = key,
+                                .value = random_one_in(&random, 2) ? value : NULL};
+            harness_update(engine, &model, &op, &lsn);
+        }
+        att_engine_kick(engine);
+        uint32_t row = random_below(&random, N_Q);
+        /* the same few rows more often, so that some are always hot */
+        if (random_one_in(&random, 2))
+            row %= 5;
+        for (int again = 0; again < (c->spin ? 6 : 2); again++)
+            harness_check_entry(engine, &model, row, random_below(&random, D_V), harness_tolerance(c->precision));
+        if (random_one_in(&random, 8))
+            harness_check_row(engine, &model, row, harness_tolerance(c->precision));
+    }
+    struct harness_counts counts = harness_counts();
+    att_engine_stats(engine, &stats);
+    printf("%lu answers at once, %lu by jobs; %lu merges, %lu refreshes\n", (unsigned long)(counts.direct - before.direct),
+           (unsigned long)(counts.jobs - before.jobs), (unsigned long)stats.merges, (unsigned long)stats.refreshes);
+    assert_true(stats.merges > 3);
+    harness_check_state(engine, &model);
+    harness_check_all(engine, &model, harness_tolerance(c->precision));
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+static void queries_race_with_eager_merges(void **state)
+{
+    (void)state;
+    race(&(struct case_of_merging){"eager", ATT_MIXED, 128, true, true}, 21);
+    race(&(struct case_of_merging){"eager, double", ATT_DOUBLE, 64, true, false}, 22);
+    race(&(struct case_of_merging){"eager, single", ATT_SINGLE, 256, true, false}, 23);
+}
+
+static void queries_race_with_merges_of_a_small_log(void **state)
+{
+    (void)state;
+    race(&(struct case_of_merging){"small log", ATT_MIXED, 64, false, true}, 24);
+    race(&(struct case_of_merging){"small log, single", ATT_SINGLE, 64, false, false}, 25);
+}
+
+static void merges_happen_by_themselves_when_the_log_is_half_full(void **state)
+{
+    (void)state;
+    struct model model;
+    struct test_random random;
+    uint64_t lsn = 0;
+    random_init(&random, 26);
+    model_init(&model, N_Q, D, D_V, TOKENS, 0.3);
+    model_fill(&model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&model);
+    options.log_capacity = 256;
+    struct att_engine *engine = harness_start(&model, &options);
+    struct att_engine_stats stats = {0};
+    for (uint32_t n = 0; n < 100; n++) { /* 200 entries of 256, and not one query */
+        struct att_op op = {.kind = ATT_OP_ADD_V, .index = n % TOKENS, .column = n % D_V, .number = 1};
+        harness_update(engine, &model, &op, &lsn);
+    }
+    att_engine_kick(engine);
+    double begin = harness_seconds();
+    do {
+        harness_sleep_us(500);
+        att_engine_stats(engine, &stats);
+    } while (stats.log_pending > 128 && harness_seconds() - begin < 30);
+    assert_true(stats.log_pending <= 128);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+static void an_eager_engine_merges_whatever_there_is(void **state)
+{
+    (void)state;
+    struct model model;
+    struct test_random random;
+    uint64_t lsn = 0;
+    random_init(&random, 27);
+    model_init(&model, N_Q, D, D_V, TOKENS, 0.3);
+    model_fill(&model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&model);
+    options.eager = true;
+    struct att_engine *engine = harness_start(&model, &options);
+    struct att_engine_stats stats = {0};
+    struct att_op op = {.kind = ATT_OP_ADD_V, .index = 3, .column = 0, .number = 1};
+    harness_update(engine, &model, &op, &lsn);
+    att_engine_kick(engine);
+    double begin = harness_seconds();
+    do {
+        harness_sleep_us(500);
+        att_engine_stats(engine, &stats);
+    } while (stats.log_pending > 0 && harness_seconds() - begin < 30);
+    assert_int_equal(stats.log_pending, 0);
+    assert_int_equal(stats.settled_lsn, 1);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(queries_race_with_eager_merges),
+        cmocka_unit_test(queries_race_with_merges_of_a_small_log),
+        cmocka_unit_test(merges_happen_by_themselves_when_the_log_is_half_full),
+        cmocka_unit_test(an_eager_engine_merges_whatever_there_is),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,127 @@
+#include "answer.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+double att_format_value(char ret[ATT_NUMBER_CHARS], double value, bool exact)
+{
+    snprintf(ret, ATT_NUMBER_CHARS, exact ? "%.17g" : "%.9g", value);
+    return isfinite(value) ? fabs(strtod(ret, NULL) - value) : 0;
+}
+
+void att_format_bound(char ret[ATT_NUMBER_CHARS], double bound, bool exact)
+{
+    double up = bound;
+    snprintf(ret, ATT_NUMBER_CHARS, exact ? "%.17g" : "%.9g", bound);
+    /* Nine digits stand at most 1e-8 of the number apart: a few steps reach the next one up. */
+    while (isfinite(bound) && strtod(ret, NULL) < bound) {
+        up = nextafter(up + fabs(up) * 1e-9, INFINITY);
+        snprintf(ret, ATT_NUMBER_CHARS, exact ? "%.17g" : "%.9g", up);
+    }
+}
+
+/* A bound on the printed value's error: the sum rounded up. */
+static double widened(double bound, double moved)
+{
+    return moved > 0 ? nextafter(bound + moved, INFINITY) : bound;
+}
+
+/* JSON knows neither NaN nor infinity. */
+static const char *json_number(const char *text, double number)
+{
+    return isfinite(number) ? text : "null";
+}
+
+void att_print_query(FILE *to, struct att_answer_style style, double value, double bound, uint64_t lsn)
+{
+    char number[ATT_NUMBER_CHARS];
+    char error[ATT_NUMBER_CHARS];
+    double moved = att_format_value(number, value, style.exact);
+    att_format_bound(error, widened(bound, moved), style.exact);
+    if (style.json)
+        fprintf(to, "{\"value\":%s,\"error_bound\":%s,\"lsn\":%" PRIu64 "}\n", json_number(number, value),
+                json_number(error, bound), lsn);
+    else
+        fprintf(to, "%s %s\n", number, error);
+}
+
+void att_print_row(FILE *to, struct att_answer_style style, const double *values, uint32_t count, double bound,
+                   uint64_t lsn)
+{
+    char number[ATT_NUMBER_CHARS];
+    double moved = 0;
+    if (style.json)
+        fputs("{\"values\":[", to);
+    for (uint32_t i = 0; i < count; i++) {
+        moved = fmax(moved, att_format_value(number, values[i], style.exact));
+        if (style.json)
+            fprintf(to, "%s%s", i ? "," : "", json_number(number, values[i]));
+        else
+            fprintf(to, "%s ", number);
+    }
+    att_format_bound(number, widened(bound, moved), style.exact);
+    if (style.json)
+        fprintf(to, "],\"error_bound\":%s,\"lsn\":%" PRIu64 "}\n", json_number(number, bound), lsn);
+    else
+        fprintf(to, "%s\n", number);
+}
+
+void att_print_empty(FILE *to, struct att_answer_style style, const char *key, uint64_t lsn)
+{
+    if (style.json)
+        fprintf(to, "{\"%s\":null,\"empty\":true,\"error_bound\":null,\"lsn\":%" PRIu64 "}\n", key, lsn);
+    else
+        fputs("empty\n", to);
+}
+
+static void print_column_json(FILE *to, struct att_answer_style style, const double *pairs, uint32_t count,
+                              uint64_t lsn)
+{
+    char number[ATT_NUMBER_CHARS];
+    double largest = 0;
+    fputs("{\"values\":[", to);
+    for (uint32_t i = 0; i < count; i++) {
+        att_format_value(number, pairs[2 * i], style.exact);
+        fprintf(to, "%s%s", i ? "," : "", json_number(number, pairs[2 * i]));
+    }
+    fputs("],\"error_bounds\":[", to);
+    for (uint32_t i = 0; i < count; i++) {
+        double value = pairs[2 * i];
+        double bound = widened(pairs[2 * i + 1], att_format_value(number, value, style.exact));
+        att_format_bound(number, bound, style.exact);
+        fprintf(to, "%s%s", i ? "," : "", isfinite(value) ? json_number(number, bound) : "null");
+        if (isfinite(value) && bound > largest)
+            largest = bound;
+    }
+    att_format_bound(number, largest, style.exact);
+    fprintf(to, "],\"error_bound\":%s,\"lsn\":%" PRIu64 "}\n", json_number(number, largest), lsn);
+}
+
+void att_print_column(FILE *to, struct att_answer_style style, const double *pairs, uint32_t count, uint64_t lsn)
+{
+    if (style.json) {
+        print_column_json(to, style, pairs, count, lsn);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (isnan(pairs[2 * i]))
+            att_print_empty(to, style, "value", lsn);
+        else
+            att_print_query(to, style, pairs[2 * i], pairs[2 * i + 1], lsn);
+    }
+}
+
+void att_print_json_string(FILE *to, const char *text)
+{
+    fputc('"', to);
+    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
+        if (*at == '"' || *at == '\\')
+            fprintf(to, "\\%c", *at);
+        else if (*at < 0x20)
+            fprintf(to, "\\u%04x", *at);
+        else
+            fputc(*at, to);
+    }
+    fputc('"', to);
+}

@@ -1,0 +1,110 @@
+/* attnctl: the client of attnd. Options and the connection; the commands are in attnctl_commands.c. */
+#include "attnctl.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+struct settings {
+    struct att_connect_options connect;
+    bool help, version;
+};
+
+static void print_help(void)
+{
+    puts("attnctl [--name NAME | --socket PATH] [--json] [--durable] [--timeout MS] COMMAND\n"
+         "  --name NAME     the daemon's name (default: default)\n"
+         "  --socket PATH   the daemon's socket\n"
+         "  --json          one JSON object a line\n"
+         "  --durable       query and row wait until what they reflect is on disk\n"
+         "  --timeout MS    give up after so many milliseconds without a reply\n"
+         "Options end at COMMAND. A row or token of head H is written H:I where there are several heads.\n");
+    for (const struct ctl_command *command = ctl_commands; command->name; command++) {
+        char left[80];
+        snprintf(left, sizeof left, "%s %s", command->name, command->arguments);
+        if (strlen(left) > 27)
+            printf("  %s\n  %-27s %s\n", left, "", command->help);
+        else
+            printf("  %-27s %s\n", left, command->help);
+    }
+}
+
+static int parse_options(struct ctl *ctl, struct settings *settings, int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"name", required_argument, NULL, 'n'},    {"socket", required_argument, NULL, 's'},
+        {"json", no_argument, NULL, 'j'},          {"durable", no_argument, NULL, 'd'},
+        {"timeout", required_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0}};
+    struct att_error error;
+    int option;
+    while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+        switch (option) {
+        case 'n':
+            settings->connect.name = optarg;
+            break;
+        case 's':
+            settings->connect.socket = optarg;
+            break;
+        case 'j':
+            ctl->json = true;
+            break;
+        case 'd':
+            ctl->durable = true;
+            break;
+        case 't':
+            if (att_parse_u32("--timeout", optarg, 1, 1000u * 1000 * 1000, &ctl->timeout_ms, &error) != ATT_OK)
+                return att_usage_error(CTL_PROGRAM, "%s", error.text);
+            break;
+        case 'h':
+            settings->help = true;
+            break;
+        case 'V':
+            settings->version = true;
+            break;
+        default:
+            return ATT_EXIT_USAGE; /* getopt has said why */
+        }
+    }
+    if (settings->connect.name && settings->connect.socket)
+        return att_usage_error(CTL_PROGRAM, "--name and --socket: give one of them");
+    return ATT_EXIT_OK;
+}
+
+/* A word that is no command is a usage error whether a daemon runs or not. */
+static int check_command(const char *name)
+{
+    for (const struct ctl_command *command = ctl_commands; command->name; command++)
+        if (strcmp(command->name, name) == 0)
+            return ATT_EXIT_OK;
+    return att_usage_error(CTL_PROGRAM, "unknown command '%s'", name);
+}
+
+int main(int argc, char **argv)
+{
+    struct ctl ctl = {0};
+    struct settings settings = {0};
+    struct att_error error = {0};
+    int code = parse_options(&ctl, &settings, argc, argv);
+    if (code != ATT_EXIT_OK)
+        return code;
+    if (settings.help || settings.version) {
+        if (settings.help)
+            print_help();
+        else
+            puts(CTL_PROGRAM " " ATTND_VERSION);
+        return att_finish_output(CTL_PROGRAM, ATT_EXIT_OK);
+    }
+    if (optind == argc)
+        return att_usage_error(CTL_PROGRAM, "a COMMAND is needed");
+    code = check_command(argv[optind]);
+    if (code != ATT_EXIT_OK)
+        return code;
+    settings.connect.timeout_ms = ctl.timeout_ms;
+    if (att_connect(&settings.connect, &ctl.client, &error) != ATT_OK)
+        return att_failure(CTL_PROGRAM, "%s", error.text);
+    att_get_info(ctl.client, &ctl.info);
+    code = ctl_run(&ctl, argc - optind, argv + optind);
+    att_close(ctl.client);
+    return att_finish_output(CTL_PROGRAM, code);
+}

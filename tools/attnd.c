@@ -1,0 +1,143 @@
+/* attnd, the daemon: options, the state, the service, signals. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "attnd.h"
+#include "options.h"
+
+static struct att_service *signalled; /* for the handler; set before it is installed */
+
+static void on_signal(int number)
+{
+    (void)number;
+    att_service_stop(signalled);
+}
+
+static void catch_signals(struct att_service *service)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+
+    signalled = service;
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* The team's threads must sleep when they wait; libgomp reads this only when the program is loaded. */
+static void wait_passively(char **arguments)
+{
+    if (getenv("OMP_WAIT_POLICY"))
+        return;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    execv("/proc/self/exe", arguments); /* failing is harmless: the team spins a little */
+}
+
+/* systemd's readiness protocol: a datagram to the socket that it names, if it does. */
+static void notify(const char *state)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = path ? strlen(path) : 0;
+    int fd;
+
+    if (length < 2 || length >= sizeof address.sun_path)
+        return;
+    memcpy(address.sun_path, path, length);
+    if (path[0] == '@')
+        address.sun_path[0] = '\0';
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address,
+           (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
+    close(fd);
+}
+
+static enum att_status open_server(const struct attnd_options *o, const struct attnd_state *state,
+                                   struct att_server **ret_server, char *path, size_t size, struct att_error *error)
+{
+    const struct att_service_options *s = &state->service;
+    struct att_server_options options = {
+        .allowed = o->uids,
+        .allowed_count = o->uid_count,
+        .wait = o->wait,
+        .info = {.heads = 1,
+                 .n_q = s->n_q,
+                 .d = s->d,
+                 .d_v = s->d_v,
+                 .capacity = s->capacity,
+                 .precision = s->precision,
+                 .scale = s->scale,
+                 .incarnation = att_store_incarnation(state->store),
+                 .daemon_pid = (uint32_t)getpid(),
+                 .protocol = ATT_PROTOCOL_VERSION},
+    };
+    enum att_status status = ATT_OK;
+
+    if (o->socket)
+        snprintf(path, size, "%s", o->socket);
+    else
+        status = att_socket_path(o->name, path, size, error);
+    if (status != ATT_OK)
+        return status;
+    options.socket = o->socket ? o->socket : path;
+    return att_server_create(&options, ret_server, error);
+}
+
+/* From a state in memory to the end of serving it. */
+static enum att_status serve(const struct attnd_options *o, struct att_service *service, struct attnd_state *state,
+                             struct att_server **server, struct att_error *error)
+{
+    char path[4096];
+    enum att_status status = att_store_start(state->store, error);
+
+    if (status == ATT_OK)
+        status = open_server(o, state, server, path, sizeof path, error);
+    if (status == ATT_OK)
+        status = att_service_join(service, &state->service, state->engine, state->store, *server, error);
+    if (status == ATT_OK)
+        status = att_engine_start(state->engine, error);
+    if (status == ATT_OK && state->is_new)
+        status = att_service_first_snapshot(service, error);
+    if (status != ATT_OK)
+        return status;
+    catch_signals(service);
+    printf("ready %s\n", path);
+    fflush(stdout);
+    notify("READY=1");
+    status = att_service_run(service, error);
+    notify("STOPPING=1");
+    return status;
+}
+
+int main(int count, char **arguments)
+{
+    struct attnd_options options;
+    struct attnd_state state = {0};
+    struct att_service *service = NULL;
+    struct att_server *server = NULL;
+    struct att_error error;
+    enum att_status status;
+    int code;
+
+    wait_passively(arguments);
+    if (attnd_parse(count, arguments, &options, &code) != ATT_OK)
+        return code;
+    status = att_service_create(&service, &error);
+    if (status == ATT_OK)
+        status = options.q ? attnd_create(&options, service, &state, &error)
+                           : attnd_recover(&options, service, &state, &error);
+    if (status == ATT_OK)
+        status = serve(&options, service, &state, &server, &error);
+    /* Stop, drain, release: the threads that call the service first, then what it uses. */
+    att_engine_free(state.engine);
+    att_store_close(state.store);
+    att_server_free(server);
+    att_service_free(service);
+    return status == ATT_OK ? ATT_EXIT_OK : att_failure(ATTND_PROGRAM, "%s", error.text);
+}

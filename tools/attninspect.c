@@ -1,0 +1,125 @@
+/* attninspect: looks at a state directory that no daemon serves, or a live one, and changes nothing in it. Options and
+ * the command table; info and log are in attninspect_store.c, dump, query and row in attninspect_state.c. */
+#include "attninspect.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct inspect_command commands[] = {
+    {"info", "", "shape, snapshots and log", 0, inspect_info},
+    {"verify", "", "check every checksum and the log, and recompute rows; exit 0 only if all is well", 0,
+     inspect_verify},
+    {"log", "", "the log's records, a line each [--from LSN] [--limit N]", 0, inspect_log},
+    {"dump", "OUTDIR", "write Q.npy K.npy V.npy as they are after the whole log", 1, inspect_dump},
+    {"query", "I J", "O[I][J] and its error bound", 2, inspect_query},
+    {"row", "I", "row I of the output, then the row's error bound", 1, inspect_row},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
+
+static void print_help(void)
+{
+    puts("attninspect DIR COMMAND [--json]\n"
+         "  --json        one JSON object a line\n"
+         "  --from LSN    log: begin at this LSN\n"
+         "  --limit N     log: print at most N records\n"
+         "Commands change nothing in DIR, which may be in use:");
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        char left[40];
+        snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].arguments);
+        printf("  %-13s %s\n", left, commands[i].help);
+    }
+}
+
+struct settings {
+    bool help, version, log_only;
+};
+
+static int parse_options(struct inspect *inspect, struct settings *settings, int argc, char **argv)
+{
+    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
+                                            {"from", required_argument, NULL, 'f'},
+                                            {"limit", required_argument, NULL, 'l'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {NULL, 0, NULL, 0}};
+    struct att_error error;
+    enum att_status status = ATT_OK;
+    int option;
+    while (status == ATT_OK && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        settings->log_only = settings->log_only || option == 'f' || option == 'l';
+        switch (option) {
+        case 'j':
+            inspect->json = true;
+            break;
+        case 'f':
+            status = att_parse_u64("--from", optarg, 0, UINT64_MAX, &inspect->from, &error);
+            break;
+        case 'l':
+            status = att_parse_u64("--limit", optarg, 0, UINT64_MAX, &inspect->limit, &error);
+            break;
+        case 'h':
+            settings->help = true;
+            break;
+        case 'V':
+            settings->version = true;
+            break;
+        default:
+            return ATT_EXIT_USAGE; /* getopt has said why */
+        }
+    }
+    if (status != ATT_OK)
+        return att_usage_error(INSPECT_PROGRAM, "%s", error.text);
+    return ATT_EXIT_OK;
+}
+
+enum att_status inspect_open(const char *directory, struct att_store **ret_store, struct att_error *error)
+{
+    struct att_store_options options = {.read_only = true};
+    return att_store_open(directory, &options, ret_store, error);
+}
+
+static int run_command(struct inspect *inspect, const struct inspect_command *command, char **argv)
+{
+    struct att_error error = {0};
+    enum att_status status = inspect_open(inspect->directory, &inspect->store, &error);
+    if (status == ATT_ECORRUPT && command->run == inspect_verify)
+        return inspect_verify_unopened(inspect, &error);
+    if (status != ATT_OK)
+        return att_failure(INSPECT_PROGRAM, "%s", error.text);
+    int code = command->run(inspect, argv);
+    att_store_close(inspect->store);
+    return code;
+}
+
+int main(int argc, char **argv)
+{
+    struct inspect inspect = {.limit = UINT64_MAX};
+    struct settings settings = {0};
+    int code = parse_options(&inspect, &settings, argc, argv);
+    if (code != ATT_EXIT_OK)
+        return code;
+    if (settings.help || settings.version) {
+        if (settings.help)
+            print_help();
+        else
+            puts(INSPECT_PROGRAM " " ATTND_VERSION);
+        return att_finish_output(INSPECT_PROGRAM, ATT_EXIT_OK);
+    }
+    int given = argc - optind;
+    if (given < 2)
+        return att_usage_error(INSPECT_PROGRAM, "DIR and a COMMAND are needed");
+    inspect.directory = argv[optind];
+    argv += optind + 1;
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(argv[0], commands[i].name) != 0)
+            continue;
+        if (given - 2 != commands[i].count)
+            return att_usage_error(INSPECT_PROGRAM, "%s: %d arguments given; usage: %s DIR %s %s", argv[0], given - 2,
+                                   INSPECT_PROGRAM, commands[i].name, commands[i].arguments);
+        if (settings.log_only && commands[i].run != inspect_log)
+            return att_usage_error(INSPECT_PROGRAM, "--from and --limit belong to log");
+        return att_finish_output(INSPECT_PROGRAM, run_command(&inspect, &commands[i], argv));
+    }
+    return att_usage_error(INSPECT_PROGRAM, "unknown command '%s'", argv[0]);
+}

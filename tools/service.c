@@ -1,0 +1,242 @@
+#include "service.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "service_impl.h"
+
+/* Requests between two looks at everything else. */
+enum { REQUESTS_A_TURN = 128 };
+
+enum att_status att_service_create(struct att_service **ret_service, struct att_error *error)
+{
+    *ret_service = calloc(1, sizeof **ret_service);
+    return *ret_service ? ATT_OK : att_fail(error, ATT_ENOMEM, "not enough memory");
+}
+
+void att_service_free(struct att_service *service)
+{
+    if (!service)
+        return;
+    service_drop_deferred(service);
+    service_drop_outgoing(service);
+    free(service->record_payload);
+    free(service->row);
+    free(service);
+}
+
+enum att_status att_service_join(struct att_service *service, const struct att_service_options *options,
+                                 struct att_engine *engine, struct att_store *store, struct att_server *server,
+                                 struct att_error *error)
+{
+    struct att_engine_stats stats;
+
+    service->options = *options;
+    service->record_payload = malloc(att_record_payload_max(options->d, options->d_v));
+    service->row = malloc(sizeof(double) * options->d_v);
+    if (!service->record_payload || !service->row)
+        return att_fail(error, ATT_ENOMEM, "not enough memory");
+    att_engine_stats(engine, &stats);
+    service->engine = engine;
+    service->store = store;
+    service->server = server;
+    service->lsn = stats.lsn;
+    service->changed_lsn = stats.lsn;
+    service->snapshot_ns = att_clock_ns();
+    service_snapshot_init(service);
+    /* Release: partner is the acquire in att_service_event. */
+    atomic_store_explicit(&service->wakeable, server, memory_order_release);
+    return ATT_OK;
+}
+
+void att_service_event(void *context)
+{
+    struct att_service *service = context;
+    struct att_server *server;
+
+    /* Release: what the other thread has done. Partner: the acquire exchange in look_around. */
+    atomic_store_explicit(&service->events, true, memory_order_release);
+    server = atomic_load_explicit(&service->wakeable, memory_order_acquire);
+    if (server)
+        att_server_wake(server);
+}
+
+void att_service_stop(struct att_service *service)
+{
+    atomic_store(&service->stop, true);
+    att_service_event(service);
+}
+
+static bool ping(struct att_service *service, const struct att_server_request *request)
+{
+    struct att_wire_reply reply = service_reply_to(service, &request->header);
+
+    att_server_reply(service->server, request->session, &reply, NULL, 0);
+    return true;
+}
+
+/* All acknowledged so far: everything up to the newest LSN. Without a log that takes a snapshot. */
+static bool flush(struct att_service *service, const struct att_server_request *request)
+{
+    struct att_wire_reply reply = service_reply_to(service, &request->header);
+
+    if (service->options.durability == ATT_DURABLE_OFF)
+        return service_snapshot_wanted(service, request);
+    service_reply_durable(service, request->session, &reply, NULL, 0, service->lsn);
+    return true;
+}
+
+static bool shut_down(struct att_service *service, const struct att_server_request *request)
+{
+    ping(service, request);
+    fprintf(stderr, "attnd: shutdown asked for by a client\n");
+    atomic_store(&service->stop, true);
+    return true;
+}
+
+/* One request. True: it is taken, and replied to now or later. False: it can't be done now. Only updates ever wait. */
+static bool handle(struct att_service *service, const struct att_server_request *request)
+{
+    static bool (*const handlers[])(struct att_service *, const struct att_server_request *) = {
+        [ATT_REQ_PING] = ping,
+        [ATT_REQ_QUERY] = service_query,
+        [ATT_REQ_ROW] = service_row,
+        [ATT_REQ_COLUMN] = service_wide,
+        [ATT_REQ_ALL] = service_wide,
+        [ATT_REQ_SET_TOKEN] = service_update,
+        [ATT_REQ_UPDATE_K] = service_update,
+        [ATT_REQ_UPDATE_V] = service_update,
+        [ATT_REQ_APPEND] = service_update,
+        [ATT_REQ_DELETE] = service_update,
+        [ATT_REQ_SET_Q] = service_update,
+        [ATT_REQ_FLUSH] = flush,
+        [ATT_REQ_MERGE] = service_merge,
+        [ATT_REQ_SNAPSHOT] = service_snapshot_wanted,
+        [ATT_REQ_SHUTDOWN] = shut_down,
+        [ATT_REQ_STAT] = service_stat,
+    };
+    const uint16_t type = request->header.type;
+
+    if (request->header.head != 0)
+        return service_refuse(service, request, ATT_ERANGE, "there is one head, number 0");
+    if (type < sizeof handlers / sizeof *handlers && handlers[type])
+        return handlers[type](service, request);
+    return service_refuse(service, request, ATT_EINVAL, "unknown type of request");
+}
+
+static bool serve_requests(struct att_service *service)
+{
+    struct att_server_request request;
+    int served = 0;
+
+    while (served < REQUESTS_A_TURN && att_server_next(service->server, &request)) {
+        if (handle(service, &request)) {
+            att_server_take(service->server);
+        } else {
+            att_server_park(service->server);
+            service->parked = true;
+        }
+        served++;
+    }
+    att_store_push(service->store);
+    att_engine_kick(service->engine);
+    return served > 0;
+}
+
+/* What other threads have done meanwhile: finished jobs, freed log space, made LSNs durable, written a snapshot. */
+static void look_around(struct att_service *service)
+{
+    if (!atomic_exchange_explicit(&service->events, false, memory_order_acquire))
+        return;
+    service_collect(service);
+    service_release_durable(service);
+    service_snapshot_check(service);
+    if (service_pay_owed(service) && service->parked) {
+        service->parked = false;
+        att_server_unpark(service->server);
+    }
+}
+
+/* Until every row has had its first refresh: a bar on a terminal. */
+static void show_init(struct att_service *service, int *timeout_ms)
+{
+    struct att_engine_stats stats;
+
+    if (!service->initialising)
+        return;
+    att_engine_stats(service->engine, &stats);
+    if (stats.rows_cold == 0) {
+        service->initialising = false;
+        fprintf(stderr, "attnd: all %u rows are up to date after %.2f s\n", service->options.n_q,
+                att_progress_end(&service->init));
+        return;
+    }
+    att_progress_update(&service->init, stats.rows_hot);
+    *timeout_ms = 100;
+}
+
+static void maybe_snapshot(struct att_service *service, int *ret_timeout_ms)
+{
+    *ret_timeout_ms = -1;
+    if (service_snapshot_due(service, ret_timeout_ms))
+        service_snapshot_begin(service);
+}
+
+static bool finished(struct att_service *service)
+{
+    struct att_store_state state;
+
+    att_store_state(service->store, &state);
+    return service->deferred_count == 0 && service->jobs == 0 && !service->outgoing && !service->snapshot_running &&
+           (state.durable_lsn >= service->lsn || state.refusing == ATT_EIO ||
+            service->options.durability == ATT_DURABLE_OFF);
+}
+
+/* After stop: nothing new is taken; what was taken is finished, then a snapshot, then the end. */
+static void wind_up(struct att_service *service)
+{
+    struct att_store_state state;
+    bool wanted = true;
+
+    while (!finished(service) || wanted) {
+        if (wanted && finished(service)) {
+            att_store_state(service->store, &state);
+            wanted = false;
+            if (state.snapshot_lsn < service->lsn && state.refusing == ATT_OK)
+                service_snapshot_begin(service);
+        }
+        service_pay_owed(service);
+        att_store_push(service->store);
+        look_around(service);
+        service_send_chunks(service);
+        att_server_flush(service->server);
+        att_server_wait(service->server, 10);
+        atomic_store(&service->events, true);
+    }
+}
+
+enum att_status att_service_run(struct att_service *service, struct att_error *error)
+{
+    struct att_store_state state;
+    char text[400];
+    int timeout_ms;
+
+    service->initialising = true;
+    att_progress_start(&service->init, "init", service->options.n_q);
+    while (!atomic_load_explicit(&service->stop, memory_order_acquire)) {
+        bool busy = serve_requests(service);
+        look_around(service);
+        busy |= service_send_chunks(service);
+        maybe_snapshot(service, &timeout_ms);
+        show_init(service, &timeout_ms);
+        att_server_flush(service->server);
+        att_server_wait(service->server, busy ? 0 : timeout_ms);
+    }
+    wind_up(service);
+    att_store_state(service->store, &state);
+    if (state.refusing == ATT_OK && (!state.snapshot_failed || state.durable_lsn >= service->lsn))
+        return ATT_OK;
+    att_store_message(service->store, text, sizeof text);
+    return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
+}

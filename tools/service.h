@@ -1,0 +1,48 @@
+/* The service: one thread, one loop, and the way of everything: ring -> service -> engine -> log -> reply. */
+#ifndef ATT_SERVICE_H
+#define ATT_SERVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine.h"
+#include "server.h"
+#include "store.h"
+
+struct att_service;
+
+struct att_service_options {
+    const char *name;
+    uint32_t capacity, n_q, d, d_v;
+    double scale;
+    enum att_precision precision;
+    enum att_durability durability;
+    uint32_t interval_ms;
+    uint64_t snapshot_bytes;   /* of log after which a snapshot is taken */
+    uint32_t snapshot_seconds; /* after which one is taken if anything has changed */
+};
+
+/* First of all: engine, store and server want it as the context of their callbacks. ATT_ENOMEM. */
+enum att_status att_service_create(struct att_service **ret_service, struct att_error *error);
+void att_service_free(struct att_service *service);
+
+/* The callback of engine (on_completion) and store (on_event). Any thread. */
+void att_service_event(void *service);
+
+/* Joins engine and store, both started, and the server. All stay the caller's; after this nobody else may call their
+ * service-thread functions. ATT_ENOMEM. */
+enum att_status att_service_join(struct att_service *service, const struct att_service_options *options,
+                                 struct att_engine *engine, struct att_store *store, struct att_server *server,
+                                 struct att_error *error);
+
+/* Takes a snapshot now and returns when it is on disk: for a new state, before it is served. */
+enum att_status att_service_first_snapshot(struct att_service *service, struct att_error *error);
+
+/* Serves until att_service_stop; then finishes what was taken, makes it durable, takes a snapshot and returns. ATT_OK,
+ * or why not everything is on disk. */
+enum att_status att_service_run(struct att_service *service, struct att_error *error);
+
+/* Asks the loop to end. Any thread, and signal handlers. */
+void att_service_stop(struct att_service *service);
+
+#endif

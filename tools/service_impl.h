@@ -1,0 +1,112 @@
+/* The service's inside. All of it belongs to the service thread, but for `events` and `stop`. */
+#ifndef ATT_SERVICE_IMPL_H
+#define ATT_SERVICE_IMPL_H
+
+#include <stdatomic.h>
+
+#include "progress.h"
+#include "record.h"
+#include "service.h"
+
+/* A finished reply that waits for its LSN to be on disk. In the order of the LSNs. */
+struct deferred {
+    uint64_t lsn;
+    uint64_t session;
+    struct att_wire_reply reply;
+    double *payload; /* owned, or NULL */
+    size_t payload_bytes;
+};
+
+/* A request that the engine's merge thread works on, and then, for columns and all, its reply going out in chunks. */
+struct work {
+    struct att_job job;
+    uint64_t session;
+    struct att_wire_request request;
+    size_t bytes, sent; /* of `values` */
+    double worst;       /* the largest bound */
+    struct work *next;  /* in `outgoing` */
+    double *values;     /* owned: job.values; bounds follow */
+};
+
+/* Who waits for a snapshot. */
+struct waiter {
+    uint64_t session;
+    struct att_wire_request request;
+    struct waiter *next;
+};
+
+struct att_service {
+    struct att_service_options options;
+    struct att_engine *engine;
+    struct att_store *store;
+    struct att_server *server;
+    _Atomic bool events; /* set by other threads, then att_server_wake: look at engine and store */
+    _Atomic bool stop;
+    _Atomic(struct att_server *) wakeable; /* `server`, once it is there */
+    struct att_progress init; /* the background refresh of all rows, shown on a terminal */
+    bool initialising;
+
+    /* updates */
+    uint64_t lsn; /* of the newest update */
+    bool owed;    /* `record` is applied but the store had no room for it: nothing else is applied before it */
+    bool parked;  /* some session is */
+    struct att_record record;
+    void *record_payload;
+
+    /* replies */
+    struct deferred *deferred; /* ring of deferred_capacity, from deferred_first */
+    size_t deferred_first, deferred_count, deferred_capacity;
+    struct work *outgoing;
+    uint32_t jobs; /* the engine has */
+    double *row;   /* d_v doubles of scratch */
+
+    /* snapshots */
+    struct waiter *waiting, *waiting_next; /* for the one that runs; for the one after it */
+    bool snapshot_running;
+    bool snapshot_handed;         /* the engine has given all its pieces */
+    uint64_t snapshot_generation; /* before it */
+    uint64_t log_bytes;           /* appended since the last one began */
+    uint64_t changed_lsn;         /* the LSN when it began */
+    uint64_t snapshot_ns;         /* when the last one began */
+    struct att_job merge_job, snapshot_job;
+    struct att_sink sink;
+};
+
+/* The handlers of requests return true when the request is taken. */
+
+/* service_update.c */
+bool service_update(struct att_service *service, const struct att_server_request *request);
+bool service_pay_owed(struct att_service *service);
+
+/* service_read.c */
+bool service_query(struct att_service *service, const struct att_server_request *request);
+bool service_row(struct att_service *service, const struct att_server_request *request);
+bool service_wide(struct att_service *service, const struct att_server_request *request);
+bool service_merge(struct att_service *service, const struct att_server_request *request);
+void service_collect(struct att_service *service);
+bool service_send_chunks(struct att_service *service);
+void service_drop_outgoing(struct att_service *service);
+
+/* service_reply.c */
+struct att_wire_reply service_reply_to(const struct att_service *service, const struct att_wire_request *request);
+bool service_refuse(struct att_service *service, const struct att_server_request *request, enum att_status status,
+                    const char *text);
+void service_refuse_late(struct att_service *service, uint64_t session, const struct att_wire_request *request,
+                         enum att_status status, const char *text);
+void service_reply_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply,
+                           const double *payload, size_t payload_bytes, uint64_t lsn);
+void service_release_durable(struct att_service *service);
+void service_drop_deferred(struct att_service *service);
+
+/* service_snapshot.c */
+void service_snapshot_init(struct att_service *service);
+bool service_snapshot_wanted(struct att_service *service, const struct att_server_request *request);
+void service_snapshot_begin(struct att_service *service);
+void service_snapshot_job_done(struct att_service *service, const struct att_job *job);
+void service_snapshot_check(struct att_service *service);
+bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms);
+
+/* service_stat.c */
+bool service_stat(struct att_service *service, const struct att_server_request *request);
+
+#endif

@@ -1,0 +1,215 @@
+/* Reads: from the base at once, or by a job of the merge thread's team; columns and everything go out in chunks. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "service_impl.h"
+
+static void reply_read(struct att_service *service, uint64_t session, const struct att_wire_request *request,
+                       struct att_wire_reply *reply, const double *payload, size_t bytes)
+{
+    if (request->flags & ATT_WIRE_DURABLE)
+        service_reply_durable(service, session, reply, payload, bytes, service->lsn);
+    else
+        att_server_reply(service->server, session, reply, payload, bytes);
+}
+
+/* Hands the request to the merge thread: `values` doubles and `bounds` doubles for it to fill. */
+static bool hand_over(struct att_service *service, const struct att_server_request *request, enum att_job_kind kind,
+                      size_t values, size_t bounds)
+{
+    struct work *work = calloc(1, sizeof *work);
+
+    if (work)
+        work->values = malloc(sizeof(double) * (values + bounds + 1));
+    if (!work || !work->values) {
+        free(work);
+        return service_refuse(service, request, ATT_ENOMEM,
+                              "not enough memory for this answer: ask for less at a time");
+    }
+    work->session = request->session;
+    work->request = request->header;
+    work->bytes = sizeof(double) * values;
+    work->job = (struct att_job){.kind = kind,
+                                 .index = kind == ATT_JOB_COLUMN ? request->header.column : request->header.index,
+                                 .values = work->values,
+                                 .bounds = work->values + values,
+                                 .user = work};
+    service->jobs++;
+    att_engine_submit(service->engine, &work->job);
+    return true;
+}
+
+bool service_query(struct att_service *service, const struct att_server_request *request)
+{
+    struct att_wire_reply reply = service_reply_to(service, &request->header);
+    struct att_error error;
+    enum att_status status = att_engine_query(service->engine, request->header.index, request->header.column,
+                                              &reply.value, &reply.error_bound, &error);
+
+    if (status == ATT_AGAIN)
+        return hand_over(service, request, ATT_JOB_ROW, service->options.d_v, 1);
+    if (status != ATT_OK && status != ATT_EMPTY)
+        return service_refuse(service, request, status, error.text);
+    reply.status = (uint8_t)status;
+    reply_read(service, request->session, &request->header, &reply, NULL, 0);
+    return true;
+}
+
+bool service_row(struct att_service *service, const struct att_server_request *request)
+{
+    struct att_wire_reply reply = service_reply_to(service, &request->header);
+    struct att_error error;
+    enum att_status status =
+        att_engine_row(service->engine, request->header.index, service->row, &reply.error_bound, &error);
+
+    if (status == ATT_AGAIN)
+        return hand_over(service, request, ATT_JOB_ROW, service->options.d_v, 1);
+    if (status != ATT_OK && status != ATT_EMPTY)
+        return service_refuse(service, request, status, error.text);
+    reply.status = (uint8_t)status;
+    reply_read(service, request->session, &request->header, &reply, service->row,
+               status == ATT_OK ? sizeof(double) * service->options.d_v : 0);
+    return true;
+}
+
+bool service_wide(struct att_service *service, const struct att_server_request *request)
+{
+    const struct att_service_options *o = &service->options;
+
+    char text[100];
+
+    if (request->header.type == ATT_REQ_ALL)
+        return hand_over(service, request, ATT_JOB_ALL, (size_t)o->n_q * o->d_v, o->n_q);
+    if (request->header.column < o->d_v)
+        return hand_over(service, request, ATT_JOB_COLUMN, 2ull * o->n_q, o->n_q);
+    snprintf(text, sizeof text, "column %u is out of range: V has %u columns", request->header.column, o->d_v);
+    return service_refuse(service, request, ATT_ERANGE, text);
+}
+
+bool service_merge(struct att_service *service, const struct att_server_request *request)
+{
+    return hand_over(service, request, ATT_JOB_MERGE, 0, 0);
+}
+
+/* ---- Finished jobs ---- */
+
+static void work_free(struct work *work)
+{
+    free(work->values);
+    free(work);
+}
+
+/* A row, or one entry of it. */
+static void finish_row(struct att_service *service, struct work *work)
+{
+    struct att_wire_reply reply = service_reply_to(service, &work->request);
+    const bool entry = work->request.type == ATT_REQ_QUERY;
+
+    reply.lsn = work->job.lsn;
+    reply.status = (uint8_t)work->job.status;
+    if (work->job.status == ATT_OK) {
+        reply.error_bound = work->job.bounds[0];
+        if (entry)
+            reply.value = work->values[work->request.column];
+    }
+    reply_read(service, work->session, &work->request, &reply, work->values,
+               entry || work->job.status != ATT_OK ? 0 : work->bytes);
+    work_free(work);
+}
+
+/* Columns go out as pairs (value, bound), made in place from the end: the bounds lie behind all pairs. */
+static void pair_up(const struct att_service *service, struct work *work)
+{
+    for (size_t i = service->options.n_q; i-- > 0;) {
+        work->values[2 * i] = work->values[i];
+        work->values[2 * i + 1] = work->job.bounds[i];
+    }
+}
+
+static void finish_wide(struct att_service *service, struct work *work)
+{
+    for (uint32_t i = 0; i < service->options.n_q; i++)
+        work->worst = work->job.bounds[i] > work->worst ? work->job.bounds[i] : work->worst;
+    if (work->job.kind == ATT_JOB_COLUMN)
+        pair_up(service, work);
+    work->next = service->outgoing;
+    service->outgoing = work;
+}
+
+static void finish(struct att_service *service, struct att_job *job)
+{
+    struct work *work = job->user;
+    struct att_wire_reply reply;
+
+    if (!work) {
+        service_snapshot_job_done(service, job);
+        return;
+    }
+    service->jobs--;
+    if (job->status != ATT_OK && job->status != ATT_EMPTY) {
+        service_refuse_late(service, work->session, &work->request, job->status, "not enough memory for this answer");
+        work_free(work);
+    } else if (job->kind == ATT_JOB_ROW) {
+        finish_row(service, work);
+    } else if (job->kind == ATT_JOB_MERGE) {
+        reply = service_reply_to(service, &work->request);
+        att_server_reply(service->server, work->session, &reply, NULL, 0);
+        work_free(work);
+    } else {
+        finish_wide(service, work);
+    }
+}
+
+void service_collect(struct att_service *service)
+{
+    struct att_job *job;
+
+    while ((job = att_engine_completed(service->engine)))
+        finish(service, job);
+}
+
+/* ---- Chunks ---- */
+
+/* Sends as much as there is room for; true when all is out. */
+static bool send_work(struct att_service *service, struct work *work, bool *ret_progress)
+{
+    const size_t chunk = att_server_chunk(service->server);
+
+    while (work->sent < work->bytes && att_server_has_room(service->server, work->session)) {
+        struct att_wire_reply reply = service_reply_to(service, &work->request);
+        size_t bytes = work->bytes - work->sent < chunk ? work->bytes - work->sent : chunk;
+        reply.lsn = work->job.lsn;
+        reply.error_bound = work->worst;
+        reply.flags = work->sent + bytes < work->bytes ? ATT_WIRE_MORE : 0;
+        att_server_reply(service->server, work->session, &reply, (const char *)work->values + work->sent, bytes);
+        work->sent += bytes;
+        *ret_progress = true;
+    }
+    return work->sent == work->bytes || !att_server_is_open(service->server, work->session);
+}
+
+bool service_send_chunks(struct att_service *service)
+{
+    bool progress = false;
+
+    for (struct work **link = &service->outgoing; *link;) {
+        struct work *work = *link;
+        if (send_work(service, work, &progress)) {
+            *link = work->next;
+            work_free(work);
+        } else {
+            link = &work->next;
+        }
+    }
+    return progress;
+}
+
+void service_drop_outgoing(struct att_service *service)
+{
+    while (service->outgoing) {
+        struct work *work = service->outgoing;
+        service->outgoing = work->next;
+        work_free(work);
+    }
+}

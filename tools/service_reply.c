@@ -1,0 +1,115 @@
+/* Replies, and those that wait until what they reflect is on disk. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "service_impl.h"
+
+struct att_wire_reply service_reply_to(const struct att_service *service, const struct att_wire_request *request)
+{
+    return (struct att_wire_reply){
+        .type = request->type,
+        .status = ATT_OK,
+        .tag = request->tag,
+        .lsn = service->lsn,
+        .incarnation = att_store_incarnation(service->store),
+    };
+}
+
+void service_refuse_late(struct att_service *service, uint64_t session, const struct att_wire_request *request,
+                         enum att_status status, const char *text)
+{
+    struct att_wire_reply reply = service_reply_to(service, request);
+    size_t length = strlen(text);
+
+    reply.status = (uint8_t)status;
+    att_server_reply(service->server, session, &reply, text,
+                     length < ATT_WIRE_TEXT_BYTES ? length : ATT_WIRE_TEXT_BYTES);
+}
+
+bool service_refuse(struct att_service *service, const struct att_server_request *request, enum att_status status,
+                    const char *text)
+{
+    service_refuse_late(service, request->session, &request->header, status, text);
+    return true;
+}
+
+static bool grow(struct att_service *service)
+{
+    size_t capacity = service->deferred_capacity ? 2 * service->deferred_capacity : 1024;
+    struct deferred *larger = malloc(capacity * sizeof *larger);
+
+    if (!larger)
+        return false;
+    for (size_t i = 0; i < service->deferred_count; i++)
+        larger[i] = service->deferred[(service->deferred_first + i) % service->deferred_capacity];
+    free(service->deferred);
+    service->deferred = larger;
+    service->deferred_first = 0;
+    service->deferred_capacity = capacity;
+    return true;
+}
+
+/* Keeps the reply until `lsn` is durable; sends it at once when it is. Called with LSNs that never fall. */
+void service_reply_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply,
+                           const double *payload, size_t payload_bytes, uint64_t lsn)
+{
+    struct att_store_state state;
+    struct deferred *entry;
+
+    att_store_state(service->store, &state);
+    if (state.durable_lsn >= lsn && service->deferred_count == 0) {
+        att_server_reply(service->server, session, reply, payload, payload_bytes);
+        return;
+    }
+    /* Memory for a reply that was promised: without it the promise is broken, so this is the end. */
+    if (service->deferred_count == service->deferred_capacity && !grow(service))
+        abort();
+    entry = &service->deferred[(service->deferred_first + service->deferred_count) % service->deferred_capacity];
+    *entry = (struct deferred){.lsn = lsn, .session = session, .reply = *reply, .payload_bytes = payload_bytes};
+    if (payload_bytes > 0) {
+        entry->payload = malloc(payload_bytes);
+        if (!entry->payload)
+            abort();
+        memcpy(entry->payload, payload, payload_bytes);
+    }
+    service->deferred_count++;
+}
+
+static void fail_deferred(struct att_service *service, struct deferred *entry)
+{
+    char text[400];
+    const struct att_wire_request request = {.type = entry->reply.type, .tag = entry->reply.tag};
+
+    att_store_message(service->store, text, sizeof text);
+    service_refuse_late(service, entry->session, &request, ATT_EIO, text);
+}
+
+/* Sends what has become durable. After a failed sync nothing will: then the clients are told. */
+void service_release_durable(struct att_service *service)
+{
+    struct att_store_state state;
+
+    att_store_state(service->store, &state);
+    while (service->deferred_count > 0) {
+        struct deferred *entry = &service->deferred[service->deferred_first];
+        if (entry->lsn <= state.durable_lsn)
+            att_server_reply(service->server, entry->session, &entry->reply, entry->payload, entry->payload_bytes);
+        else if (state.refusing == ATT_EIO)
+            fail_deferred(service, entry);
+        else
+            return;
+        free(entry->payload);
+        service->deferred_first = (service->deferred_first + 1) % service->deferred_capacity;
+        service->deferred_count--;
+    }
+}
+
+void service_drop_deferred(struct att_service *service)
+{
+    for (size_t i = 0; i < service->deferred_count; i++)
+        free(service->deferred[(service->deferred_first + i) % service->deferred_capacity].payload);
+    free(service->deferred);
+    service->deferred = NULL;
+    service->deferred_count = 0;
+}
