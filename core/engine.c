@@ -95,8 +95,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     engine->region_fd = -1;
     engine->options.log_capacity = choose_log_capacity(options);
     engine->options.threads = options->threads ? options->threads : (uint32_t)omp_get_num_procs();
-    engine->numerics = att_numerics(options->precision, options->d, options->error_budget);
-    engine->options.error_budget = engine->numerics.budget;
+    engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
     engine->blas_kernel = att_blas_kernel();
     snprintf(engine->base_tag, sizeof engine->base_tag, "weights1-%s-tile%ux%u", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v);

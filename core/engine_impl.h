@@ -34,7 +34,6 @@ struct att_work_tile {
     struct att_tile *tile;   /* layout as in the region */
     uint32_t rows;           /* in use, from 0 on */
     void *scaled_q;          /* [64][d] */
-    double *q_norm;          /* [64] */
 };
 
 /* One thread's scratch for folding. */
@@ -89,7 +88,6 @@ struct att_engine {
     struct att_engine_options options;
     struct att_region region;
     int region_fd;
-    struct att_numerics numerics;
     char base_tag[64];
     const char *blas_kernel;
     struct att_index index;

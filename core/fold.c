@@ -15,15 +15,13 @@ static bool work_tile_init(struct att_engine *engine, struct att_work_tile *work
 {
     work->tile = aligned(engine->region.tile_bytes);
     work->scaled_q = aligned(sizeof(double) * ATT_TILE_ROWS * engine->region.d);
-    work->q_norm = aligned(sizeof(double) * ATT_TILE_ROWS);
-    return work->tile && work->scaled_q && work->q_norm;
+    return work->tile && work->scaled_q;
 }
 
 static void work_tile_release(struct att_work_tile *work)
 {
     free(work->tile);
     free(work->scaled_q);
-    free(work->q_norm);
 }
 
 enum att_status att_fold_init(struct att_engine *engine, struct att_error *error)
@@ -94,12 +92,10 @@ static void scale_row(struct att_engine *engine, struct att_work_tile *work, uin
     const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
     void *to = (char *)work->scaled_q + width * region->d * i;
 
-    if (q) {
-        work->q_norm[i] = att_scale_q(region->precision, region->scale, region->d, q, to);
-    } else {
+    if (q)
+        region->kernel->scale(region->precision, region->scale, region->d, q, to);
+    else
         memset(to, 0, width * region->d);
-        work->q_norm[i] = 0.0;
-    }
 }
 
 /* Adds an empty base for the row. */
@@ -108,7 +104,10 @@ void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, ui
 {
     const uint32_t i = work->rows++;
 
-    work->tile->rows[i] = (struct att_row){.row = row, .q_version = q_version, .shift = ATT_NO_SHIFT};
+    work->tile->rows[i] = (struct att_row){.row = row,
+                                          .q_version = q_version,
+                                          .shift = ATT_NO_SHIFT,
+                                          .q_norm = att_q_norm(engine->region.scale, engine->region.d, q)};
     memset(att_tile_sums(work->tile, i, engine->region.columns), 0, sizeof(double) * engine->region.columns);
     scale_row(engine, work, i, q);
 }

@@ -48,8 +48,8 @@ static enum att_status answer_row(const struct att_engine *engine, const struct 
         return ATT_EMPTY;
     }
     for (uint32_t j = 0; j < count; j++) {
-        att_row_answer(row, sums, sums[ATT_HEAD_COLUMNS + first + j], &engine->numerics, work->q_norm[i],
-                       &ret_values[j], &bound);
+        att_row_answer(row, sums, sums[ATT_HEAD_COLUMNS + first + j], &engine->region.numerics, &ret_values[j],
+                       &bound);
         worst = bound > worst ? bound : worst;
     }
     *ret_bound = worst;
@@ -168,7 +168,7 @@ static void answer_hot(struct att_engine *engine, struct answers *answers, uint3
         for (uint32_t i = 0; i < merger->group[t].rows; i++) {
             const struct att_row *row = &merger->group[t].tile->rows[i];
             if (att_row_check(row, att_tile_sums(merger->group[t].tile, i, engine->region.columns),
-                              engine->numerics.budget) == ATT_AGAIN)
+                              engine->region.numerics.budget) == ATT_AGAIN)
                 answers->lone[answers->lone_count++] = row->row;
             else
                 answer_into(engine, answers->job, &merger->group[t], i);

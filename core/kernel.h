@@ -26,7 +26,7 @@ struct att_weights {
     uint32_t rows;         /* any number */
     uint32_t tiles;        /* any number */
     uint32_t d;
-    const void *q;         /* rows x d, s log2(e) q: float in single, else double */
+    const void *q;         /* rows x d, as `scale` made them */
     const float *keys;
     const float *bias;     /* tiles x 16; -inf for a masked lane */
     const double *shift;   /* rows: M */
@@ -38,6 +38,8 @@ struct att_weights {
 /* What a column sum needs: sum_l w_l x_l and sum_l w_l |x_l| over `tiles` tiles. */
 struct att_kernel {
     const char *name;
+    /* s log2(e) q into float (single) or double */
+    void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
     /* columns `first` to `first + count - 1` of the values (tile stride: columns * 16 floats) */
     void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,

@@ -182,6 +182,18 @@ static void weights(const struct att_weights *work)
     }
 }
 
+static void scale_q(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled)
+{
+    const double factor = scale * 0x1.71547652b82fep+0;
+
+    if (precision == ATT_SINGLE)
+        for (uint32_t p = 0; p < d; p++)
+            ((float *)ret_scaled)[p] = (float)(factor * (double)q[p]);
+    else
+        for (uint32_t p = 0; p < d; p++)
+            ((double *)ret_scaled)[p] = factor * (double)q[p];
+}
+
 static void sums(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
                  uint32_t count, double *ret_sums)
 {
@@ -208,4 +220,4 @@ static void magnitudes(const double *weight, uint32_t tiles, const float *values
     }
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, weights, sums, magnitudes};
+const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, scale_q, weights, sums, magnitudes};

@@ -135,7 +135,7 @@ static void review_rows(struct att_engine *engine, struct att_work_tile *work)
             merger->review[row->row] = 1;
             row->row = ATT_NO_ROW;
             atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
-        } else if (att_row_check(row, sums, engine->numerics.budget) == ATT_AGAIN) {
+        } else if (att_row_check(row, sums, engine->region.numerics.budget) == ATT_AGAIN) {
             merger->review[row->row] = 1;
         }
     }

@@ -43,7 +43,6 @@ struct reading {
     double *sums;          /* 4 + count: the head columns, then value columns first .. first + count - 1 */
     uint32_t first, count;
     double largest[4];
-    double q_norm;
     const void *scaled_q;
 };
 
@@ -180,8 +179,10 @@ static enum att_status read_once(struct reading *reading, uint32_t row, void *sc
     if (count - position > region->log_capacity)
         return ATT_AGAIN;
     copy_base(reading, tile, slot);
-    att_shared_load(q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
-    reading->q_norm = att_scale_q(region->precision, region->scale, region->d, q, scaled_q);
+    if (position != count) {
+        att_shared_load(q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
+        region->kernel->scale(region->precision, region->scale, region->d, q, scaled_q);
+    }
     for (uint64_t at = position; at < count;) {
         take_chunk(region, at, count, &chunk);
         fold_chunk(reading, &chunk);
@@ -208,27 +209,25 @@ static enum att_status read_row(struct reading *reading, uint32_t row)
         status = read_once(reading, row, scaled_q);
     if (status != ATT_OK)
         return ATT_AGAIN;
-    return att_row_check(&reading->row, reading->sums, reading->region->error_budget);
+    return att_row_check(&reading->row, reading->sums, reading->region->numerics.budget);
 }
 
 enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
                                double *ret_error_bound)
 {
-    const struct att_numerics numerics = att_numerics(region->precision, region->d, region->error_budget);
     double sums[ATT_HEAD_COLUMNS + 1];
     struct reading reading = {.region = region, .sums = sums, .first = column, .count = 1};
     enum att_status status = read_row(&reading, row);
 
     if (status != ATT_OK)
         return status;
-    att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS], &numerics, reading.q_norm, ret_value, ret_error_bound);
+    att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS], &region->numerics, ret_value, ret_error_bound);
     return ATT_OK;
 }
 
 enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values,
                              double *ret_error_bound)
 {
-    const struct att_numerics numerics = att_numerics(region->precision, region->d, region->error_budget);
     double sums[ATT_HEAD_COLUMNS + ATT_MAX_COLUMNS];
     struct reading reading = {.region = region, .sums = sums, .count = region->d_v};
     enum att_status status = read_row(&reading, row);
@@ -237,8 +236,7 @@ enum att_status att_read_row(const struct att_region *region, uint32_t row, doub
     if (status != ATT_OK)
         return status;
     for (uint32_t j = 0; j < region->d_v; j++) {
-        att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS + j], &numerics, reading.q_norm, &ret_values[j],
-                       &bound);
+        att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS + j], &region->numerics, &ret_values[j], &bound);
         worst = bound > worst ? bound : worst;
     }
     *ret_error_bound = worst;

@@ -8,19 +8,12 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-double att_scale_q(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled)
+double att_q_norm(double scale, uint32_t d, const float *q)
 {
-    const double factor = scale * 0x1.71547652b82fep+0;
     double square = 0.0;
 
-    for (uint32_t p = 0; p < d; p++) {
-        double scaled = factor * (double)q[p];
+    for (uint32_t p = 0; p < d; p++)
         square += (double)q[p] * (double)q[p];
-        if (precision == ATT_SINGLE)
-            ((float *)ret_scaled)[p] = (float)scaled;
-        else
-            ((double *)ret_scaled)[p] = scaled;
-    }
     return fabs(scale) * sqrt(square) * (1.0 + 0x1p-40);
 }
 
@@ -71,7 +64,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .physical_tiles = h->physical_tiles,
         .precision = (enum att_precision)h->precision,
         .scale = h->scale,
-        .error_budget = h->error_budget,
+        .numerics = att_numerics((enum att_precision)h->precision, h->d, h->error_budget),
         .bytes = h->bytes,
         .tile_bytes = h->tile_bytes,
         .kernel = att_kernel_choose(),

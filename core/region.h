@@ -89,7 +89,8 @@ struct att_region {
     struct att_region_header *header;
     uint32_t n_q, d, d_v, columns /* 4 + d_v */, capacity, log_capacity, log_tiles, tiles, physical_tiles;
     enum att_precision precision;
-    double scale, error_budget;
+    double scale;
+    struct att_numerics numerics;
     size_t bytes, tile_bytes;
     const struct att_kernel *kernel;
     float *log_keys;             /* [log_tiles][d][16] */
@@ -122,8 +123,8 @@ static inline double *att_tile_sums(struct att_tile *tile, uint32_t row, uint32_
     return (double *)(tile + 1) + (size_t)row * columns;
 }
 
-/* s log2(e) q of a row, as the kernel wants it, into float (single) or double; returns |s| |q|_2. */
-double att_scale_q(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
+/* |s| |q|_2, rounded up. */
+double att_q_norm(double scale, uint32_t d, const float *q);
 
 static inline size_t att_log_tile(const struct att_region *region, uint64_t position)
 {

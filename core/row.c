@@ -77,13 +77,13 @@ enum att_status att_row_check(const struct att_row *row, const double sums[4], d
 }
 
 void att_row_answer(const struct att_row *row, const double sums[4], double numerator,
-                    const struct att_numerics *numerics, double q_norm, double *ret_value, double *ret_bound)
+                    const struct att_numerics *numerics, double *ret_value, double *ret_bound)
 {
     const double *e = row->error;
     double value = numerator / sums[0], size = fabs(value), certain = sums[0] - e[0];
     double drift = e[1] + size * e[0];
     double weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
-    double scores = numerics->kappa * fmax(1.0, q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
+    double scores = numerics->kappa * fmax(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
 
     *ret_value = value;
     *ret_bound = (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) / certain + 2.0 * UNIT * size + 0x1p-1060;

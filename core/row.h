@@ -18,10 +18,11 @@ struct att_row {
     uint32_t q_version; /* of the row of Q that made it */
     double shift;       /* M; ATT_NO_SHIFT while it has seen no token */
     int64_t tokens;     /* unmasked tokens in it */
+    double q_norm;      /* |s||q|_2 */
     double error[ATT_HEAD_COLUMNS]; /* bounds on the rounding error of the four sums; [1] holds for every C_j too */
 };
-static_assert(sizeof(struct att_row) == 56, "att_row");
-static_assert(offsetof(struct att_row, error) == 24, "att_row.error");
+static_assert(sizeof(struct att_row) == 64, "att_row");
+static_assert(offsetof(struct att_row, error) == 32, "att_row.error");
 
 /* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. */
 void att_head(const float *key, uint32_t d, const float *value, uint32_t d_v, float bias,
@@ -45,8 +46,8 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, doubl
 /* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. */
 enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget);
 
-/* O_ij from C_ij, with its bound. `q_norm` is |s||q|_2. Only after att_row_check said ATT_OK. */
+/* O_ij from C_ij, with its bound. Only after att_row_check said ATT_OK. */
 void att_row_answer(const struct att_row *row, const double sums[4], double numerator,
-                    const struct att_numerics *numerics, double q_norm, double *ret_value, double *ret_bound);
+                    const struct att_numerics *numerics, double *ret_value, double *ret_bound);
 
 #endif

@@ -23,12 +23,12 @@ static enum att_status check_scores(const struct att_engine *engine, const char 
 {
     const double score = fmax(1.0, q_norm) * g;
 
-    if (score * engine->numerics.kappa <= 0x1p-4)
+    if (score * engine->region.numerics.kappa <= 0x1p-4)
         return ATT_OK;
     return att_fail(error, ATT_EMAGNITUDE,
                     "%s[%u]: scores could reach %.3g, precision %s holds them up to %.3g: scale the data down%s", what,
                     index, score, engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
-                    0x1p-4 / engine->numerics.kappa,
+                    0x1p-4 / engine->region.numerics.kappa,
                     engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
 }
 
@@ -59,14 +59,11 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t token, const
 
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error)
 {
-    double square = 0.0, norm;
+    const double norm = att_q_norm(engine->region.scale, engine->region.d, q);
     enum att_status status = check_row("Q", row, q, engine->region.d, error);
 
     if (status != ATT_OK)
         return status;
-    for (uint32_t p = 0; p < engine->region.d; p++)
-        square += (double)q[p] * q[p];
-    norm = fabs(engine->region.scale) * sqrt(square) * (1.0 + 0x1p-40);
     status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
     if (status == ATT_OK)
         engine->index.q_largest = fmax(engine->index.q_largest, norm);
@@ -188,6 +185,12 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     status = att_check_q(engine, op->index, op->key, error);
     if (status != ATT_OK)
         return status;
+    if (!index->started && index->newest_q[op->index] != 0) {
+        /* Nobody reads yet: the pending entry is replaced where it is. */
+        version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
+        att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
+        return ATT_OK;
+    }
     if (att_entries_room(engine, 1) != ATT_OK)
         return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     /* Relaxed: published with the entry, by the release of count. */

@@ -1,11 +1,13 @@
 /* libattn: the client library of attnd. The only installed header beside attn_status.h.
  *
- * A client is one connection to a daemon: a socket for the handshake, and a pair of rings in shared memory. The library
- * is asynchronous at heart: att_submit many requests, att_complete many. The other calls are one submit and one
- * complete each, and may be mixed with requests in flight.
+ * A client is one connection to a daemon: a socket for the handshake, and a pair of rings in
+ * shared memory. The library is asynchronous at heart: att_submit many requests, att_complete
+ * many. The other calls are one submit and one complete each, and may be mixed with requests in
+ * flight.
  *
- * Thread rule: a client belongs to one thread at a time. No call blocks longer than the client's timeout.
- * Every function that returns att_status leaves its outputs untouched unless it returns ATT_OK. */
+ * Thread rule: a client belongs to one thread at a time. No call blocks longer than the client's
+ * timeout. Every function that returns att_status leaves its outputs untouched unless it returns
+ * ATT_OK. */
 #ifndef ATTN_H
 #define ATTN_H
 
@@ -26,24 +28,25 @@ struct att_client;
 enum att_wait { ATT_WAIT_ADAPTIVE = 0, ATT_WAIT_SPIN = 1, ATT_WAIT_BLOCK = 2 };
 
 struct att_connect_options {
-    const char *socket;    /* path; NULL: the default path of `name` */
-    const char *name;      /* NULL: "default" */
-    uint32_t timeout_ms;   /* for connecting and for every synchronous call; 0: 10,000 */
+    const char *socket;  /* path; NULL: the default path of `name` */
+    const char *name;    /* NULL: "default" */
+    uint32_t timeout_ms; /* for connecting and for every synchronous call; 0: 10,000 */
     enum att_wait wait;
 };
 
 /* What is served. */
 struct att_info {
     uint32_t heads, n_q, d, d_v, capacity;
-    uint32_t precision;    /* 0 single, 1 mixed, 2 double */
+    uint32_t precision; /* 0 single, 1 mixed, 2 double */
     double scale;
-    uint64_t incarnation;  /* counts the daemon's starts on this state */
+    uint64_t incarnation; /* counts the daemon's starts on this state */
     uint32_t daemon_pid;
     uint32_t protocol;
 };
 
-/* Connects. NULL options: all defaults. Errors: ATT_ENOENT (no daemon at the socket), ATT_EINVAL (path too long),
- * ATT_EPERM, ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes), ATT_ETIMEOUT, ATT_EPROTOCOL. */
+/* Connects. NULL options: all defaults. Errors: ATT_ENOENT (no daemon at the socket), ATT_EINVAL
+ * (path too long), ATT_EPERM, ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes),
+ * ATT_ETIMEOUT, ATT_EPROTOCOL. */
 ATT_API enum att_status att_connect(const struct att_connect_options *options, struct att_client **ret_client,
                                     struct att_error *error);
 
@@ -62,60 +65,61 @@ ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t
 
 enum att_request_type {
     ATT_REQ_PING = 1,
-    ATT_REQ_QUERY = 2,      /* index, column */
-    ATT_REQ_ROW = 3,        /* index; d_v values */
-    ATT_REQ_COLUMN = 4,     /* column; n_q values and n_q bounds, in chunks of pairs (value, bound) */
-    ATT_REQ_ALL = 5,        /* n_q x d_v values, in chunks */
-    ATT_REQ_SET_TOKEN = 6,  /* index; what is given of key, value, bias */
-    ATT_REQ_UPDATE_K = 7,   /* index, column, number: K[index][column] += number */
+    ATT_REQ_QUERY = 2,     /* index, column */
+    ATT_REQ_ROW = 3,       /* index; d_v values */
+    ATT_REQ_COLUMN = 4,    /* column; n_q values and n_q bounds, in chunks of pairs (value, bound) */
+    ATT_REQ_ALL = 5,       /* n_q x d_v values, in chunks */
+    ATT_REQ_SET_TOKEN = 6, /* index; what is given of key, value, bias */
+    ATT_REQ_UPDATE_K = 7,  /* index, column, number: K[index][column] += number */
     ATT_REQ_UPDATE_V = 8,
-    ATT_REQ_APPEND = 9,     /* key, value, bias or NULL; completes with the new index */
-    ATT_REQ_DELETE = 10,    /* index */
-    ATT_REQ_SET_Q = 11,     /* index, key: the new row of Q */
-    ATT_REQ_FLUSH = 12,     /* completes when all acknowledged so far is on disk */
+    ATT_REQ_APPEND = 9,  /* key, value, bias or NULL; completes with the new index */
+    ATT_REQ_DELETE = 10, /* index */
+    ATT_REQ_SET_Q = 11,  /* index, key: the new row of Q */
+    ATT_REQ_FLUSH = 12,  /* completes when all acknowledged so far is on disk */
     ATT_REQ_MERGE = 13,
-    ATT_REQ_SNAPSHOT = 14,  /* completes when it is the current generation */
+    ATT_REQ_SNAPSHOT = 14, /* completes when it is the current generation */
     ATT_REQ_SHUTDOWN = 15,
-    ATT_REQ_STAT = 16       /* a struct att_stat */
+    ATT_REQ_STAT = 16 /* a struct att_stat */
 };
 
 struct att_request {
     enum att_request_type type;
-    uint32_t head;          /* 0 */
+    uint32_t head; /* 0 */
     uint32_t index;
     uint32_t column;
     double number;
-    const float *key;       /* d floats or NULL; copied by att_submit */
-    const float *value;     /* d_v floats or NULL */
-    const float *bias;      /* one float or NULL; -inf masks the token */
-    bool durable;           /* query and row: answer when what they reflect is on disk */
-    uint64_t tag;           /* the caller's; comes back in the completion */
-    void *buffer;           /* where the payload of row, column, all and stat goes (doubles; struct att_stat); NULL: dropped.
+    const float *key;   /* d floats or NULL; copied by att_submit */
+    const float *value; /* d_v floats or NULL */
+    const float *bias;  /* one float or NULL; -inf masks the token */
+    bool durable;       /* query and row: answer when what they reflect is on disk */
+    uint64_t tag;       /* the caller's; comes back in the completion */
+    void *buffer; /* where the payload of row, column, all and stat goes (doubles; struct att_stat); NULL: dropped.
                                Must stay valid until the completion */
-    size_t buffer_bytes;    /* row: 8 d_v; column: 16 n_q; all: 8 n_q d_v; stat: sizeof(struct att_stat) */
+    size_t buffer_bytes; /* row: 8 d_v; column: 16 n_q; all: 8 n_q d_v; stat: sizeof(struct att_stat) */
 };
 
 struct att_completion {
     uint64_t tag;
     enum att_status status;
     enum att_request_type type;
-    uint32_t index;         /* append: the new token */
-    uint64_t lsn;           /* update: its LSN; read: the LSN it reflects; ATT_REQ_STAT, PING: the newest */
+    uint32_t index; /* append: the new token */
+    uint64_t lsn;   /* update: its LSN; read: the LSN it reflects; ATT_REQ_STAT, PING: the newest */
     uint64_t incarnation;
-    double value;           /* query */
-    double error_bound;     /* query, row, all: the largest */
+    double value;       /* query */
+    double error_bound; /* query, row, all: the largest */
 };
 
-/* Queues one request. ATT_EBUSY: the ring is full or 65,536 are in flight: complete some first. ATT_EINVAL: a missing
- * array or a buffer that is too small. ATT_ECLOSED. Publishes in batches: the daemon sees requests at the latest when
- * att_complete is called or the batch is 16 long. */
+/* Queues one request. ATT_EBUSY: the ring is full or 65,536 are in flight: complete some first.
+ * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED. Publishes in batches:
+ * the daemon sees requests at the latest when att_complete is called or the batch is 16 long. */
 ATT_API enum att_status att_submit(struct att_client *client, const struct att_request *request);
 
 /* Makes what was submitted visible to the daemon now. */
 ATT_API void att_push(struct att_client *client);
 
-/* Takes up to `most` completions, waiting up to timeout_ms for the first (0: only what is there). Returns how many,
- * 0 on a timeout, -1 when the daemon is gone and nothing more will come (att_last_error says so). */
+/* Takes up to `most` completions, waiting up to timeout_ms for the first (0: only what is there).
+ * Returns how many, 0 on a timeout, -1 when the daemon is gone and nothing more will come
+ * (att_last_error says so). */
 ATT_API int att_complete(struct att_client *client, struct att_completion *ret_completions, int most,
                          uint32_t timeout_ms);
 
@@ -131,8 +135,9 @@ ATT_API enum att_status att_call(struct att_client *client, const struct att_req
 ATT_API enum att_status att_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,
                                   double *ret_error_bound);
 ATT_API enum att_status att_row(struct att_client *client, uint32_t row, double *ret_values, double *ret_error_bound);
-/* ret_pairs: n_q pairs (value, error bound); NaN for a row without tokens. The memory of att_column and att_all is filled
- * while the reply arrives, so on a failure it may hold a part of it; never after the call has returned. */
+/* ret_pairs: n_q pairs (value, error bound); NaN for a row without tokens. The memory of
+ * att_column and att_all is filled while the reply arrives, so on a failure it may hold a part of
+ * it; never after the call has returned. */
 ATT_API enum att_status att_column(struct att_client *client, uint32_t column, double *ret_pairs);
 ATT_API enum att_status att_all(struct att_client *client, double *ret_values, double *ret_error_bound);
 ATT_API enum att_status att_update_k(struct att_client *client, uint32_t token, uint32_t column, double delta);
@@ -157,7 +162,7 @@ struct att_stat {
     char name[64];
     char blas_kernel[32];
     char isa[16];
-    char state[128];       /* "serving", or "read-only: why" */
+    char state[128]; /* "serving", or "read-only: why" */
     char durability[24];
     uint32_t heads, n_q, n_k, tokens, d, d_v; /* n_k: the highest token index ever live + 1 */
     uint32_t capacity, precision, threads, clients;

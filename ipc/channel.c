@@ -1,38 +1,43 @@
 /* The ring protocol.
  *
- * A ring is `capacity` slots (a power of two) of one cache line: a sequence number and 56 bytes. Positions count slots
- * from 0 and never wrap in practice (they are 64 bits, compared by unsigned difference); position p lives in slot
- * p mod capacity. A message of n bytes takes ceil(n / 56) slots at consecutive positions.
+ * A ring is `capacity` slots (a power of two) of one cache line: a sequence number and 56 bytes.
+ * Positions count slots from 0 and never wrap in practice (they are 64 bits, compared by unsigned
+ * difference); position p lives in slot p mod capacity. A message of n bytes takes ceil(n / 56)
+ * slots at consecutive positions.
  *
  * States of the slot of position p, and who may move it:
  *   free       seq is p + 1 - capacity, or 0 in the first round
- *              -> written: the producer, once `p - tail < capacity` for a tail that the consumer told
- *   written    the words hold p's data; seq is p + 1 already, unless p is `published`, the first position that is held back
+ *              -> written: the producer, once p - tail < capacity for a tail the consumer told
+ *   written    the words hold p's data; seq is p + 1 already, unless p is `published`, the first
+ *              position that is held back
  *              -> published: the producer, by one release store of seq in the slot of `published`
  *   published  the consumer, at tail <= p, may read
  *              -> free (of the next round): the consumer, by a release store of a tail beyond p
  *
- * Why one store publishes a batch: the consumer looks at one slot only, that of its tail, which is never beyond
- * `published`. All later slots of the batch, and their numbers, were written before the release store; the consumer's
- * acquire load of that number orders them all. So the producer withholds one number for each batch, not for each
- * message. A producer that dies in the middle of a batch has published nothing of it.
+ * Why one store publishes a batch: the consumer looks at one slot only, that of its tail, which is
+ * never beyond `published`. All later slots of the batch, and their numbers, were written before
+ * the release store; the consumer's acquire load of that number orders them all. So the producer
+ * withholds one number for each batch, not for each message. A producer that dies in the middle of
+ * a batch has published nothing of it.
  *
- * Why stale data never looks published: every slot of every message gets its own number p + 1, also the ones that
- * carry only payload, so the number in a slot is always the one of the position last written there: a payload can
- * never stand where a number is looked for, and a number of an earlier round is smaller by a multiple of capacity.
+ * Why stale data never looks published: every slot of every message gets its own number p + 1,
+ * also the ones that carry only payload, so the number in a slot is always the one of the position
+ * last written there: a payload can never stand where a number is looked for, and a number of an
+ * earlier round is smaller by a multiple of capacity.
  *
- * Why a slot is not overwritten while it is read: the consumer stores its tail with release after its copies; the
- * producer reads it with acquire before it writes there.
+ * Why a slot is not overwritten while it is read: the consumer stores its tail with release after
+ * its copies; the producer reads it with acquire before it writes there.
  *
- * Cursors. The consumer tells its tail only each 1/8 of the ring, in a line of its own, and the producer reads it only
- * when the copy it has shows too little room: two cache misses for each eighth of the ring. Nobody waits for the part
- * that is not told: a ring holds at least 8 of its largest message, and all limits count on 7/8 of the ring
- * (server_session.c, session_admits).
+ * Cursors. The consumer tells its tail only each 1/8 of the ring, in a line of its own, and the
+ * producer reads it only when the copy it has shows too little room: two cache misses for each
+ * eighth of the ring. Nobody waits for the part that is not told: a ring holds at least 8 of its
+ * largest message, and all limits count on 7/8 of the ring (server_session.c, session_admits).
  *
- * Trust. The peer can write all of the memory at any time. So: mask, capacity and own cursors are private; the peer's
- * cursor is used only if tail <= new tail <= head; slots are read with relaxed atomic loads, each word once, into
- * private memory, and only the copy is looked at (a plain memcpy would allow the compiler to read twice); slot indices
- * come from private positions and `mask`, never from the peer. A wrong number anywhere is a broken protocol. */
+ * Trust. The peer can write all of the memory at any time. So: mask, capacity and own cursors are
+ * private; the peer's cursor is used only if tail <= new tail <= head; slots are read with relaxed
+ * atomic loads, each word once, into private memory, and only the copy is looked at (a plain
+ * memcpy would allow the compiler to read twice); slot indices come from private positions and
+ * `mask`, never from the peer. A wrong number anywhere is a broken protocol. */
 #include "channel.h"
 
 #include <errno.h>
@@ -104,8 +109,7 @@ bool att_geometry_valid(const struct att_geometry *geometry, uint32_t d, uint32_
 
 size_t att_geometry_bytes(const struct att_geometry *geometry)
 {
-    return ATT_CONTROL_BYTES +
-           sizeof(struct att_slot) * ((size_t)geometry->request_slots + geometry->reply_slots);
+    return ATT_CONTROL_BYTES + sizeof(struct att_slot) * ((size_t)geometry->request_slots + geometry->reply_slots);
 }
 
 static enum att_status channel_map(int fd, const struct att_geometry *geometry, struct att_channel *ret_channel,
@@ -198,8 +202,8 @@ void att_producer_init(struct att_producer *producer, struct att_slot *slots, ui
 
 bool att_producer_refresh(struct att_producer *producer)
 {
-    /* acquire: the consumer's copies out of the slots before this tail are done before we write there;
-     * partner: the release store in att_consumer_take */
+    /* acquire: the consumer's copies out of the slots before this tail are done before we write
+     * there; partner: the release store in att_consumer_take */
     uint64_t tail = atomic_load_explicit(producer->peer_tail, memory_order_acquire);
     if (tail - producer->tail > producer->published - producer->tail)
         return false; /* behind what it told before, or beyond what it can have seen */

@@ -1,5 +1,6 @@
-/* A channel: two single-producer single-consumer rings in one sealed memfd, shared by the daemon and one client.
- * Internal to ipc; both sides use it. The protocol note is at the top of channel.c; docs/protocol.md is the prose. */
+/* A channel: two single-producer single-consumer rings in one sealed memfd, shared by the daemon
+ * and one client. Internal to ipc; both sides use it. The protocol note is at the top of
+ * channel.c; docs/protocol.md is the prose. */
 #ifndef ATT_CHANNEL_H
 #define ATT_CHANNEL_H
 
@@ -50,7 +51,8 @@ struct att_control {
     _Atomic uint64_t request_tail;
     uint8_t pad3[56];
     /* Line 4: owned by the daemon. bell: the word the client sleeps on; changed before each wake.
-     * wants_room: 1 while something waits for reply room: the client then tells its cursor at once. */
+     * wants_room: 1 while something waits for reply room: the client then tells its cursor at
+     * once. */
     _Atomic uint32_t bell;
     _Atomic uint32_t wants_room;
     uint8_t pad4[56];
@@ -67,7 +69,7 @@ static_assert(offsetof(struct att_control, wants_room) == 260, "att_control.want
 struct att_geometry {
     uint32_t request_slots; /* powers of two */
     uint32_t reply_slots;
-    uint32_t chunk_bytes;   /* the largest payload of a reply */
+    uint32_t chunk_bytes; /* the largest payload of a reply */
 };
 
 struct att_channel {
@@ -97,8 +99,8 @@ size_t att_geometry_bytes(const struct att_geometry *geometry);
 /* The daemon's: a new sealed memfd, mapped; its descriptor in *ret_fd, the caller's. ATT_ENOMEM, ATT_EIO. */
 enum att_status att_channel_create(const struct att_geometry *geometry, uint32_t generation,
                                    struct att_channel *ret_channel, int *ret_fd, struct att_error *error);
-/* The client's: checks size and seals of the memfd (not consumed) and the identity line, and maps it.
- * ATT_EPROTOCOL, ATT_ENOMEM. */
+/* The client's: checks size and seals of the memfd (not consumed) and the identity line, and maps
+ * it. ATT_EPROTOCOL, ATT_ENOMEM. */
 enum att_status att_channel_attach(int fd, const struct att_geometry *geometry, uint32_t generation,
                                    struct att_channel *ret_channel, struct att_error *error);
 void att_channel_release(struct att_channel *channel); /* unmaps; zeroed memory is allowed */
@@ -171,12 +173,13 @@ static inline enum att_ring_state att_consumer_peek(const struct att_consumer *c
     return ATT_RING_BROKEN;
 }
 
-/* Copies `bytes` bytes of the message that peek found, from its slot number `first` on, into private memory; each
- * word is read once. False: a slot does not belong to the message (the peer broke the protocol). */
+/* Copies `bytes` bytes of the message that peek found, from its slot number `first` on, into
+ * private memory; each word is read once. False: a slot does not belong to the message (the peer
+ * broke the protocol). */
 bool att_consumer_read(const struct att_consumer *consumer, uint64_t first, void *data, size_t bytes);
 
-/* Frees the message's slots; tells the producer when 1/8 of the ring is untold, or at once when `eager`.
- * Returns whether it told. */
+/* Frees the message's slots; tells the producer when 1/8 of the ring is untold, or at once when
+ * `eager`. Returns whether it told. */
 bool att_consumer_take(struct att_consumer *consumer, uint64_t slots, bool eager);
 
 #endif

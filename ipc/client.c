@@ -95,9 +95,9 @@ static enum att_status check_request(struct att_client *client, const struct att
     unsigned fields = fields_of(request);
     if ((fields & rule->required) != rule->required || (rule->any && fields == 0))
         return att_fail(&client->error, ATT_EINVAL, "%s: the %s is missing", rule->name,
-                        rule->any                                            ? "key, value or bias"
+                        rule->any                                   ? "key, value or bias"
                         : (rule->required & ~fields & ATT_WIRE_KEY) ? "key"
-                                                                             : "value");
+                                                                    : "value");
     if (fields & ~(unsigned)rule->allowed)
         return att_fail(&client->error, ATT_EINVAL, "%s takes no such array (key, value or bias)", rule->name);
     if (request->head > UINT16_MAX)
@@ -123,8 +123,7 @@ static enum att_status make_room(struct att_client *client, uint64_t slots)
     return att_fail(&client->error, ATT_EBUSY, "the request ring is full: complete some requests first");
 }
 
-static void write_request(struct att_client *client, const struct att_request *request, uint64_t bytes,
-                          uint64_t tag)
+static void write_request(struct att_client *client, const struct att_request *request, uint64_t bytes, uint64_t tag)
 {
     struct att_wire_request header = {
         .length = (uint32_t)bytes,
@@ -147,8 +146,7 @@ static void write_request(struct att_client *client, const struct att_request *r
     att_producer_put(&client->requests, parts, count);
 }
 
-enum att_status att_client_submit(struct att_client *client, const struct att_request *request,
-                                  uint32_t *ret_flight)
+enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
 {
     if (client->closed)
         return att_client_gone(client);
@@ -163,8 +161,7 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
         return status;
     uint32_t place = flight_new(client);
     if (place == NO_FLIGHT)
-        return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first",
-                        MOST_IN_FLIGHT);
+        return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first", MOST_IN_FLIGHT);
     struct att_flight *flight = &client->flights[place];
     uint32_t round = flight->round + 1;
     *flight = (struct att_flight){
@@ -278,8 +275,8 @@ uint32_t att_client_collect(struct att_client *client)
         enum att_ring_state state = att_consumer_peek(&client->replies);
         if (state == ATT_RING_EMPTY)
             break;
-        const char *wrong = state == ATT_RING_BROKEN ? "a slot of its reply ring has a wrong number"
-                                                     : take_reply(client, &place);
+        const char *wrong =
+            state == ATT_RING_BROKEN ? "a slot of its reply ring has a wrong number" : take_reply(client, &place);
         if (wrong)
             att_client_broken(client, wrong);
     }
@@ -287,8 +284,7 @@ uint32_t att_client_collect(struct att_client *client)
 }
 
 /* Hands out a completion and frees its flight. */
-static void deliver(struct att_client *client, uint32_t place, const char *text,
-                    struct att_completion *ret_completion)
+static void deliver(struct att_client *client, uint32_t place, const char *text, struct att_completion *ret_completion)
 {
     struct att_flight *flight = &client->flights[place];
     *ret_completion = flight->done;
@@ -297,8 +293,7 @@ static void deliver(struct att_client *client, uint32_t place, const char *text,
     att_client_free_flight(client, place);
 }
 
-int att_complete(struct att_client *client, struct att_completion *ret_completions, int most,
-                 uint32_t timeout_ms)
+int att_complete(struct att_client *client, struct att_completion *ret_completions, int most, uint32_t timeout_ms)
 {
     int count = 0;
     if (most <= 0)

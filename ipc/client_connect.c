@@ -1,5 +1,6 @@
-/* The client's side of the handshake. The daemon's answer is checked before it is used: sizes against the memfd and its
- * seals, geometry against the limits, so that a wrong daemon can't make the client read or write outside of the mapping. */
+/* The client's side of the handshake. The daemon's answer is checked before it is used: sizes
+ * against the memfd and its seals, geometry against the limits, so that a wrong daemon can't make
+ * the client read or write outside of the mapping. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -53,9 +54,8 @@ static enum att_status open_socket(struct att_client *client, uint64_t deadline,
 }
 
 /* Receives the welcome. *ret_count descriptors in fds are the caller's, also on failure. */
-static enum att_status receive_welcome(const struct att_client *client, uint64_t deadline,
-                                       struct att_welcome *welcome, int fds[WELCOME_FDS], size_t *ret_count,
-                                       struct att_error *error)
+static enum att_status receive_welcome(const struct att_client *client, uint64_t deadline, struct att_welcome *welcome,
+                                       int fds[WELCOME_FDS], size_t *ret_count, struct att_error *error)
 {
     for (;;) {
         long bytes = att_packet_receive(client->fd, welcome, sizeof *welcome, fds, WELCOME_FDS, ret_count);
@@ -90,8 +90,8 @@ static enum att_status receive_welcome(const struct att_client *client, uint64_t
     return ATT_OK;
 }
 
-static enum att_status attach(struct att_client *client, const struct att_welcome *welcome,
-                              const int fds[WELCOME_FDS], size_t count, struct att_error *error)
+static enum att_status attach(struct att_client *client, const struct att_welcome *welcome, const int fds[WELCOME_FDS],
+                              size_t count, struct att_error *error)
 {
     const struct att_geometry geometry = {
         .request_slots = welcome->request_slots,
@@ -104,19 +104,16 @@ static enum att_status attach(struct att_client *client, const struct att_welcom
                         client->socket, count, WELCOME_FDS);
     if (!att_geometry_valid(&geometry, welcome->d, welcome->d_v) ||
         welcome->channel_bytes != att_geometry_bytes(&geometry))
-        return att_fail(error, ATT_EPROTOCOL, "the daemon at %s told a channel that is impossible",
-                        client->socket);
-    enum att_status status =
-        att_channel_attach(fds[0], &geometry, welcome->generation, &client->channel, error);
+        return att_fail(error, ATT_EPROTOCOL, "the daemon at %s told a channel that is impossible", client->socket);
+    enum att_status status = att_channel_attach(fds[0], &geometry, welcome->generation, &client->channel, error);
     if (status == ATT_OK)
         status = att_status_page_attach(fds[1], &client->page, error);
     if (status != ATT_OK)
         return status;
     struct att_control *control = client->channel.control;
-    att_producer_init(&client->requests, client->channel.request_slots, geometry.request_slots,
-                      &control->request_tail, 0);
-    att_consumer_init(&client->replies, client->channel.reply_slots, geometry.reply_slots, &control->reply_tail,
+    att_producer_init(&client->requests, client->channel.request_slots, geometry.request_slots, &control->request_tail,
                       0);
+    att_consumer_init(&client->replies, client->channel.reply_slots, geometry.reply_slots, &control->reply_tail, 0);
     client->chunk_bytes = geometry.chunk_bytes;
     client->largest_reply = att_largest_reply(&geometry);
     client->generation = welcome->generation;

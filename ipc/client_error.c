@@ -97,6 +97,5 @@ void att_client_describe(struct att_client *client, const struct att_flight *fli
     if (length > 0)
         att_fail(&client->error, flight->done.status, "%s", clean);
     else
-        att_fail(&client->error, flight->done.status, "%s%s: %s", att_request_rule(flight->type)->name, object,
-                 reason);
+        att_fail(&client->error, flight->done.status, "%s%s: %s", att_request_rule(flight->type)->name, object, reason);
 }

@@ -10,32 +10,32 @@
 enum {
     DEFAULT_TIMEOUT_MS = 10 * 1000,
     MOST_IN_FLIGHT = 65536,
-    LOOK_NS = 1000 * 1000,   /* while spinning, the socket is looked at so often */
+    LOOK_NS = 1000 * 1000,       /* while spinning, the socket is looked at so often */
     SLICE_NS = 20 * 1000 * 1000, /* while sleeping: so a dead daemon is noticed within 20 ms */
-    RETRY_NS = 1000 * 1000   /* between attempts to connect while the daemon's backlog is full */
+    RETRY_NS = 1000 * 1000       /* between attempts to connect while the daemon's backlog is full */
 };
 #define NO_FLIGHT UINT32_MAX
 
 enum flight_state {
     FLIGHT_FREE = 0,
-    FLIGHT_OUT = 1,       /* submitted, no completion yet */
-    FLIGHT_KEPT = 2,      /* complete; waits for att_complete */
-    FLIGHT_ABANDONED = 3  /* its caller has given up: the late reply is dropped, its buffer never touched */
+    FLIGHT_OUT = 1,      /* submitted, no completion yet */
+    FLIGHT_KEPT = 2,     /* complete; waits for att_complete */
+    FLIGHT_ABANDONED = 3 /* its caller has given up: the late reply is dropped, its buffer never touched */
 };
 
-/* A request in flight. Its wire tag is (round << 32 | index in the table): a reply to an earlier use of the place does
- * not fit. */
+/* A request in flight. Its wire tag is (round << 32 | index in the table): a reply to an earlier
+ * use of the place does not fit. */
 struct att_flight {
     uint32_t state; /* enum flight_state */
     uint32_t round;
-    uint32_t next;  /* in the free list or in the list of the kept */
+    uint32_t next; /* in the free list or in the list of the kept */
     uint32_t column;
     uint32_t index;
     uint32_t type;
     uint64_t filled; /* payload bytes so far */
     uint64_t expected;
     unsigned char *buffer;
-    char *text;      /* the daemon's error text of a kept completion, or NULL */
+    char *text; /* the daemon's error text of a kept completion, or NULL */
     struct att_completion done;
 };
 
@@ -62,8 +62,8 @@ struct att_client {
     uint32_t out, kept, abandoned;
     uint32_t kept_first, kept_last;
 
-    struct att_error error; /* the last one */
-    struct att_error gone;  /* why it is closed */
+    struct att_error error;             /* the last one */
+    struct att_error gone;              /* why it is closed */
     char text[ATT_WIRE_TEXT_BYTES + 1]; /* the error text of the reply in hand; "" without */
     char socket[ATT_SOCKET_PATH_MAX + 1];
 };
@@ -79,13 +79,13 @@ void att_client_take(struct att_client *client, uint64_t slots);
 void att_client_hang_up(struct att_client *client); /* marks it closed */
 
 /* client.c */
-/* Takes one completion out of the ring. NO_FLIGHT: none is there, or the daemon broke the protocol. Abandoned ones are
- * dropped on the way. The flight is FLIGHT_OUT still; client->text holds its error text. */
+/* Takes one completion out of the ring. NO_FLIGHT: none is there, or the daemon broke the
+ * protocol. Abandoned ones are dropped on the way. The flight is FLIGHT_OUT still; client->text
+ * holds its error text. */
 uint32_t att_client_collect(struct att_client *client);
 void att_client_keep(struct att_client *client, uint32_t flight);
 void att_client_free_flight(struct att_client *client, uint32_t flight);
-enum att_status att_client_submit(struct att_client *client, const struct att_request *request,
-                                  uint32_t *ret_flight);
+enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight);
 
 /* client_error.c */
 /* Makes the client's last error from a completion's status and the daemon's text ("": none). */

@@ -104,8 +104,8 @@ enum att_status att_query(struct att_client *client, uint32_t row, uint32_t colu
 }
 
 /* A request whose payload goes straight into the caller's memory. */
-static enum att_status call_into(struct att_client *client, struct att_request request, void *buffer,
-                                 uint64_t bytes, double *ret_error_bound)
+static enum att_status call_into(struct att_client *client, struct att_request request, void *buffer, uint64_t bytes,
+                                 double *ret_error_bound)
 {
     struct att_completion completion;
     request.buffer = buffer;
@@ -132,8 +132,7 @@ enum att_status att_all(struct att_client *client, double *ret_values, double *r
 {
     const struct att_request request = {.type = ATT_REQ_ALL};
     const struct att_info *info = &client->info;
-    return call_into(client, request, ret_values, sizeof(double) * (uint64_t)info->n_q * info->d_v,
-                     ret_error_bound);
+    return call_into(client, request, ret_values, sizeof(double) * (uint64_t)info->n_q * info->d_v, ret_error_bound);
 }
 
 static enum att_status call_plain(struct att_client *client, struct att_request request)
@@ -143,14 +142,14 @@ static enum att_status call_plain(struct att_client *client, struct att_request 
 
 enum att_status att_update_k(struct att_client *client, uint32_t token, uint32_t column, double delta)
 {
-    return call_plain(client, (struct att_request){
-                                  .type = ATT_REQ_UPDATE_K, .index = token, .column = column, .number = delta});
+    return call_plain(
+        client, (struct att_request){.type = ATT_REQ_UPDATE_K, .index = token, .column = column, .number = delta});
 }
 
 enum att_status att_update_v(struct att_client *client, uint32_t token, uint32_t column, double delta)
 {
-    return call_plain(client, (struct att_request){
-                                  .type = ATT_REQ_UPDATE_V, .index = token, .column = column, .number = delta});
+    return call_plain(
+        client, (struct att_request){.type = ATT_REQ_UPDATE_V, .index = token, .column = column, .number = delta});
 }
 
 enum att_status att_set_k(struct att_client *client, uint32_t token, const float *key)

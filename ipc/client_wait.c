@@ -1,10 +1,12 @@
 /* How a client waits, and how it wakes the service.
  *
- * Sleeping: read the bell, make the own ticket odd (a new number for each sleep), full fence, look at the reply ring, and only
- * if it is empty sleep on the bell while it is unchanged. The service publishes, makes a full fence, reads the ticket, and
- * if it is odd and new changes the bell and wakes. Of the two orders of the fences, either we see the reply or the service
- * sees the ticket; a change of the bell after we read it ends the sleep or keeps it from beginning. A service that was killed
- * rings no bell: each sleep is a slice of SLICE_NS at most, with a look at the socket after it.
+ * Sleeping: read the bell, make the own ticket odd (a new number for each sleep), full fence, look
+ * at the reply ring, and only if it is empty sleep on the bell while it is unchanged. The service
+ * publishes, makes a full fence, reads the ticket, and if it is odd and new changes the bell and
+ * wakes. Of the two orders of the fences, either we see the reply or the service sees the ticket;
+ * a change of the bell after we read it ends the sleep or keeps it from beginning. A service that
+ * was killed rings no bell: each sleep is a slice of SLICE_NS at most, with a look at the socket
+ * after it.
  *
  * Waking the service: see server_wait.c. */
 #include <errno.h>
@@ -115,8 +117,8 @@ static bool client_spin(struct att_client *client, uint64_t start, uint64_t dead
 static void client_sleep(struct att_client *client, uint64_t timeout_ns)
 {
     struct att_control *control = client->channel.control;
-    /* acquire: partner: the release in session_wake; read before the ticket is odd, so that any wake for this sleep
-     * changes it */
+    /* acquire: partner: the release in session_wake; read before the ticket is odd, so that any
+     * wake for this sleep changes it */
     uint32_t bell = atomic_load_explicit(&control->bell, memory_order_acquire);
     client->ticket += 1;
     atomic_store_explicit(&control->client_ticket, client->ticket, memory_order_relaxed);

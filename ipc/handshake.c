@@ -23,8 +23,7 @@ enum att_status att_status_page_create(uint64_t incarnation, struct att_status_p
     if (ftruncate(fd, ATT_STATUS_PAGE_BYTES) == 0)
         page = mmap(NULL, ATT_STATUS_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (page == MAP_FAILED || fcntl(fd, F_ADD_SEALS, PAGE_SEALS | F_SEAL_SEAL) != 0) {
-        enum att_status status =
-            att_fail(error, ATT_EIO, "cannot map and seal the status page: %s", strerror(errno));
+        enum att_status status = att_fail(error, ATT_EIO, "cannot map and seal the status page: %s", strerror(errno));
         if (page != MAP_FAILED)
             munmap(page, ATT_STATUS_PAGE_BYTES);
         close(fd);

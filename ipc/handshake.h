@@ -1,5 +1,6 @@
-/* The handshake: one hello from the client, one welcome from the daemon, each one packet on a SOCK_SEQPACKET socket; the
- * status page; and what a request of each type carries. Internal to ipc; both sides use it. */
+/* The handshake: one hello from the client, one welcome from the daemon, each one packet on a
+ * SOCK_SEQPACKET socket; the status page; and what a request of each type carries. Internal to
+ * ipc; both sides use it. */
 #ifndef ATT_HANDSHAKE_H
 #define ATT_HANDSHAKE_H
 
@@ -14,9 +15,9 @@
 #include "channel.h"
 #include "wire.h"
 
-#define ATT_HELLO_MAGIC UINT64_C(0x6f6c6c6568747461)   /* "atthello" */
+#define ATT_HELLO_MAGIC   UINT64_C(0x6f6c6c6568747461) /* "atthello" */
 #define ATT_WELCOME_MAGIC UINT64_C(0x656d6f636c747461) /* "attlcome" */
-#define ATT_STATUS_MAGIC UINT64_C(0x7375746174737461)  /* "atstatus" */
+#define ATT_STATUS_MAGIC  UINT64_C(0x7375746174737461) /* "atstatus" */
 
 enum {
     ATT_SOCKET_PATH_MAX = (int)sizeof(((struct sockaddr_un *)0)->sun_path) - 1, /* 107 */
@@ -34,8 +35,9 @@ struct att_hello {
 static_assert(sizeof(struct att_hello) == 64, "att_hello");
 static_assert(offsetof(struct att_hello, protocol) == 8, "att_hello.protocol");
 
-/* The first 256 bytes are the same in every protocol version, so that a refusal can always be read. With status ATT_OK
- * two descriptors come along: the channel and the status page. Otherwise none, and the rest is zero. */
+/* The first 256 bytes are the same in every protocol version, so that a refusal can always be
+ * read. With status ATT_OK two descriptors come along: the channel and the status page. Otherwise
+ * none, and the rest is zero. */
 struct att_welcome {
     uint64_t magic;
     uint32_t protocol;
@@ -81,18 +83,19 @@ void att_status_page_release(const struct att_status_page *page); /* NULL is all
 
 /* Sends one packet with descriptors, without blocking. False: errno says why. */
 bool att_packet_send(int socket, const void *data, size_t bytes, const int *fds, size_t fd_count);
-/* Receives one packet without blocking. Returns its true length (also when longer than `bytes`), 0 at a hang-up,
- * -1 with errno. At most `fd_most` descriptors are taken (others are closed); *ret_fd_count: how many. */
+/* Receives one packet without blocking. Returns its true length (also when longer than `bytes`), 0
+ * at a hang-up, -1 with errno. At most `fd_most` descriptors are taken (others are closed);
+ * *ret_fd_count: how many. */
 long att_packet_receive(int socket, void *data, size_t bytes, int *fds, size_t fd_most, size_t *ret_fd_count);
 
 /* What a request of a type carries besides its header. */
 struct att_request_rule {
-    const char *name;  /* "query" */
-    uint16_t allowed;  /* ATT_WIRE_KEY, ... */
+    const char *name; /* "query" */
+    uint16_t allowed; /* ATT_WIRE_KEY, ... */
     uint16_t required;
-    bool any;          /* at least one of the allowed ones */
-    bool durable;      /* ATT_WIRE_DURABLE has a meaning */
-    bool chunks;       /* the reply comes in chunks */
+    bool any;     /* at least one of the allowed ones */
+    bool durable; /* ATT_WIRE_DURABLE has a meaning */
+    bool chunks;  /* the reply comes in chunks */
 };
 /* NULL: no such type. */
 const struct att_request_rule *att_request_rule(uint32_t type);
@@ -100,12 +103,12 @@ const struct att_request_rule *att_request_rule(uint32_t type);
 /* ATT_EINVAL: too long for a socket's address, with the path and the limit in the message. */
 enum att_status att_socket_address(const char *path, struct sockaddr_un *ret_address, struct att_error *error);
 
-/* The client's check of the directory of a default path: another user could have made it first in /tmp.
- * ATT_EPERM; ATT_OK also when it does not exist. */
+/* The client's check of the directory of a default path: another user could have made it first in
+ * /tmp. ATT_EPERM; ATT_OK also when it does not exist. */
 enum att_status att_socket_check_directory(const char *path, struct att_error *error);
 
-/* The daemon's: makes the socket's directory (one level), or checks that nobody else can move things in it. `shared`:
- * other users must reach the socket. ATT_EPERM, ATT_EIO, ATT_ENOENT. */
+/* The daemon's: makes the socket's directory (one level), or checks that nobody else can move
+ * things in it. `shared`: other users must reach the socket. ATT_EPERM, ATT_EIO, ATT_ENOENT. */
 enum att_status att_socket_prepare_directory(const char *path, bool shared, struct att_error *error);
 
 #endif

@@ -14,8 +14,7 @@ static const char tmp_prefix[] = "/tmp/attnd-";
 
 static bool name_valid(const char *name)
 {
-    static const char letters[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t length = strlen(name);
     return length >= 1 && length <= ATT_NAME_MAX && strspn(name, letters) == length;
 }

@@ -66,8 +66,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
         goto free_server;
     server->largest_request = att_largest_request(options->info.d, options->info.d_v);
     server->largest_reply_slots = att_slots_for(att_largest_reply(&server->geometry));
-    if (getrandom(&server->generation_base, sizeof server->generation_base, 0) !=
-        sizeof server->generation_base) {
+    if (getrandom(&server->generation_base, sizeof server->generation_base, 0) != sizeof server->generation_base) {
         status = att_fail(error, ATT_EIO, "getrandom: %s", strerror(errno));
         goto free_server;
     }

@@ -1,9 +1,9 @@
-/* The server side of ipc: accepts clients, hands their requests to the service one at a time and takes its replies.
- * With attn.h and wire.h the public headers of ipc.
+/* The server side of ipc: accepts clients, hands their requests to the service one at a time and
+ * takes its replies. With attn.h and wire.h the public headers of ipc.
  *
- * Thread rule: all of it belongs to the service thread, but for att_server_wake. Nothing blocks but att_server_wait.
- * Nothing here trusts what a client can write: a request is copied once, then validated; a violation ends that
- * client's session with a reason on stderr, and nothing else. */
+ * Thread rule: all of it belongs to the service thread, but for att_server_wake. Nothing blocks
+ * but att_server_wait. Nothing here trusts what a client can write: a request is copied once, then
+ * validated; a violation ends that client's session with a reason on stderr, and nothing else. */
 #ifndef ATT_SERVER_H
 #define ATT_SERVER_H
 
@@ -18,14 +18,14 @@
 struct att_server;
 
 struct att_server_options {
-    const char *socket;       /* path to bind; a stale socket file is replaced, a live one is ATT_ELOCKED */
-    const uid_t *allowed;     /* besides the daemon's own user */
+    const char *socket;   /* path to bind; a stale socket file is replaced, a live one is ATT_ELOCKED */
+    const uid_t *allowed; /* besides the daemon's own user */
     size_t allowed_count;
     enum att_wait wait;
-    uint32_t max_clients;     /* 0: 1,024 */
-    struct att_info info;     /* told to every client */
-    /* A session has ended: drop what was meant for it. Called from att_server_next and att_server_wait; must not call
-     * them. Not called by att_server_free. May be NULL. */
+    uint32_t max_clients; /* 0: 1,024 */
+    struct att_info info; /* told to every client */
+    /* A session has ended: drop what was meant for it. Called from att_server_next and
+     * att_server_wait; must not call them. Not called by att_server_free. May be NULL. */
     void (*on_end)(void *context, uint64_t session);
     void *context;
 };
@@ -33,12 +33,12 @@ struct att_server_options {
 enum att_status att_server_create(const struct att_server_options *options, struct att_server **ret_server,
                                   struct att_error *error);
 
-/* Publishes what is held back, ends all sessions (clients see a hang-up, after the replies), removes the socket. Nobody
- * may call att_server_wake any more. NULL is allowed. */
+/* Publishes what is held back, ends all sessions (clients see a hang-up, after the replies),
+ * removes the socket. Nobody may call att_server_wake any more. NULL is allowed. */
 void att_server_free(struct att_server *server);
 
-/* A request as the service sees it: validated framing and private memory. The pointers are valid until
- * att_server_take. `session` is never reused for another client. */
+/* A request as the service sees it: validated framing and private memory. The pointers are valid
+ * until att_server_take. `session` is never reused for another client. */
 struct att_server_request {
     uint64_t session;
     struct att_wire_request header;
@@ -46,25 +46,27 @@ struct att_server_request {
     const float *value; /* d_v floats, else NULL */
 };
 
-/* The next waiting request for which its session has reply room, round robin over the sessions (so no client starves
- * another), skipping parked ones. False: none now. The same request comes again until taken or parked. */
+/* The next waiting request for which its session has reply room, round robin over the sessions (so
+ * no client starves another), skipping parked ones. False: none now. The same request comes again
+ * until taken or parked. */
 bool att_server_next(struct att_server *server, struct att_server_request *ret_request);
 
-/* The request given last is dealt with or will be answered later: its slots are freed, room for its reply stays
- * reserved until att_server_reply (which may also come before this). */
+/* The request given last is dealt with or will be answered later: its slots are freed, room for
+ * its reply stays reserved until att_server_reply (which may also come before this). */
 void att_server_take(struct att_server *server);
 
-/* The request given last can't be done now (the entry log is full): its session is skipped, in order and unchanged,
- * until att_server_unpark. */
+/* The request given last can't be done now (the entry log is full): its session is skipped, in
+ * order and unchanged, until att_server_unpark. */
 void att_server_park(struct att_server *server);
 void att_server_unpark(struct att_server *server); /* all of them */
 
-/* Replies to a request that was given and not parked; length and generation are filled in; `type` must be the request's. Payload: row, at most
- * 8 d_v bytes; stat, a struct att_stat; column and all, at most att_server_chunk bytes; others none. With a status other
- * than ATT_OK and ATT_EMPTY: an error text for the user (see wire.h), left out when there is no room to spare.
- * A reply to a session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only) keeps
- * the reservation; check att_server_has_room before each chunk. Replies are published in batches: at
- * att_server_flush, or every 16. */
+/* Replies to a request that was given and not parked; length and generation are filled in; `type`
+ * must be the request's. Payload: row, at most 8 d_v bytes; stat, a struct att_stat; column and
+ * all, at most att_server_chunk bytes; others none. With a status other than ATT_OK and ATT_EMPTY:
+ * an error text for the user (see wire.h), left out when there is no room to spare. A reply to a
+ * session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only)
+ * keeps the reservation; check att_server_has_room before each chunk. Replies are published in
+ * batches: at att_server_flush, or every 16. */
 void att_server_reply(struct att_server *server, uint64_t session, const struct att_wire_reply *reply,
                       const void *payload, size_t payload_bytes);
 
@@ -78,13 +80,14 @@ bool att_server_is_open(const struct att_server *server, uint64_t session);
 /* Publishes replies and wakes the clients that sleep. */
 void att_server_flush(struct att_server *server);
 
-/* Accepts clients, notices deaths and takes doorbells: call it now and then also while att_server_next has more (each 100
- * requests, say); while busy it makes a system call only once a millisecond. Returns at once when a request may be waiting; else, by the wait
- * mode, spins a little and then sleeps up to timeout_ms (-1: no limit) for a client, a wake or a signal. */
+/* Accepts clients, notices deaths and takes doorbells: call it now and then also while
+ * att_server_next has more (each 100 requests, say); while busy it makes a system call only once a
+ * millisecond. Returns at once when a request may be waiting; else, by the wait mode, spins a
+ * little and then sleeps up to timeout_ms (-1: no limit) for a client, a wake or a signal. */
 void att_server_wait(struct att_server *server, int timeout_ms);
 
-/* Any thread (and signal handlers): makes a sleeping or about-to-sleep att_server_wait return. A system call only when
- * the service sleeps. */
+/* Any thread (and signal handlers): makes a sleeping or about-to-sleep att_server_wait return. A
+ * system call only when the service sleeps. */
 void att_server_wake(struct att_server *server);
 
 uint32_t att_server_clients(const struct att_server *server);

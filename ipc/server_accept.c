@@ -1,8 +1,9 @@
 /* The daemon's side of the handshake.
  *
- * States of a connection: accepted -> pending (no hello yet; at most HELLO_NS, at most PENDING_MOST of them, the oldest
- * gives way) -> session, or refused with a welcome that says why, or dropped. A hello that has come with the connection,
- * the usual case, is answered at once, so that idlers can't keep anybody out. Nothing here blocks. */
+ * States of a connection: accepted -> pending (no hello yet; at most HELLO_NS, at most
+ * PENDING_MOST of them, the oldest gives way) -> session, or refused with a welcome that says why,
+ * or dropped. A hello that has come with the connection, the usual case, is answered at once, so
+ * that idlers can't keep anybody out. Nothing here blocks. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -48,8 +49,7 @@ static enum att_status remove_stale(const struct sockaddr_un *address, struct at
     int failed = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 ? 0 : errno;
     close(fd);
     if (failed != ECONNREFUSED) /* also EAGAIN: a full backlog, and EPROTOTYPE: a socket of another program */
-        return att_fail(error, ATT_ELOCKED, "somebody listens on the socket %s: give another --name or --socket",
-                        path);
+        return att_fail(error, ATT_ELOCKED, "somebody listens on the socket %s: give another --name or --socket", path);
     if (unlink(path) != 0)
         return att_fail(error, ATT_EIO, "cannot remove the stale socket %s: %s", path, strerror(errno));
     return ATT_OK;
@@ -74,8 +74,7 @@ enum att_status att_accept_open(struct att_server *server, bool shared, struct a
         return att_fail(error, errno == EACCES ? ATT_EPERM : ATT_EIO, "cannot bind the socket %s: %s", path,
                         strerror(errno));
     if (lstat(path, &file) != 0 || chmod(path, shared ? 0666 : 0600) != 0 ||
-        listen(server->listen_fd, LISTEN_BACKLOG) != 0 ||
-        !att_epoll_add(server, server->listen_fd, EVENT_LISTENER)) {
+        listen(server->listen_fd, LISTEN_BACKLOG) != 0 || !att_epoll_add(server, server->listen_fd, EVENT_LISTENER)) {
         status = att_fail(error, ATT_EIO, "cannot listen on the socket %s: %s", path, strerror(errno));
         unlink(path);
         return status;
@@ -126,8 +125,7 @@ static void welcome_client(struct att_server *server, int fd, const struct ucred
     struct att_session *session;
     struct att_error error;
     int channel_fd;
-    enum att_status status =
-        att_session_open(server, fd, peer->pid, peer->uid, &session, &channel_fd, &error);
+    enum att_status status = att_session_open(server, fd, peer->pid, peer->uid, &session, &channel_fd, &error);
     if (status != ATT_OK) {
         refuse(fd, status, error.text);
         return;
@@ -168,12 +166,11 @@ static bool answer_hello(struct att_server *server, int fd)
         return false;
     struct ucred peer;
     socklen_t size = sizeof peer;
-    char text[sizeof ((struct att_welcome *)0)->text];
+    char text[sizeof((struct att_welcome *)0)->text];
     if (bytes <= 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
         close(fd);
     } else if (!user_allowed(server, peer.uid)) {
-        snprintf(text, sizeof text,
-                 "user %lu may not use this daemon: its user %lu can allow it with --allow-uid %lu",
+        snprintf(text, sizeof text, "user %lu may not use this daemon: its user %lu can allow it with --allow-uid %lu",
                  (unsigned long)peer.uid, (unsigned long)geteuid(), (unsigned long)peer.uid);
         refuse(fd, ATT_EPERM, text);
     } else if (bytes < 16 || hello.magic != ATT_HELLO_MAGIC) {
@@ -185,8 +182,7 @@ static bool answer_hello(struct att_server *server, int fd)
     } else if (bytes != (long)sizeof hello) {
         refuse(fd, ATT_EPROTOCOL, "the hello has a wrong length");
     } else if (server->open_count >= server->max_clients) {
-        snprintf(text, sizeof text, "the daemon has all the %u clients it takes: close one first",
-                 server->max_clients);
+        snprintf(text, sizeof text, "the daemon has all the %u clients it takes: close one first", server->max_clients);
         refuse(fd, ATT_EBUSY, text);
     } else {
         welcome_client(server, fd, &peer);
@@ -263,8 +259,7 @@ void att_accept_clients(struct att_server *server, uint64_t now)
         int fd = accept4(server->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
             /* Level-triggered epoll would report the waiting connection again and again. */
-            fprintf(stderr, "attnd: cannot accept a client now: %s; trying again in half a second\n",
-                    strerror(errno));
+            fprintf(stderr, "attnd: cannot accept a client now: %s; trying again in half a second\n", strerror(errno));
             epoll_ctl(server->epoll_fd, EPOLL_CTL_DEL, server->listen_fd, NULL);
             server->accept_paused_until = now + ACCEPT_PAUSE_NS;
             return;

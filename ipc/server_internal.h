@@ -12,21 +12,21 @@
 
 enum {
     DEFAULT_CLIENTS = 1024,
-    MOST_CLIENTS = 65535,  /* a slot fits into SESSION_SLOT_BITS */
+    MOST_CLIENTS = 65535, /* a slot fits into SESSION_SLOT_BITS */
     SESSION_SLOT_BITS = 16,
-    PENDING_MOST = 64,     /* connections that have not said hello; the oldest gives way */
-    ACCEPT_MOST = 64,      /* connections taken in one look at the listener */
-    EVENTS_MOST = 64,      /* events taken with one epoll_wait */
-    DOORBELLS_MOST = 8,    /* doorbells read in one look at a socket */
-    BURST_MOST = 16,       /* requests of one session before the next one's turn */
+    PENDING_MOST = 64,  /* connections that have not said hello; the oldest gives way */
+    ACCEPT_MOST = 64,   /* connections taken in one look at the listener */
+    EVENTS_MOST = 64,   /* events taken with one epoll_wait */
+    DOORBELLS_MOST = 8, /* doorbells read in one look at a socket */
+    BURST_MOST = 16,    /* requests of one session before the next one's turn */
     LISTEN_BACKLOG = 128,
-    POLL_NS = 1000 * 1000, /* a busy service looks at its sockets so often */
-    POLL_WAITS = 32,       /* ... and at the clock once in so many calls */
+    POLL_NS = 1000 * 1000,  /* a busy service looks at its sockets so often */
+    POLL_WAITS = 32,        /* ... and at the clock once in so many calls */
     DEADLINE_CHECK_MS = 250 /* a sleeping service looks at deadlines so often, while there are any */
 };
-#define HELLO_NS (2 * UINT64_C(1000000000))        /* a connection must say hello within */
-#define STARVED_NS (10 * UINT64_C(1000000000))     /* a client that reads no reply for so long is evicted */
-#define ACCEPT_PAUSE_NS (UINT64_C(1000000000) / 2) /* no accept after running out of descriptors */
+#define HELLO_NS        (2 * UINT64_C(1000000000))  /* a connection must say hello within */
+#define STARVED_NS      (10 * UINT64_C(1000000000)) /* a client that reads no reply for so long is evicted */
+#define ACCEPT_PAUSE_NS (UINT64_C(1000000000) / 2)  /* no accept after running out of descriptors */
 
 struct att_session {
     uint64_t id;
@@ -41,11 +41,11 @@ struct att_session {
     uint64_t reserved;     /* reply slots promised to requests given or taken */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
     bool parked;
-    bool dirty;            /* in server->dirty */
-    bool starved;          /* something waits for the client to read replies; wants_room is set */
+    bool dirty;   /* in server->dirty */
+    bool starved; /* something waits for the client to read replies; wants_room is set */
     uint64_t starved_since;
     uint64_t starved_tail;
-    const char *broken;    /* how the client broke the protocol: ended at the next att_server_next or _wait */
+    const char *broken; /* how the client broke the protocol: ended at the next att_server_next or _wait */
 };
 
 struct att_pending {

@@ -1,13 +1,16 @@
 /* Sessions: taking requests out of a client's ring and putting replies into its other one.
  *
- * Reply room. Let `reserved` be the slots promised to requests given or taken. Two rules hold at all times:
- *   (1) reserved <= free slots of the reply ring (by the daemon's own copy of the client's cursor), and
+ * Reply room. Let `reserved` be the slots promised to requests given or taken. Two rules hold at
+ * all times:
+ *   (1) reserved <= free slots of the reply ring (by the daemon's own copy of the client's
+ *     cursor), and
  *   (2) reserved + one largest reply <= 7/8 of the ring.
- * By (1) a final reply always fits, so the daemon never waits for a client. By (2) a client that reads all its
- * replies always makes room for one more chunk, however many chunked requests were taken (it may keep at most
- * 1/8 of the ring untold): no deadlock between chunks. A request is presented only if both still hold after
- * reserving the largest reply. When (1) is what fails, the client has unread replies: it is `starved`, it is asked to
- * tell its cursor at once (wants_room), and evicted if the cursor stands still for STARVED_NS. */
+ * By (1) a final reply always fits, so the daemon never waits for a client. By (2) a client that
+ * reads all its replies always makes room for one more chunk, however many chunked requests were
+ * taken (it may keep at most 1/8 of the ring untold): no deadlock between chunks. A request is
+ * presented only if both still hold after reserving the largest reply. When (1) is what fails, the
+ * client has unread replies: it is `starved`, it is asked to tell its cursor at once (wants_room),
+ * and evicted if the cursor stands still for STARVED_NS. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,8 +107,8 @@ static void session_set_starved(struct att_server *server, struct att_session *s
     } else {
         server->starved_count--;
     }
-    /* relaxed: before it sleeps the service thread makes a full fence and looks again (server_wait.c);
-     * partner: client_told in client_wait.c */
+    /* relaxed: before it sleeps the service thread makes a full fence and looks again
+     * (server_wait.c); partner: client_told in client_wait.c */
     atomic_store_explicit(&session->channel.control->wants_room, starved, memory_order_relaxed);
 }
 
@@ -166,8 +169,8 @@ bool att_session_ready(struct att_server *server, struct att_session *session)
     }
     if (session->broken)
         return true;
-    return !session->parked && !session->starved &&
-           att_consumer_peek(&session->requests) != ATT_RING_EMPTY && session_admits(server, session);
+    return !session->parked && !session->starved && att_consumer_peek(&session->requests) != ATT_RING_EMPTY &&
+           session_admits(server, session);
 }
 
 void att_session_check_starved(struct att_server *server, struct att_session *session, uint64_t now)
@@ -199,16 +202,15 @@ static const char *session_copy(struct att_server *server, struct att_session *s
     /* the length is private now; the copy never reads it again from the ring */
     size_t head = header.length < sizeof first ? header.length : sizeof first;
     memcpy(server->request, first, head);
-    if (header.length > head &&
-        !att_consumer_read(&session->requests, 1, server->request + head, header.length - head))
+    if (header.length > head && !att_consumer_read(&session->requests, 1, server->request + head, header.length - head))
         return "a slot of its request ring has a wrong number";
     if (header.generation != session->generation)
         return "a request has another channel's generation";
     const struct att_request_rule *rule = att_request_rule(header.type);
     if (!rule)
         return "a request has an unknown type";
-    if ((header.fields & ~(unsigned)rule->allowed) != 0 ||
-        (header.fields & rule->required) != rule->required || (rule->any && header.fields == 0))
+    if ((header.fields & ~(unsigned)rule->allowed) != 0 || (header.fields & rule->required) != rule->required ||
+        (rule->any && header.fields == 0))
         return "a request has fields that do not belong to its type";
     if ((header.flags & ~(unsigned)(rule->durable ? ATT_WIRE_DURABLE : 0)) != 0)
         return "a request has unknown flags";
@@ -238,8 +240,8 @@ static void current_request(const struct att_server *server, struct att_server_r
     *ret_request = request;
 }
 
-/* Whether this session has a request to present; it's copied then. May end the session, but not silently: then
- * *ret_ended. */
+/* Whether this session has a request to present; it's copied then. May end the session, but not
+ * silently: then *ret_ended. */
 static bool session_fetch(struct att_server *server, struct att_session *session, bool *ret_ended)
 {
     *ret_ended = false;
@@ -371,8 +373,8 @@ bool att_server_has_room(struct att_server *server, uint64_t id)
     return false;
 }
 
-/* The payload bytes that go out with a reply: an error's text is cut to the limit, and left out when only the
- * reservation is there. Also how much of the reservation ends, in *ret_release. */
+/* The payload bytes that go out with a reply: an error's text is cut to the limit, and left out
+ * when only the reservation is there. Also how much of the reservation ends, in *ret_release. */
 static size_t reply_payload(const struct att_server *server, const struct att_session *session,
                             const struct att_wire_reply *reply, size_t bytes, uint64_t *ret_release)
 {
@@ -396,8 +398,8 @@ static size_t reply_payload(const struct att_server *server, const struct att_se
     return bytes;
 }
 
-void att_server_reply(struct att_server *server, uint64_t id, const struct att_wire_reply *reply,
-                      const void *payload, size_t payload_bytes)
+void att_server_reply(struct att_server *server, uint64_t id, const struct att_wire_reply *reply, const void *payload,
+                      size_t payload_bytes)
 {
     struct att_session *session = att_session_find(server, id);
     if (!session)

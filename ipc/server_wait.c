@@ -1,17 +1,21 @@
 /* How the service waits.
  *
- * The service sleeps in one epoll over the listener, the sessions' sockets, pending connections and a private eventfd.
- * Before it does, it makes its ticket odd (a new odd number for each sleep), makes a full fence, and looks at all
- * rings and at wake_pending once more. A client publishes, makes a full fence, and reads the ticket; when it is odd, and
- * it has not rung for that ticket, it sends one byte on its socket. Of the two orders of the fences, either the service
- * sees the request, or the client sees the ticket: so no request is left alone with a sleeping service. One ring
- * for each ticket is enough: the byte stays in the socket until the service reads it, which it does only after that sleep;
- * a byte that can't be sent because the socket is full means that others are there already.
+ * The service sleeps in one epoll over the listener, the sessions' sockets, pending connections
+ * and a private eventfd. Before it does, it makes its ticket odd (a new odd number for each
+ * sleep), makes a full fence, and looks at all rings and at wake_pending once more. A client
+ * publishes, makes a full fence, and reads the ticket; when it is odd, and it has not rung for
+ * that ticket, it sends one byte on its socket. Of the two orders of the fences, either the
+ * service sees the request, or the client sees the ticket: so no request is left alone with a
+ * sleeping service. One ring for each ticket is enough: the byte stays in the socket until the
+ * service reads it, which it does only after that sleep; a byte that can't be sent because the
+ * socket is full means that others are there already.
  *
- * The same with room: a client that is starved (wants_room) tells its cursor, makes a full fence, reads the ticket, rings.
- * The same with att_server_wake: it sets wake_pending, makes a full fence, and reads the ticket.
+ * The same with room: a client that is starved (wants_room) tells its cursor, makes a full fence,
+ * reads the ticket, rings. The same with att_server_wake: it sets wake_pending, makes a full
+ * fence, and reads the ticket.
  *
- * While nothing is pending or starved the sleep has no limit: an idle daemon uses no processor time. */
+ * While nothing is pending or starved the sleep has no limit: an idle daemon uses no processor
+ * time. */
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
@@ -109,8 +113,8 @@ static uint64_t deadline_of(uint64_t now, int timeout_ms)
     return timeout_ms < 0 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000;
 }
 
-/* Looks until there is something, the budget is used up or the deadline is over; polls the sockets each millisecond.
- * True: att_server_wait is done. */
+/* Looks until there is something, the budget is used up or the deadline is over; polls the sockets
+ * each millisecond. True: att_server_wait is done. */
 static bool spin(struct att_server *server, uint64_t start, uint64_t deadline)
 {
     uint64_t budget = att_spin_budget(&server->spin);
@@ -147,8 +151,8 @@ static void sleep_until(struct att_server *server, uint64_t deadline)
         /* relaxed: this thread alone writes it */
         uint32_t ticket = atomic_load_explicit(cell, memory_order_relaxed) + 1;
         atomic_store_explicit(cell, ticket, memory_order_relaxed);
-        /* full fence: the ticket is odd before the rings are read; partners: client_ring (client_wait.c) and
-         * att_server_wake */
+        /* full fence: the ticket is odd before the rings are read; partners: client_ring
+         * (client_wait.c) and att_server_wake */
         atomic_thread_fence(memory_order_seq_cst);
         bool found = look(server);
         int count = 0;

@@ -9,13 +9,13 @@
 #include "attn.h"
 
 enum {
-    ATT_SPIN_MIN_NS = 1000,       /* a budget never shrinks below: a few looks, so that it can grow again */
+    ATT_SPIN_MIN_NS = 1000, /* a budget never shrinks below: a few looks, so that it can grow again */
     ATT_SPIN_START_NS = 20 * 1000,
-    ATT_SPIN_MAX_NS = 50 * 1000,  /* spinning longer would take the processor from the one we wait for */
+    ATT_SPIN_MAX_NS = 50 * 1000,    /* spinning longer would take the processor from the one we wait for */
     ATT_SPIN_WORTH_NS = 400 * 1000, /* a wait that was over so soon would have been a spin, had both sides spun */
-    ATT_SPIN_LOOKS = 16,          /* looks between two looks at the clock */
-    ATT_QUICK_LOOKS = 64,         /* looks before the first look at the clock: about a microsecond */
-    ATT_YIELD_NS = 100 * 1000     /* ATT_WAIT_SPIN: after so long, let others run between looks */
+    ATT_SPIN_LOOKS = 16,            /* looks between two looks at the clock */
+    ATT_QUICK_LOOKS = 64,           /* looks before the first look at the clock: about a microsecond */
+    ATT_YIELD_NS = 100 * 1000       /* ATT_WAIT_SPIN: after so long, let others run between looks */
 };
 
 uint64_t att_now_ns(void); /* monotonic */

@@ -1,5 +1,6 @@
-/* What crosses the boundary between daemon and clients: the handshake's messages and the rings' messages.
- * Fixed width, little endian, no padding. Shared by server and client; not installed. docs/protocol.md is the prose. */
+/* What crosses the boundary between daemon and clients: the handshake's messages and the rings'
+ * messages. Fixed width, little endian, no padding. Shared by server and client; not installed.
+ * docs/protocol.md is the prose. */
 #ifndef ATT_WIRE_H
 #define ATT_WIRE_H
 
@@ -16,11 +17,11 @@ struct att_wire_request {
     uint16_t type;       /* enum att_request_type */
     uint16_t head;
     uint16_t fields;
-    uint16_t flags;      /* ATT_WIRE_DURABLE */
+    uint16_t flags; /* ATT_WIRE_DURABLE */
     uint32_t index;
     uint32_t column;
     uint64_t tag;
-    double number;       /* update-k, update-v: the delta; otherwise the bias when ATT_WIRE_BIAS is set */
+    double number; /* update-k, update-v: the delta; otherwise the bias when ATT_WIRE_BIAS is set */
     uint64_t session_seq;
 };
 enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };
@@ -33,17 +34,21 @@ static_assert(offsetof(struct att_wire_request, number) == 32, "att_wire_request
 static_assert(offsetof(struct att_wire_request, session_seq) == 40, "att_wire_request.session_seq");
 
 /* A reply, followed by its payload:
- *   row: d_v doubles; stat: a struct att_stat; column: n_q pairs of doubles, and all: n_q x d_v doubles, both in chunks,
- *   that have ATT_WIRE_MORE but the last; the chunks together have exactly the full size when status is ATT_OK.
- *   Status ATT_EMPTY: none. Any other status: up to ATT_WIRE_TEXT_BYTES bytes of UTF-8, no NUL at the end, that say what was
- *   wrong, for people: the client's last error. */
+ *   row      d_v doubles
+ *   stat     a struct att_stat
+ *   column   n_q pairs of doubles (value, error bound), in chunks
+ *   all      n_q x d_v doubles, in chunks
+ *   others, and status ATT_EMPTY: none
+ *   any other status than ATT_OK and ATT_EMPTY: up to ATT_WIRE_TEXT_BYTES bytes of UTF-8 without
+ *            a NUL, that say what was wrong, for people: they become the client's last error
+ * Chunks have ATT_WIRE_MORE but the last; with ATT_OK they have exactly the full size together. */
 struct att_wire_reply {
     uint32_t length;
     uint32_t generation;
-    uint8_t status;  /* enum att_status */
-    uint8_t flags;   /* ATT_WIRE_MORE */
-    uint16_t type;   /* the request's */
-    uint32_t index;  /* append: the new token's index */
+    uint8_t status; /* enum att_status */
+    uint8_t flags;  /* ATT_WIRE_MORE */
+    uint16_t type;  /* the request's */
+    uint32_t index; /* append: the new token's index */
     uint64_t tag;
     uint64_t lsn;
     uint64_t incarnation;

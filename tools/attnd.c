@@ -31,10 +31,17 @@ static void catch_signals(struct att_service *service)
 /* The team's threads must sleep when they wait; libgomp reads this only when the program is loaded. */
 static void wait_passively(char **arguments)
 {
+    char program[4096];
+    ssize_t length;
+
     if (getenv("OMP_WAIT_POLICY"))
         return;
     setenv("OMP_WAIT_POLICY", "passive", 1);
-    execv("/proc/self/exe", arguments); /* failing is harmless: the team spins a little */
+    length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length <= 0)
+        return;
+    program[length] = '\0';
+    execv(program, arguments); /* failing is harmless: the team spins a little */
 }
 
 /* systemd's readiness protocol: a datagram to the socket that it names, if it does. */

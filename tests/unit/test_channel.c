@@ -1,5 +1,5 @@
-/* The rings: single-threaded against a queue model, across the wrap of positions, with forged memory, and with two
- * threads. ATT_TEST_SEED overrides the seed. */
+/* The rings: single-threaded against a queue model, across the wrap of positions, with forged
+ * memory, and with two threads. ATT_TEST_SEED overrides the seed. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -79,8 +79,9 @@ static void put(struct ring *ring, uint64_t number, size_t bytes, uint64_t *stat
     make_message(message, number, bytes);
     /* in up to three parts, cut anywhere, also empty ones */
     size_t first = random_next(state) % (bytes + 1), second = first + random_next(state) % (bytes - first + 1);
-    const struct att_part parts[] = {
-        {message, first}, {message + first, second - first}, {message + second, bytes - second}};
+    const struct att_part parts[] = {{message, first},
+                                     {message + first, second - first},
+                                     {message + second, bytes - second}};
     att_producer_put(&ring->producer, parts, 3);
 }
 

@@ -126,8 +126,9 @@ static void calls_keep_the_completions_of_others(void **unused)
     (void)unused;
     struct att_completion completion;
     for (uint32_t i = 0; i < 40; i++) {
-        const struct att_request request = {
-            .type = ATT_REQ_QUERY, .index = i % 2 ? 50000 : i, .tag = i / 4}; /* tags may repeat */
+        const struct att_request request = {.type = ATT_REQ_QUERY,
+                                            .index = i % 2 ? 50000 : i,
+                                            .tag = i / 4}; /* tags may repeat */
         assert_int_equal(att_submit(client, &request), ATT_OK);
     }
     assert_works(client);
@@ -153,8 +154,10 @@ static void everything_comes_in_chunks(void **unused)
     /* 16 MB through a ring of 256 KiB, all of them at once */
     for (int i = 0; i < TIMES; i++) {
         values[i] = calloc(count, sizeof(double));
-        const struct att_request request = {
-            .type = ATT_REQ_ALL, .tag = (uint64_t)i, .buffer = values[i], .buffer_bytes = count * sizeof(double)};
+        const struct att_request request = {.type = ATT_REQ_ALL,
+                                            .tag = (uint64_t)i,
+                                            .buffer = values[i],
+                                            .buffer_bytes = count * sizeof(double)};
         assert_int_equal(att_submit(client, &request), ATT_OK);
     }
     for (int i = 0; i < TIMES; i++) {
@@ -247,6 +250,7 @@ static pid_t fork_busy_client(void)
     pid_t child = fork();
     if (child != 0)
         return child;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     struct att_client *mine = service_connect(&service, 5000);
     struct att_completion completions[64];
     const float key[D] = {1, 2, 3}, value[D_V] = {0};
@@ -368,7 +372,11 @@ static void idle_daemon_uses_no_processor(void **unused)
     clock_gettime(clock, &after);
     long used = (after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec;
     print_message("an idle daemon used %ld ns in 1 s\n", used);
+#ifdef ATTND_TSAN
+    assert_true(used < 20000000); /* the sanitizer has a thread of its own that looks around */
+#else
     assert_true(used < 100000);
+#endif
     for (int i = 0; i < 20; i++)
         att_close(more[i]);
 }
@@ -404,7 +412,8 @@ static void paths(void **unused)
     assert_int_equal(att_connect(&options, &mine, &error), ATT_EINVAL);
     options.socket = "/tmp/attnd-nobody-here.sock";
     assert_int_equal(att_connect(&options, &mine, &error), ATT_ENOENT);
-    assert_string_equal(error.text, "no daemon at /tmp/attnd-nobody-here.sock: start attnd --dir DIR, or give --socket");
+    assert_string_equal(error.text,
+                        "no daemon at /tmp/attnd-nobody-here.sock: start attnd --dir DIR, or give --socket");
 }
 
 int main(void)

@@ -1,5 +1,5 @@
-/* A daemon that lies: the client believes no length, number, tag or geometry, and says what was wrong. The daemon is a
- * thread here that speaks the protocol by hand. */
+/* A daemon that lies: the client believes no length, number, tag or geometry, and says what was
+ * wrong. The daemon is a thread here that speaks the protocol by hand. */
 #include "test_ipc_service.h"
 
 #include <fcntl.h>
@@ -174,8 +174,7 @@ static void *lie_once(void *context)
         struct att_consumer requests;
         struct att_producer replies;
         struct att_wire_request request;
-        att_consumer_init(&requests, channel.request_slots, geometry.request_slots,
-                          &channel.control->request_tail, 0);
+        att_consumer_init(&requests, channel.request_slots, geometry.request_slots, &channel.control->request_tail, 0);
         att_producer_init(&replies, channel.reply_slots, geometry.reply_slots, &channel.control->reply_tail, 0);
         for (int i = 0; i < 5000 && att_consumer_peek(&requests) != ATT_RING_READY; i++)
             usleep(1000);

@@ -48,8 +48,8 @@ static void raw_open(const struct service *service, struct raw *raw)
     assert_int_equal(raw_receive(raw->fd, &raw->welcome, sizeof raw->welcome, fds, &count), sizeof raw->welcome);
     assert_int_equal(raw->welcome.status, ATT_OK);
     assert_int_equal(count, 2);
-    const struct att_geometry geometry = {
-        raw->welcome.request_slots, raw->welcome.reply_slots, raw->welcome.chunk_bytes};
+    const struct att_geometry geometry = {raw->welcome.request_slots, raw->welcome.reply_slots,
+                                          raw->welcome.chunk_bytes};
     assert_int_equal(att_channel_attach(fds[0], &geometry, raw->welcome.generation, &raw->channel, NULL), ATT_OK);
     /* What a client gets of the status page can't be written, and neither memfd truncated. */
     assert_true(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fds[1], 0) == MAP_FAILED);
@@ -59,8 +59,8 @@ static void raw_open(const struct service *service, struct raw *raw)
     close(fds[1]);
     att_producer_init(&raw->requests, raw->channel.request_slots, geometry.request_slots,
                       &raw->channel.control->request_tail, 0);
-    att_consumer_init(&raw->replies, raw->channel.reply_slots, geometry.reply_slots,
-                      &raw->channel.control->reply_tail, 0);
+    att_consumer_init(&raw->replies, raw->channel.reply_slots, geometry.reply_slots, &raw->channel.control->reply_tail,
+                      0);
 }
 
 static void raw_close(struct raw *raw)
@@ -77,8 +77,9 @@ static void raw_ring(struct raw *raw)
 
 static struct att_wire_request ping(const struct raw *raw)
 {
-    return (struct att_wire_request){
-        .length = sizeof(struct att_wire_request), .generation = raw->welcome.generation, .type = ATT_REQ_PING};
+    return (struct att_wire_request){.length = sizeof(struct att_wire_request),
+                                     .generation = raw->welcome.generation,
+                                     .type = ATT_REQ_PING};
 }
 
 static void raw_send(struct raw *raw, const struct att_wire_request *request, size_t payload_bytes)
@@ -246,8 +247,8 @@ static void forgeries_end_their_session_only(void **unused)
 {
     (void)unused;
     static const char *(*const forgeries[])(struct raw *) = {
-        forge_length_short, forge_length_huge,  forge_length_of_fields, forge_generation,   forge_type,
-        forge_type_zero,    forge_missing_key,  forge_extra_field,      forge_no_field,     forge_flags,
+        forge_length_short, forge_length_huge,  forge_length_of_fields, forge_generation, forge_type,
+        forge_type_zero,    forge_missing_key,  forge_extra_field,      forge_no_field,   forge_flags,
         forge_first_number, forge_later_number, forge_cursor,           forge_socket,
     };
     for (size_t i = 0; i < sizeof forgeries / sizeof forgeries[0]; i++) {

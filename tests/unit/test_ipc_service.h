@@ -1,17 +1,19 @@
 /* A tiny service on server.h in a forked process, for the ipc tests: answers without an engine.
- *   query     index + column / 1000; index SILENT: never; index LATE: when the next query comes; >= N_Q: ATT_ERANGE with a text
+ *   query     index + column / 1000; index SILENT: never; index LATE: when the next query comes;
+ *     >= N_Q: ATT_ERANGE with a text
  *   row       index + k; index 0: ATT_EMPTY          column, all: in chunks
  *   set token value = sum of key and value + bias    stat: clients and queries */
 #ifndef TEST_IPC_SERVICE_H
 #define TEST_IPC_SERVICE_H
 
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -204,6 +206,7 @@ static inline void service_start_with(struct service *service, struct att_server
     service->pid = fork();
     assert_true(service->pid >= 0);
     if (service->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that aborts leaves nobody behind */
         int log = open(service->log, O_CREAT | O_WRONLY | O_APPEND, 0600);
         dup2(log, 2);
         service_loop(server);
