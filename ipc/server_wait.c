@@ -187,7 +187,7 @@ void att_server_wait(struct att_server *server, int timeout_ms)
     bool done = spin(server, start, deadline);
     if (!done)
         sleep_until(server, deadline);
-    if (server->spin.mode == ATT_WAIT_ADAPTIVE)
+    if (server->spin.mode == ATT_WAIT_ADAPTIVE && timeout_ms != 0) /* a poll teaches nothing */
         att_spin_learn(&server->spin, att_now_ns() - start);
 }
 

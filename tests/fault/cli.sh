@@ -1,11 +1,11 @@
 #!/bin/bash
 # Bad input: every program answers with an exit code and one clear line that names what is wrong, and changes nothing.
-# Environment: ATTND_BUILD (the build directory), ATT_MKNPY (the writer of test files).
+# Environment: ATTND_BUILD (the build directory).
 set -u
 
 build=${ATTND_BUILD:-$(cd "$(dirname "$0")/../.." && pwd)/build}
-mknpy=${ATT_MKNPY:-$build/tests/mknpy}
-for program in "$build/attnd" "$build/attnctl" "$build/attninspect" "$mknpy"; do
+mknpy=$build/tests/mknpy
+for program in "$build/attnd" "$build/attnctl" "$build/attninspect" "$mknpy" "$build/tests/damage"; do
     if [ ! -x "$program" ]; then
         echo "skipped: $program is not built"
         exit 77
@@ -235,14 +235,7 @@ fi
 # ---- damage ------------------------------------------------------------------------------------------------
 # Bytes of the snapshots' file are flipped, between the heads of LMDB's pages. `damage STEP`: every STEP bytes.
 damage() {
-    local size page at
-    rm -rf damaged && cp -r state damaged
-    size=$(stat -c %s damaged/snap/data.mdb)
-    for page in $(seq 2 $((size / 4096 - 1))); do
-        for at in $(seq 200 "$1" 4090); do
-            printf '\xa5\x5a\xa5\x5a' | dd of=damaged/snap/data.mdb bs=1 seek=$((page * 4096 + at)) conv=notrunc status=none
-        done
-    done
+    rm -rf damaged && cp -r state damaged && "$build/tests/damage" damaged/snap/data.mdb "$1"
 }
 if [ -f state/snap/data.mdb ]; then
     damage 1000

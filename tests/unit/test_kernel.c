@@ -1,0 +1,229 @@
+/* The kernel: its exp against long double, and all instruction sets against each other, bit for bit. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants those first */
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+#include "random.h"
+
+enum { TILES = 64, LANES = TILES * ATT_TILE_LANES };
+
+static const struct att_kernel *const all[] = {&att_kernel_plain,
+#if defined(__x86_64__)
+                                               &att_kernel_avx2, &att_kernel_avx512
+#endif
+};
+
+static int available(const struct att_kernel *kernel)
+{
+#if defined(__x86_64__)
+    if (kernel == &att_kernel_avx512)
+        return __builtin_cpu_supports("avx512f");
+    if (kernel == &att_kernel_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return 1;
+}
+
+/* Weights of one row with d = 1 and q = 1: t is the key itself. */
+static void weigh(const struct att_kernel *kernel, enum att_precision precision, const float *t, double *weights)
+{
+    static const float zeros[LANES];
+    const float one_f32 = 1.0f;
+    const double one_f64 = 1.0, shift = 0.0;
+    double largest;
+    const struct att_weights work = {.precision = precision,
+                                     .rows = 1,
+                                     .tiles = TILES,
+                                     .d = 1,
+                                     .q = precision == ATT_SINGLE ? (const void *)&one_f32 : &one_f64,
+                                     .keys = t,
+                                     .bias = zeros,
+                                     .shift = &shift,
+                                     .weights = weights,
+                                     .stride = LANES,
+                                     .largest = &largest};
+    kernel->weights(&work);
+}
+
+static double worst_error(enum att_precision precision, uint32_t stride)
+{
+    const struct att_kernel *kernel = att_kernel_choose();
+    static float t[LANES];
+    static double weights[LANES];
+    double worst = 0.0;
+    uint32_t bits = 0x30000000; /* 2^-31: below, 2^f is 1 to double precision's half */
+
+    while (bits <= 0x3f000000) { /* 0.5 */
+        for (int i = 0; i < LANES; i += 2) {
+            memcpy(&t[i], &bits, sizeof bits);
+            t[i + 1] = -t[i];
+            bits = bits + stride <= 0x3f000000 ? bits + stride : bits;
+        }
+        weigh(kernel, precision, t, weights);
+        for (int i = 0; i < LANES; i++) {
+            long double exact = exp2l((long double)t[i]);
+            worst = fmax(worst, (double)fabsl((weights[i] - exact) / exact));
+        }
+        if (bits + stride > 0x3f000000)
+            break;
+    }
+    return worst;
+}
+
+static void the_error_of_exp_stays_below_what_the_bounds_assume(void **state)
+{
+    (void)state;
+    /* 2^-26 is what rounding t - r to float adds in precision mixed. */
+    double mixed = worst_error(ATT_MIXED, 37) + 0x1p-26 * log(2.0), precise = worst_error(ATT_DOUBLE, 1013);
+    printf("largest relative error of a weight: float32 exp %.3g (assumed %.3g), float64 exp %.3g (assumed %.3g)\n",
+           mixed, ATT_EPSILON_FLOAT, precise, ATT_EPSILON_DOUBLE);
+    assert_true(mixed < ATT_EPSILON_FLOAT);
+    assert_true(precise < ATT_EPSILON_DOUBLE);
+    assert_true(worst_error(ATT_SINGLE, 1013) < ATT_EPSILON_FLOAT);
+}
+
+struct call {
+    enum att_precision precision;
+    uint32_t rows, tiles, d, columns;
+    double *q;
+    float *q32, *keys, *bias, *values;
+    double shift[16];
+};
+
+static float gaussian(struct test_random *random) { return (float)random_normal(random); }
+
+static struct call random_call(struct test_random *random)
+{
+    struct call c = {.precision = (enum att_precision)(random_below(random, 3)),
+                     .rows = 1 + (uint32_t)random_below(random, 16),
+                     .tiles = 1 + (uint32_t)random_below(random, 9),
+                     .d = 1 + (uint32_t)random_below(random, 70),
+                     .columns = 5 + (uint32_t)random_below(random, 70)};
+    size_t keys = (size_t)c.tiles * c.d * 16, lanes = (size_t)c.tiles * 16, q = (size_t)c.rows * c.d;
+
+    c.q = malloc(sizeof *c.q * q);
+    c.q32 = malloc(sizeof *c.q32 * q);
+    c.keys = malloc(sizeof *c.keys * keys);
+    c.bias = malloc(sizeof *c.bias * lanes);
+    c.values = malloc(sizeof *c.values * lanes * c.columns);
+    for (size_t i = 0; i < q; i++)
+        c.q[i] = c.q32[i] = 3.0f * gaussian(random);
+    for (size_t i = 0; i < keys; i++)
+        c.keys[i] = gaussian(random);
+    for (size_t i = 0; i < lanes; i++)
+        c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : 400.0f * gaussian(random);
+    for (size_t i = 0; i < lanes * c.columns; i++)
+        c.values[i] = gaussian(random);
+    for (uint32_t i = 0; i < c.rows; i++)
+        c.shift[i] = random_below(random, 5) == 0 ? ATT_NO_SHIFT : rint(300.0 * gaussian(random));
+    return c;
+}
+
+static void release_call(struct call *c)
+{
+    free(c->q);
+    free(c->q32);
+    free(c->keys);
+    free(c->bias);
+    free(c->values);
+}
+
+/* All that the kernel gives for a call, in one array: weights, largest, sums, magnitudes. */
+static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
+{
+    const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows;
+    double *all_of_it = calloc(weights + c->rows * (1 + 4 + (size_t)c->columns), sizeof(double));
+    double *largest = all_of_it + weights, *sums = largest + c->rows;
+
+    for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
+        const struct att_weights work = {
+            .precision = c->precision,
+            .rows = c->rows - row < rows_at_once ? c->rows - row : rows_at_once,
+            .tiles = c->tiles,
+            .d = c->d,
+            .q = c->precision == ATT_SINGLE ? (const void *)(c->q32 + (size_t)row * c->d) : c->q + (size_t)row * c->d,
+            .keys = c->keys,
+            .bias = c->bias,
+            .shift = c->shift + row,
+            .weights = all_of_it + row * lanes,
+            .stride = lanes,
+            .largest = largest + row};
+        kernel->weights(&work);
+    }
+    for (uint32_t row = 0; row < c->rows; row++) {
+        kernel->magnitudes(all_of_it + row * lanes, c->tiles, c->values, c->columns, sums);
+        kernel->sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, 0, c->columns, sums + 4);
+        sums += 4 + c->columns;
+    }
+    *ret_count = weights + c->rows * (1 + 4 + (size_t)c->columns);
+    return all_of_it;
+}
+
+static void every_instruction_set_and_shape_gives_the_same_bits(void **state)
+{
+    struct test_random random;
+    (void)state;
+    random_seed(&random, 20261124, "kernel calls");
+    for (int round = 0; round < 300; round++) {
+        struct call c = random_call(&random);
+        size_t count;
+        double *expected = results(all[0], &c, 1, &count);
+        for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
+            if (!available(all[k]))
+                continue;
+            for (uint32_t rows = 1; rows <= c.rows; rows += 5) {
+                double *got = results(all[k], &c, rows, &count);
+                assert_memory_equal(got, expected, count * sizeof(double));
+                free(got);
+            }
+        }
+        free(expected);
+        release_call(&c);
+    }
+}
+
+static void a_masked_entry_weighs_nothing_under_any_shift(void **state)
+{
+    static float t[LANES], bias[16];
+    const double q = 1.0, shifts[] = {ATT_NO_SHIFT, 0.0, -1.4e12, 1.4e12};
+    (void)state;
+    for (int i = 0; i < 16; i++)
+        bias[i] = -INFINITY;
+    for (size_t i = 0; i < sizeof shifts / sizeof *shifts; i++) {
+        double weights[16], largest;
+        const struct att_weights work = {.precision = ATT_MIXED,
+                                         .rows = 1,
+                                         .tiles = 1,
+                                         .d = 1,
+                                         .q = &q,
+                                         .keys = t,
+                                         .bias = bias,
+                                         .shift = &shifts[i],
+                                         .weights = weights,
+                                         .stride = 16,
+                                         .largest = &largest};
+        att_kernel_choose()->weights(&work);
+        for (int lane = 0; lane < 16; lane++)
+            assert_true(weights[lane] == 0.0);
+        assert_true(largest < ATT_NO_SHIFT);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_error_of_exp_stays_below_what_the_bounds_assume),
+        cmocka_unit_test(every_instruction_set_and_shape_gives_the_same_bits),
+        cmocka_unit_test(a_masked_entry_weighs_nothing_under_any_shift),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
