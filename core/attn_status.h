@@ -31,7 +31,7 @@ enum att_status {
     ATT_ELOCKED = 20,   /* another daemon serves this directory */
     ATT_EREADONLY = 21, /* updates are refused, reads are served; the message says why */
     ATT_LOST = 22,      /* that LSN was taken back by a crash before it was durable */
-    ATT_EBLAS = 23,     /* OpenBLAS computes wrong products on this processor */
+    ATT_EKERNEL = 23,   /* the vector kernel computes wrong results on this processor */
     ATT_STATUS_COUNT
 };
 

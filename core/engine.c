@@ -18,8 +18,9 @@ static const char *const precision_names[] = {"single", "mixed", "double"};
 static enum att_status check_options(const struct att_engine_options *o, struct att_error *error)
 {
     if (o->n_q == 0 || o->n_q >= ATT_NO_ROW || o->capacity == 0 || o->capacity > INT32_MAX)
-        return att_fail(error, ATT_EINVAL, "Q has %u rows and there is room for %u tokens: both must be 1 to 2147483647",
-                        o->n_q, o->capacity);
+        return att_fail(error, ATT_EINVAL,
+                        "Q has %u rows and there is room for %u tokens: both must be 1 to 2147483647", o->n_q,
+                        o->capacity);
     if (o->d == 0 || o->d > ATT_MAX_COLUMNS || o->d_v == 0 || o->d_v > ATT_MAX_COLUMNS)
         return att_fail(error, ATT_EINVAL, "d is %u and d_v is %u: both must be 1 to %d", o->d, o->d_v,
                         ATT_MAX_COLUMNS);
@@ -85,7 +86,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     struct att_engine *engine;
 
     if (status == ATT_OK)
-        status = att_blas_check(error);
+        status = att_kernel_check(error);
     if (status != ATT_OK)
         return status;
     engine = calloc(1, sizeof *engine);
@@ -96,7 +97,6 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     engine->options.log_capacity = choose_log_capacity(options);
     engine->options.threads = options->threads ? options->threads : (uint32_t)omp_get_num_procs();
     engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
-    engine->blas_kernel = att_blas_kernel();
     snprintf(engine->base_tag, sizeof engine->base_tag, "weights1-%s-tile%ux%u", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v);
     status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
@@ -177,7 +177,10 @@ enum att_status att_engine_restore(struct att_engine *engine, const struct att_p
     return ATT_OK;
 }
 
-const char *att_engine_base_tag(const struct att_engine *engine) { return engine->base_tag; }
+const char *att_engine_base_tag(const struct att_engine *engine)
+{
+    return engine->base_tag;
+}
 
 void att_engine_set_lsn(struct att_engine *engine, uint64_t lsn)
 {
@@ -358,9 +361,11 @@ void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *
         .settled_lsn = atomic_load_explicit(&engine->settled_lsn, memory_order_relaxed),
         .region_bytes = region->bytes,
         .threads = engine->options.threads,
-        .blas_kernel = engine->blas_kernel,
-        .isa = region->kernel->name,
+        .kernel = region->kernel->name,
     };
 }
 
-int att_engine_region_fd(const struct att_engine *engine) { return engine->region_fd; }
+int att_engine_region_fd(const struct att_engine *engine)
+{
+    return engine->region_fd;
+}

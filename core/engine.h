@@ -17,16 +17,16 @@ struct att_engine;
 enum att_precision { ATT_SINGLE = 0, ATT_MIXED = 1, ATT_DOUBLE = 2 };
 
 struct att_engine_options {
-    uint32_t n_q;                /* rows of Q, >= 1 */
-    uint32_t d;                  /* columns of Q and K, 1..ATT_MAX_COLUMNS */
-    uint32_t d_v;                /* columns of V, 1..ATT_MAX_COLUMNS */
-    uint32_t capacity;           /* room for tokens, >= 1 */
-    double scale;                /* s in exp(s q.k + b); finite */
+    uint32_t n_q;      /* rows of Q, >= 1 */
+    uint32_t d;        /* columns of Q and K, 1..ATT_MAX_COLUMNS */
+    uint32_t d_v;      /* columns of V, 1..ATT_MAX_COLUMNS */
+    uint32_t capacity; /* room for tokens, >= 1 */
+    double scale;      /* s in exp(s q.k + b); finite */
     enum att_precision precision;
-    uint32_t log_capacity;       /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
-    uint32_t threads;            /* of the merge team; 0: one for each processor */
-    bool eager;                  /* merge whenever there is something to merge */
-    double error_budget;         /* drift, relative to the row's mean |v|_inf, that triggers a refresh; 0: by precision */
+    uint32_t log_capacity; /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
+    uint32_t threads;      /* of the merge team; 0: one for each processor */
+    bool eager;            /* merge whenever there is something to merge */
+    double error_budget;   /* drift, relative to the row's mean |v|_inf, that triggers a refresh; 0: by precision */
     void (*on_completion)(void *context); /* called on the merge thread when a job completes, or when a merge made
                                              room that an apply found missing; may be NULL */
     void *context;
@@ -34,8 +34,8 @@ struct att_engine_options {
 
 enum { ATT_MAX_COLUMNS = 4096 };
 
-/* Allocates the state, empty: no token is live, Q is zero. Checks OpenBLAS against plain loops first.
- * Errors: ATT_EINVAL, ATT_ENOMEM (says how much is needed), ATT_EBLAS. */
+/* Allocates the state, empty: no token is live, Q is zero. Checks the vector kernel against plain C first.
+ * Errors: ATT_EINVAL, ATT_ENOMEM (says how much is needed), ATT_EKERNEL. */
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
                                   struct att_error *error);
 
@@ -47,12 +47,12 @@ void att_engine_free(struct att_engine *engine);
 
 /* The arrays of the settled state; a snapshot is made of pieces of them. */
 enum att_array {
-    ATT_ARRAY_Q = 0,    /* n_q x d float */
-    ATT_ARRAY_K = 1,    /* capacity x d float */
-    ATT_ARRAY_V = 2,    /* capacity x d_v float */
-    ATT_ARRAY_BIAS = 3, /* capacity float */
-    ATT_ARRAY_LIVE = 4, /* capacity bytes: 1 for a live token */
-    ATT_ARRAY_BASES = 5,/* opaque: the bases, tile by tile; only meaningful under the same att_engine_base_tag */
+    ATT_ARRAY_Q = 0,     /* n_q x d float */
+    ATT_ARRAY_K = 1,     /* capacity x d float */
+    ATT_ARRAY_V = 2,     /* capacity x d_v float */
+    ATT_ARRAY_BIAS = 3,  /* capacity float */
+    ATT_ARRAY_LIVE = 4,  /* capacity bytes: 1 for a live token */
+    ATT_ARRAY_BASES = 5, /* opaque: the bases, tile by tile; only meaningful under the same att_engine_base_tag */
     ATT_ARRAY_COUNT
 };
 
@@ -142,16 +142,16 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
                                  double *ret_error_bound, struct att_error *error);
 
 /* The whole row: d_v values, and the largest of their bounds. Otherwise as att_engine_query. */
-enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values,
-                               double *ret_error_bound, struct att_error *error);
+enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
+                               struct att_error *error);
 
 /* Work for the merge thread's team, done at one cut of the log: what was applied before the submission is in it. */
 enum att_job_kind {
-    ATT_JOB_ROW = 1,      /* one row over the live tokens: values d_v, bounds 1 (the largest) */
-    ATT_JOB_COLUMN = 2,   /* column `index`: values n_q, bounds n_q; a row without tokens has NaN */
-    ATT_JOB_ALL = 3,      /* everything: values n_q x d_v, bounds n_q */
-    ATT_JOB_MERGE = 4,    /* merge what is pending now */
-    ATT_JOB_SNAPSHOT = 5  /* hand the settled state, piece by piece, to the sink */
+    ATT_JOB_ROW = 1,     /* one row over the live tokens: values d_v, bounds 1 (the largest) */
+    ATT_JOB_COLUMN = 2,  /* column `index`: values n_q, bounds n_q; a row without tokens has NaN */
+    ATT_JOB_ALL = 3,     /* everything: values n_q x d_v, bounds n_q */
+    ATT_JOB_MERGE = 4,   /* merge what is pending now */
+    ATT_JOB_SNAPSHOT = 5 /* hand the settled state, piece by piece, to the sink */
 };
 
 /* Where a snapshot goes. All called on the merge thread; must not block. */
@@ -189,18 +189,17 @@ struct att_job *att_engine_completed(struct att_engine *engine);
 /* ---- State --------------------------------------------------------------------------------------------- */
 
 struct att_engine_stats {
-    uint64_t log_pending;  /* entries not yet merged */
+    uint64_t log_pending; /* entries not yet merged */
     uint64_t log_capacity;
     uint64_t merges, refreshes, updates, queries;
     uint64_t rows_hot, rows_cold;
-    uint64_t tokens;       /* live */
-    uint64_t tokens_used;  /* highest index ever live + 1 */
-    uint64_t lsn;          /* of the newest update */
+    uint64_t tokens;      /* live */
+    uint64_t tokens_used; /* highest index ever live + 1 */
+    uint64_t lsn;         /* of the newest update */
     uint64_t settled_lsn;
     uint64_t region_bytes; /* of the published region, mapped */
     uint32_t threads;
-    const char *blas_kernel; /* OpenBLAS's own name for the kernel it chose */
-    const char *isa;         /* ours: "avx512", "avx2" or "plain" */
+    const char *kernel; /* "avx512", "avx2" or "plain" */
 };
 
 void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *ret_stats);

@@ -16,30 +16,30 @@ struct att_index {
     uint64_t *newest_q; /* [n_q]: the same for rows of Q */
     uint32_t *free;     /* [capacity]: deleted tokens, a stack: an append takes the last one */
     uint32_t free_count;
-    uint32_t used;      /* highest token ever live + 1 */
+    uint32_t used; /* highest token ever live + 1 */
     uint32_t live_count;
-    uint64_t count;     /* what `count` in the region says */
-    uint64_t tail;      /* as last read */
+    uint64_t count; /* what `count` in the region says */
+    uint64_t tail;  /* as last read */
     uint64_t lsn;
     uint64_t updates, queries;
-    double q_largest;   /* of |s||q|, and of g, over all that was ever there: the door checks their product */
+    double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
     double g_largest;
     float *key, *value; /* d and d_v floats of scratch */
     float *old_key, *old_value;
-    bool started;       /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    bool started; /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
 struct att_work_tile {
-    struct att_tile *tile;   /* layout as in the region */
-    uint32_t rows;           /* in use, from 0 on */
-    void *scaled_q;          /* [64][d] */
+    struct att_tile *tile; /* layout as in the region */
+    uint32_t rows;         /* in use, from 0 on */
+    void *scaled_q;        /* [64][d] */
 };
 
 /* One thread's scratch for folding. */
 struct att_scratch {
     double *weights;  /* [64][ATT_BLOCK] */
-    double *products; /* [64][4 + columns] */
+    double *products; /* [64][att_padded_columns] */
     double largest[ATT_TILE_ROWS];
     double shift[ATT_TILE_ROWS];
     struct att_work_tile work;
@@ -55,7 +55,7 @@ struct att_saving {
     uint8_t *saved[ATT_ARRAY_COUNT]; /* for each piece of the array: already handed out */
     uint32_t array;                  /* the sequential cursor */
     uint64_t next;
-    uint32_t tiles;                  /* of bases at the cut */
+    uint32_t tiles; /* of bases at the cut */
 };
 
 /* Owned by the merge thread; its team uses scratch[thread number] and disjoint tiles. */
@@ -63,25 +63,25 @@ struct att_merger {
     pthread_t thread;
     bool running;
     uint64_t settled_lsn;
-    uint32_t used;             /* settled tokens lie below this */
-    uint32_t *newest;          /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
-    uint64_t *changed_q;       /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
+    uint32_t used;               /* settled tokens lie below this */
+    uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
+    uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
     uint32_t *settled_q_version; /* [n_q]: of the settled rows of Q */
-    uint8_t *review;           /* [n_q]: set by the team during a merge: to be marked for refresh */
-    uint8_t *needs_refresh;    /* [n_q] */
-    uint32_t needed;           /* how many */
-    uint32_t cursor;           /* where the search for them goes on */
+    uint8_t *review;             /* [n_q]: set by the team during a merge: to be marked for refresh */
+    uint8_t *needs_refresh;      /* [n_q] */
+    uint32_t needed;             /* how many */
+    uint32_t cursor;             /* where the search for them goes on */
     uint32_t slots_used;
-    uint32_t *spare;           /* [threads]: physical tiles that no word names */
-    struct att_stretch *entries; /* [entry_blocks]: the compacted stretch of the log */
+    uint32_t *spare;             /* [threads]: physical tiles that no word names */
+    struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
     struct att_stretch *tokens;  /* [ATT_PACK_BLOCKS]: packed settled tokens */
     struct att_scratch *scratch; /* [threads] */
     struct att_work_tile *group; /* [ATT_GROUP_TILES] */
     struct att_saving saving;
-    bool merge_now;              /* a hot row was over budget: a merge, then its refresh */
-    struct att_job *waiting;     /* taken from `submitted`, oldest first */
-    uint64_t oldest_ns;          /* when the oldest pending entry was first seen */
+    bool merge_now;          /* a hot row was over budget: a merge, then its refresh */
+    struct att_job *waiting; /* taken from `submitted`, oldest first */
+    uint64_t oldest_ns;      /* when the oldest pending entry was first seen */
 };
 
 struct att_engine {
@@ -89,7 +89,6 @@ struct att_engine {
     struct att_region region;
     int region_fd;
     char base_tag[64];
-    const char *blas_kernel;
     struct att_index index;
     struct att_merger merger;
     bool prepared;
@@ -101,9 +100,9 @@ struct att_engine {
     /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
     _Atomic(struct att_job *) submitted;
     _Atomic(struct att_job *) finished;
-    struct att_job *completed;        /* the service's */
+    struct att_job *completed; /* the service's */
 
-    _Atomic uint32_t sleeping;        /* futex: 1 while the merge thread sleeps or is about to; see worker.c */
+    _Atomic uint32_t sleeping; /* futex: 1 while the merge thread sleeps or is about to; see worker.c */
     _Atomic bool stop;
     _Atomic bool hungry; /* an apply found the log full; see worker.c */
 };
@@ -135,7 +134,7 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
               const struct att_stretch *stretch);
 
 /* rebuild.c: refresh, and every row that is answered over the live tokens */
-void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t entry_count);
+void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks);
 uint32_t att_refresh_some(struct att_engine *engine);
 
 /* merge.c */
@@ -165,13 +164,6 @@ void att_saving_free(struct att_engine *engine);
 /* worker.c: the merge thread */
 enum att_status att_worker_start(struct att_engine *engine, struct att_error *error);
 void att_worker_stop(struct att_engine *engine);
-
-/* blas.c */
-enum att_status att_blas_check(struct att_error *error);
-const char *att_blas_kernel(void);
-/* C (rows x columns) = A (rows x depth) B^T (columns x depth), row-major, float64, one thread. */
-void att_blas_product(uint32_t rows, uint32_t columns, uint32_t depth, const double *a, size_t a_stride,
-                      const double *b, size_t b_stride, double *c, size_t c_stride);
 
 /* How many threads are worth it for so many multiply-adds: a fork-join can cost a scheduler's quantum. */
 static inline int att_team(const struct att_engine *engine, double multiply_adds)

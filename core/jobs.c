@@ -48,8 +48,7 @@ static enum att_status answer_row(const struct att_engine *engine, const struct 
         return ATT_EMPTY;
     }
     for (uint32_t j = 0; j < count; j++) {
-        att_row_answer(row, sums, sums[ATT_HEAD_COLUMNS + first + j], &engine->region.numerics, &ret_values[j],
-                       &bound);
+        att_row_answer(row, sums, sums[ATT_HEAD_COLUMNS + first + j], &engine->region.numerics, &ret_values[j], &bound);
         worst = bound > worst ? bound : worst;
     }
     *ret_bound = worst;
@@ -98,13 +97,13 @@ static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint3
 {
     struct att_merger *merger = &engine->merger;
     const uint64_t cut = att_merge_count(engine);
-    uint32_t packed;
+    uint32_t blocks;
 
     att_merge_scan(engine, cut);
-    packed = att_merge_pack(engine, cut, true);
+    blocks = att_merge_pack(engine, cut, true);
     for (uint32_t i = 0; i < count; i++)
         add_to_group(engine, i, jobs[i]->index);
-    att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, packed);
+    att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
     for (uint32_t i = 0; i < count; i++) {
         jobs[i]->status = answer_into(engine, jobs[i], &merger->group[i / ATT_TILE_ROWS], i % ATT_TILE_ROWS);
         jobs[i]->lsn = lsn_at(engine, cut);
@@ -122,7 +121,10 @@ static void run_rows(struct att_engine *engine, struct att_job **jobs, uint32_t 
 }
 
 /* A row job on the calling thread, for att_engine_recompute: the merge thread is idle. */
-void att_job_row_now(struct att_engine *engine, struct att_job *job) { compute_rows(engine, &job, 1); }
+void att_job_row_now(struct att_engine *engine, struct att_job *job)
+{
+    compute_rows(engine, &job, 1);
+}
 
 /* ---- columns and everything ---- */
 
@@ -137,8 +139,8 @@ static void gather(struct att_engine *engine, struct answers *answers, struct at
         const uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_relaxed);
         struct att_tile *tile = NULL;
         if (slot != ATT_NO_SLOT)
-            tile = att_region_tile(region, ATT_WORD_PHYSICAL(atomic_load_explicit(
-                                               &region->words[slot / ATT_TILE_ROWS], memory_order_relaxed)));
+            tile = att_region_tile(region, ATT_WORD_PHYSICAL(atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS],
+                                                                                  memory_order_relaxed)));
         if (!tile || tile->rows[slot % ATT_TILE_ROWS].row != row || engine->merger.changed_q[row] != 0) {
             answers->lone[answers->lone_count++] = row;
             continue;
@@ -151,7 +153,7 @@ static void gather(struct att_engine *engine, struct answers *answers, struct at
 }
 
 /* The hot rows of a group of tiles: base plus the packed stretch. */
-static void answer_hot(struct att_engine *engine, struct answers *answers, uint32_t first, uint32_t packed)
+static void answer_hot(struct att_engine *engine, struct answers *answers, uint32_t first, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
     const uint32_t n_q = engine->region.n_q;
@@ -159,10 +161,10 @@ static void answer_hot(struct att_engine *engine, struct answers *answers, uint3
 
     for (; tiles < ATT_GROUP_TILES && first + tiles * ATT_TILE_ROWS < n_q; tiles++)
         gather(engine, answers, &merger->group[tiles], first + tiles * ATT_TILE_ROWS);
-#pragma omp parallel for schedule(dynamic) \
-    num_threads(att_team(engine, (double)tiles * ATT_TILE_ROWS * packed * (engine->region.d + engine->region.columns)))
+#pragma omp parallel for schedule(dynamic) num_threads( \
+    att_team(engine, (double)tiles *ATT_TILE_ROWS *blocks *ATT_BLOCK *(engine->region.d + engine->region.columns)))
     for (uint32_t t = 0; t < tiles; t++)
-        for (uint32_t b = 0; b < (packed + ATT_BLOCK - 1) / ATT_BLOCK; b++)
+        for (uint32_t b = 0; b < blocks; b++)
             att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b]);
     for (uint32_t t = 0; t < tiles; t++)
         for (uint32_t i = 0; i < merger->group[t].rows; i++) {
@@ -175,13 +177,13 @@ static void answer_hot(struct att_engine *engine, struct answers *answers, uint3
         }
 }
 
-static void answer_lone(struct att_engine *engine, const struct answers *answers, uint32_t packed)
+static void answer_lone(struct att_engine *engine, const struct answers *answers, uint32_t blocks)
 {
     for (uint32_t done = 0; done < answers->lone_count; done += ATT_GROUP_ROWS) {
         uint32_t count = answers->lone_count - done < ATT_GROUP_ROWS ? answers->lone_count - done : ATT_GROUP_ROWS;
         for (uint32_t i = 0; i < count; i++)
             add_to_group(engine, i, answers->lone[done + i]);
-        att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, packed);
+        att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
         for (uint32_t i = 0; i < count; i++)
             answer_into(engine, answers->job, &engine->merger.group[i / ATT_TILE_ROWS], i % ATT_TILE_ROWS);
     }
@@ -191,7 +193,7 @@ static void run_all(struct att_engine *engine, struct att_job *job)
 {
     const uint64_t cut = att_merge_count(engine);
     struct answers answers = {.job = job, .lone = malloc(sizeof(uint32_t) * engine->region.n_q)};
-    uint32_t packed;
+    uint32_t blocks;
 
     if (!answers.lone) {
         job->status = ATT_ENOMEM;
@@ -199,11 +201,11 @@ static void run_all(struct att_engine *engine, struct att_job *job)
         return;
     }
     att_merge_scan(engine, cut);
-    packed = att_merge_pack(engine, cut, false);
+    blocks = att_merge_pack(engine, cut, false);
     for (uint32_t first = 0; first < engine->region.n_q; first += ATT_GROUP_ROWS)
-        answer_hot(engine, &answers, first, packed);
-    packed = att_merge_pack(engine, cut, true);
-    answer_lone(engine, &answers, packed);
+        answer_hot(engine, &answers, first, blocks);
+    blocks = att_merge_pack(engine, cut, true);
+    answer_lone(engine, &answers, blocks);
     job->status = ATT_OK;
     job->lsn = lsn_at(engine, cut);
     att_merge_unscan(engine, cut);

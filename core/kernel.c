@@ -34,3 +34,71 @@ const struct att_kernel *att_kernel_choose(void)
             return kernels[i];
     return &att_kernel_plain;
 }
+
+enum { CHECK_ROWS = 7, CHECK_TILES = 5, CHECK_D = 19, CHECK_COLUMNS = 40, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
+
+struct check {
+    double q[CHECK_ROWS * CHECK_D];
+    float q32[CHECK_ROWS * CHECK_D];
+    float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
+    double shift[CHECK_ROWS];
+};
+
+struct outcome {
+    double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
+    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], magnitudes[4];
+};
+
+static void fill(float *x, size_t count, uint32_t seed)
+{
+    for (size_t i = 0; i < count; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = ((float)(seed >> 8) - 0x1p23f) * 0x1p-22f;
+    }
+}
+
+static void run_check(const struct att_kernel *kernel, enum att_precision precision, const struct check *in,
+                      struct outcome *ret)
+{
+    const struct att_weights work = {
+        .precision = precision,
+        .rows = CHECK_ROWS,
+        .tiles = CHECK_TILES,
+        .d = CHECK_D,
+        .q = precision == ATT_SINGLE ? (const void *)in->q32 : in->q,
+        .keys = in->keys,
+        .bias = in->bias,
+        .shift = in->shift,
+        .weights = ret->weights,
+        .stride = CHECK_LANES,
+        .largest = ret->largest,
+    };
+
+    kernel->weights(&work);
+    kernel->product(ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_LANES, in->values, CHECK_COLUMNS, ret->product);
+    kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
+    kernel->magnitudes(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, ret->magnitudes);
+}
+
+enum att_status att_kernel_check(struct att_error *error)
+{
+    const struct att_kernel *kernel = att_kernel_choose();
+    struct check in = {0};
+    struct outcome got, expected;
+
+    fill(in.q32, CHECK_ROWS * CHECK_D, 1);
+    fill(in.keys, CHECK_LANES * CHECK_D, 2);
+    fill(in.bias, CHECK_LANES, 3);
+    fill(in.values, CHECK_LANES * CHECK_COLUMNS, 4);
+    for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
+        in.q[i] = in.q32[i];
+    for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
+        run_check(kernel, (enum att_precision)precision, &in, &got);
+        run_check(&att_kernel_plain, (enum att_precision)precision, &in, &expected);
+        if (memcmp(&got, &expected, sizeof got) != 0)
+            return att_fail(error, ATT_EKERNEL,
+                            "the %s kernel computes wrong results on this processor: set ATTND_ISA=plain and report it",
+                            kernel->name);
+    }
+    return ATT_OK;
+}

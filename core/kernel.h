@@ -16,26 +16,25 @@ enum { ATT_TILE_LANES = 16 };
 
 /* t of a masked entry, and M of a row that has seen no entry: r - M is far below -1000 whatever meets. The door keeps
  * true scores within 1.5e12 of 0, so the two are told from them, and from each other, by size. */
-#define ATT_MASKED (-1e15)
+#define ATT_MASKED   (-1e15)
 #define ATT_NO_SHIFT (-1e14)
 /* M changes when some r - M is above this; below -1000 the weight counts as 0. */
 #define ATT_SHIFT_HEADROOM 500.0
 
 struct att_weights {
     enum att_precision precision;
-    uint32_t rows;         /* any number */
-    uint32_t tiles;        /* any number */
+    uint32_t rows;  /* any number */
+    uint32_t tiles; /* any number */
     uint32_t d;
-    const void *q;         /* rows x d, as `scale` made them */
+    const void *q; /* rows x d, as `scale` made them */
     const float *keys;
-    const float *bias;     /* tiles x 16; -inf for a masked lane */
-    const double *shift;   /* rows: M */
-    double *weights;       /* rows x stride: out */
-    size_t stride;         /* >= 16 tiles */
-    double *largest;       /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
+    const float *bias;   /* tiles x 16; -inf for a masked lane */
+    const double *shift; /* rows: M */
+    double *weights;     /* rows x stride: out */
+    size_t stride;       /* >= 16 tiles */
+    double *largest;     /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
 };
 
-/* What a column sum needs: sum_l w_l x_l and sum_l w_l |x_l| over `tiles` tiles. */
 struct att_kernel {
     const char *name;
     /* s log2(e) q into float (single) or double */
@@ -44,9 +43,17 @@ struct att_kernel {
     /* columns `first` to `first + count - 1` of the values (tile stride: columns * 16 floats) */
     void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
                  uint32_t count, double *ret_sums);
+    /* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order
+     * of l; columns: a multiple of 8 */
+    void (*product)(const double *weights, size_t stride, uint32_t rows, uint32_t depth, const float *values,
+                    uint32_t columns, double *ret_sums);
     void (*magnitudes)(const double *weights, uint32_t tiles, const float *values, uint32_t columns,
                        double ret_magnitudes[4]);
 };
+
+/* Compares the chosen kernel with plain C on small work, bit for bit: a compiler or a processor can be wrong.
+ * ATT_EKERNEL. */
+enum att_status att_kernel_check(struct att_error *error);
 
 /* The best for this processor, or what the environment variable ATTND_ISA asks for (plain, avx2, avx512) if the
  * processor has it. Never NULL. */
@@ -56,7 +63,7 @@ extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx
 
 /* Relative error of a weight against exact exp of the exact t as computed, rounding of t - r included
  * (tests/unit/test_kernel.c sweeps it). */
-#define ATT_EPSILON_FLOAT 0x1p-23
+#define ATT_EPSILON_FLOAT  0x1p-23
 #define ATT_EPSILON_DOUBLE 0x1p-51
 
 #endif

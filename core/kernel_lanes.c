@@ -3,17 +3,41 @@
 #include "kernel.h"
 #include "lanes.h"
 
-/* Rows x tiles whose sums stay in registers: 24 of AVX-512's 32, 12 or 16 of AVX2's 16. */
+/* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, LONE_TILES = 4 };
+enum {
+    F64_ROWS = 6,
+    F64_TILES = 2,
+    F32_ROWS = 6,
+    F32_TILES = 4,
+    LONE_TILES = 4,
+    PRODUCT_ROWS = 8,
+    PRODUCT_VECTORS = 3
+};
 #elif defined(__AVX2__)
-enum { F64_ROWS = 3, F64_TILES = 1, F32_ROWS = 3, F32_TILES = 2, LONE_TILES = 2 };
+enum {
+    F64_ROWS = 2,
+    F64_TILES = 1,
+    F32_ROWS = 6,
+    F32_TILES = 1,
+    LONE_TILES = 2,
+    PRODUCT_ROWS = 6,
+    PRODUCT_VECTORS = 1
+};
 #else
-enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, LONE_TILES = 1 };
+enum {
+    F64_ROWS = 1,
+    F64_TILES = 1,
+    F32_ROWS = 1,
+    F32_TILES = 1,
+    LONE_TILES = 1,
+    PRODUCT_ROWS = 1,
+    PRODUCT_VECTORS = 1
+};
 #endif
 
 /* 2^f for f in [-1/2, 1/2]: the Taylor series of exp(f ln 2). Terms up to 7 leave 5e-9, up to 13 leave 5e-18. */
-static const float power_f32[] = {1.0f,           0x1.62e430p-1f, 0x1.ebfbe0p-3f,  0x1.c6b08ep-5f,
+static const float power_f32[] = {1.0f,           0x1.62e430p-1f,  0x1.ebfbe0p-3f,  0x1.c6b08ep-5f,
                                   0x1.3b2ab6p-7f, 0x1.5d87fep-10f, 0x1.430912p-13f, 0x1.ffcbfcp-17f};
 static const double power_f64[] = {1.0,
                                    0x1.62e42fefa39efp-1,
@@ -76,8 +100,8 @@ LANES_INLINE f64x16 weigh_single(const struct att_weights *work, uint32_t row, f
 }
 
 /* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float64. */
-LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
-                            uint32_t tiles, f64x16 *largest)
+LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
+                            f64x16 *largest)
 {
     const double *q = (const double *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
@@ -113,8 +137,8 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
 }
 
 /* The same with scores in float32, for precision single. */
-LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
-                            uint32_t tiles, f64x16 *largest)
+LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
+                            f64x16 *largest)
 {
     const float *q = (const float *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
@@ -220,4 +244,53 @@ static void magnitudes(const double *weight, uint32_t tiles, const float *values
     }
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, scale_q, weights, sums, magnitudes};
+/* `rows` x 8 `vectors` sums in registers; both are constants after inlining. */
+LANES_INLINE void product_block(const double *weight, size_t stride, uint32_t depth, const float *values,
+                                uint32_t columns, double *ret_sums, uint32_t rows, uint32_t vectors)
+{
+    f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS];
+
+#pragma GCC unroll 24
+    for (uint32_t k = 0; k < rows * vectors; k++)
+        sum[k] = f64x8_zero();
+    for (uint32_t l = 0; l < depth; l++) {
+        f64x8 x[PRODUCT_VECTORS];
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < vectors; c++)
+            x[c] = f64x8_widen(values + (size_t)l * columns + 8 * c);
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < vectors; c++)
+                sum[i * vectors + c] = f64x8_fma(weight[i * stride + l], x[c], sum[i * vectors + c]);
+    }
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < vectors; c++)
+            f64x8_store(ret_sums + (size_t)i * columns + 8 * c, sum[i * vectors + c]);
+}
+
+LANES_INLINE void product_band(const double *weight, size_t stride, uint32_t depth, const float *values,
+                               uint32_t columns, double *ret_sums, uint32_t rows)
+{
+    uint32_t c = 0;
+
+    for (; c + 8 * PRODUCT_VECTORS <= columns; c += 8 * PRODUCT_VECTORS)
+        product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, PRODUCT_VECTORS);
+    for (; c < columns; c += 8)
+        product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, 1);
+}
+
+static void product(const double *weight, size_t stride, uint32_t rows, uint32_t depth, const float *values,
+                    uint32_t columns, double *ret_sums)
+{
+    uint32_t i = 0;
+
+    for (; i + PRODUCT_ROWS <= rows; i += PRODUCT_ROWS)
+        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, PRODUCT_ROWS);
+    for (; i < rows; i++)
+        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, 1);
+}
+
+const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, scale_q, weights, sums, product, magnitudes};

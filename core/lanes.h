@@ -21,12 +21,30 @@ typedef struct {
     __m512d lo, hi;
 } f64x16;
 
-LANES_INLINE f32x16 f32_load(const float *p) { return _mm512_loadu_ps(p); }
-LANES_INLINE f32x16 f32_set(float x) { return _mm512_set1_ps(x); }
-LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
-LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b) { return _mm512_sub_ps(a, b); }
-LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b) { return _mm512_mul_ps(a, b); }
-LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); }
+LANES_INLINE f32x16 f32_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+LANES_INLINE f32x16 f32_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+{
+    return _mm512_sub_ps(a, b);
+}
+LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
+{
+    return _mm512_mul_ps(a, b);
+}
+LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
+{
+    return _mm512_max_ps(a, b);
+}
 LANES_INLINE f32x16 f32_round(f32x16 a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -41,13 +59,19 @@ LANES_INLINE f32x16 f64_narrow(f64x16 a)
     __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps(a.lo)));
     return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm512_cvtpd_ps(a.hi)), 1));
 }
-LANES_INLINE f64x16 f64_load(const double *p) { return (f64x16){_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)}; }
+LANES_INLINE f64x16 f64_load(const double *p)
+{
+    return (f64x16){_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)};
+}
 LANES_INLINE void f64_store(double *p, f64x16 a)
 {
     _mm512_storeu_pd(p, a.lo);
     _mm512_storeu_pd(p + 8, a.hi);
 }
-LANES_INLINE f64x16 f64_set(double x) { return (f64x16){_mm512_set1_pd(x), _mm512_set1_pd(x)}; }
+LANES_INLINE f64x16 f64_set(double x)
+{
+    return (f64x16){_mm512_set1_pd(x), _mm512_set1_pd(x)};
+}
 LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
 {
     return (f64x16){_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)};
@@ -60,7 +84,10 @@ LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return (f64x16){_mm512_max_pd(a.lo, b.lo), _mm512_max_pd(a.hi, b.hi)};
 }
-LANES_INLINE f64x16 f64_abs(f64x16 a) { return (f64x16){_mm512_abs_pd(a.lo), _mm512_abs_pd(a.hi)}; }
+LANES_INLINE f64x16 f64_abs(f64x16 a)
+{
+    return (f64x16){_mm512_abs_pd(a.lo), _mm512_abs_pd(a.hi)};
+}
 LANES_INLINE f64x16 f64_round(f64x16 a)
 {
     return (f64x16){_mm512_roundscale_pd(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
@@ -72,7 +99,10 @@ LANES_INLINE __m512d lanes_scale(__m512d m, __m512d n)
     return _mm512_maskz_scalef_pd(kept, m, _mm512_min_pd(n, _mm512_set1_pd(1000.0)));
 }
 /* m 2^n for integers n; 0 where n < -1000; n is taken as 1000 where it is larger. */
-LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n) { return (f64x16){lanes_scale(m.lo, n.lo), lanes_scale(m.hi, n.hi)}; }
+LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
+{
+    return (f64x16){lanes_scale(m.lo, n.lo), lanes_scale(m.hi, n.hi)};
+}
 /* Lane i + 8 is added to lane i, then i + 4 to i, then i + 2, then 1 to 0: this order, everywhere. */
 LANES_INLINE double f64_sum(f64x16 a)
 {
@@ -81,7 +111,28 @@ LANES_INLINE double f64_sum(f64x16 a)
     __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
 }
-LANES_INLINE double f64_largest(f64x16 a) { return _mm512_reduce_max_pd(_mm512_max_pd(a.lo, a.hi)); }
+LANES_INLINE double f64_largest(f64x16 a)
+{
+    return _mm512_reduce_max_pd(_mm512_max_pd(a.lo, a.hi));
+}
+
+typedef __m512d f64x8;
+LANES_INLINE f64x8 f64x8_zero(void)
+{
+    return _mm512_setzero_pd();
+}
+LANES_INLINE f64x8 f64x8_widen(const float *p)
+{
+    return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+}
+LANES_INLINE f64x8 f64x8_fma(double a, f64x8 b, f64x8 c)
+{
+    return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
+}
+LANES_INLINE void f64x8_store(double *p, f64x8 a)
+{
+    _mm512_storeu_pd(p, a);
+}
 
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
@@ -93,17 +144,57 @@ typedef struct {
     __m256d v[4];
 } f64x16;
 
-#define EACH2(expression) ((f32x16){{({ enum { k = 0 }; expression; }), ({ enum { k = 1 }; expression; })}})
-#define EACH4(expression)                                                                       \
-    ((f64x16){{({ enum { k = 0 }; expression; }), ({ enum { k = 1 }; expression; }),            \
-               ({ enum { k = 2 }; expression; }), ({ enum { k = 3 }; expression; })}})
+#define EACH2(expression)          \
+    ((f32x16){{({                  \
+                   enum { k = 0 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 1 }; \
+                   expression;     \
+               })}})
+#define EACH4(expression)          \
+    ((f64x16){{({                  \
+                   enum { k = 0 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 1 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 2 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 3 }; \
+                   expression;     \
+               })}})
 
-LANES_INLINE f32x16 f32_load(const float *p) { return EACH2(_mm256_loadu_ps(p + 8 * k)); }
-LANES_INLINE f32x16 f32_set(float x) { return EACH2(_mm256_set1_ps(x)); }
-LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return EACH2(_mm256_fmadd_ps(a.v[k], b.v[k], c.v[k])); }
-LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b) { return EACH2(_mm256_sub_ps(a.v[k], b.v[k])); }
-LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b) { return EACH2(_mm256_mul_ps(a.v[k], b.v[k])); }
-LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return EACH2(_mm256_max_ps(a.v[k], b.v[k])); }
+LANES_INLINE f32x16 f32_load(const float *p)
+{
+    return EACH2(_mm256_loadu_ps(p + 8 * k));
+}
+LANES_INLINE f32x16 f32_set(float x)
+{
+    return EACH2(_mm256_set1_ps(x));
+}
+LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
+{
+    return EACH2(_mm256_fmadd_ps(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_sub_ps(a.v[k], b.v[k]));
+}
+LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_mul_ps(a.v[k], b.v[k]));
+}
+LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_max_ps(a.v[k], b.v[k]));
+}
 LANES_INLINE f32x16 f32_round(f32x16 a)
 {
     return EACH2(_mm256_round_ps(a.v[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -111,14 +202,18 @@ LANES_INLINE f32x16 f32_round(f32x16 a)
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     return (f64x16){{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v[0])), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[0], 1)),
-                     _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[1])), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[1], 1))}};
+                     _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[1])),
+                     _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[1], 1))}};
 }
 LANES_INLINE f32x16 f64_narrow(f64x16 a)
 {
     return (f32x16){{_mm256_set_m128(_mm256_cvtpd_ps(a.v[1]), _mm256_cvtpd_ps(a.v[0])),
                      _mm256_set_m128(_mm256_cvtpd_ps(a.v[3]), _mm256_cvtpd_ps(a.v[2]))}};
 }
-LANES_INLINE f64x16 f64_load(const double *p) { return EACH4(_mm256_loadu_pd(p + 4 * k)); }
+LANES_INLINE f64x16 f64_load(const double *p)
+{
+    return EACH4(_mm256_loadu_pd(p + 4 * k));
+}
 LANES_INLINE void f64_store(double *p, f64x16 a)
 {
     _mm256_storeu_pd(p, a.v[0]);
@@ -126,11 +221,26 @@ LANES_INLINE void f64_store(double *p, f64x16 a)
     _mm256_storeu_pd(p + 8, a.v[2]);
     _mm256_storeu_pd(p + 12, a.v[3]);
 }
-LANES_INLINE f64x16 f64_set(double x) { return EACH4(_mm256_set1_pd(x)); }
-LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c) { return EACH4(_mm256_fmadd_pd(a.v[k], b.v[k], c.v[k])); }
-LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b) { return EACH4(_mm256_sub_pd(a.v[k], b.v[k])); }
-LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b) { return EACH4(_mm256_max_pd(a.v[k], b.v[k])); }
-LANES_INLINE f64x16 f64_abs(f64x16 a) { return EACH4(_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[k])); }
+LANES_INLINE f64x16 f64_set(double x)
+{
+    return EACH4(_mm256_set1_pd(x));
+}
+LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
+{
+    return EACH4(_mm256_fmadd_pd(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_sub_pd(a.v[k], b.v[k]));
+}
+LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_max_pd(a.v[k], b.v[k]));
+}
+LANES_INLINE f64x16 f64_abs(f64x16 a)
+{
+    return EACH4(_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[k]));
+}
 LANES_INLINE f64x16 f64_round(f64x16 a)
 {
     return EACH4(_mm256_round_pd(a.v[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -144,7 +254,10 @@ LANES_INLINE __m256d lanes_scale(__m256d m, __m256d n)
     __m256i power = _mm256_slli_epi64(_mm256_castpd_si256(biased), 52);
     return _mm256_and_pd(kept, _mm256_mul_pd(m, _mm256_castsi256_pd(power)));
 }
-LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n) { return EACH4(lanes_scale(m.v[k], n.v[k])); }
+LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
+{
+    return EACH4(lanes_scale(m.v[k], n.v[k]));
+}
 LANES_INLINE double f64_sum(f64x16 a)
 {
     __m256d four = _mm256_add_pd(_mm256_add_pd(a.v[0], a.v[2]), _mm256_add_pd(a.v[1], a.v[3]));
@@ -159,6 +272,28 @@ LANES_INLINE double f64_largest(f64x16 a)
     for (int i = 1; i < ATT_LANES; i++)
         largest = lanes[i] > largest ? lanes[i] : largest;
     return largest;
+}
+
+typedef struct {
+    __m256d v[2];
+} f64x8;
+LANES_INLINE f64x8 f64x8_zero(void)
+{
+    return (f64x8){{_mm256_setzero_pd(), _mm256_setzero_pd()}};
+}
+LANES_INLINE f64x8 f64x8_widen(const float *p)
+{
+    return (f64x8){{_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))}};
+}
+LANES_INLINE f64x8 f64x8_fma(double a, f64x8 b, f64x8 c)
+{
+    __m256d x = _mm256_set1_pd(a);
+    return (f64x8){{_mm256_fmadd_pd(x, b.v[0], c.v[0]), _mm256_fmadd_pd(x, b.v[1], c.v[1])}};
+}
+LANES_INLINE void f64x8_store(double *p, f64x8 a)
+{
+    _mm256_storeu_pd(p, a.v[0]);
+    _mm256_storeu_pd(p + 4, a.v[1]);
 }
 
 #else
@@ -178,23 +313,74 @@ typedef struct {
         result;                             \
     })
 
-LANES_INLINE f32x16 f32_load(const float *p) { return EACH(f32x16, p[k]); }
-LANES_INLINE f32x16 f32_set(float x) { return EACH(f32x16, x); }
-LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c) { return EACH(f32x16, fmaf(a.v[k], b.v[k], c.v[k])); }
-LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b) { return EACH(f32x16, a.v[k] - b.v[k]); }
-LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b) { return EACH(f32x16, a.v[k] * b.v[k]); }
-LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b) { return EACH(f32x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]); }
-LANES_INLINE f32x16 f32_round(f32x16 a) { return EACH(f32x16, rintf(a.v[k])); }
-LANES_INLINE f64x16 f64_widen(f32x16 a) { return EACH(f64x16, (double)a.v[k]); }
-LANES_INLINE f32x16 f64_narrow(f64x16 a) { return EACH(f32x16, (float)a.v[k]); }
-LANES_INLINE f64x16 f64_load(const double *p) { return EACH(f64x16, p[k]); }
-LANES_INLINE void f64_store(double *p, f64x16 a) { memcpy(p, a.v, sizeof a.v); }
-LANES_INLINE f64x16 f64_set(double x) { return EACH(f64x16, x); }
-LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c) { return EACH(f64x16, fma(a.v[k], b.v[k], c.v[k])); }
-LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b) { return EACH(f64x16, a.v[k] - b.v[k]); }
-LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b) { return EACH(f64x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]); }
-LANES_INLINE f64x16 f64_abs(f64x16 a) { return EACH(f64x16, fabs(a.v[k])); }
-LANES_INLINE f64x16 f64_round(f64x16 a) { return EACH(f64x16, rint(a.v[k])); }
+LANES_INLINE f32x16 f32_load(const float *p)
+{
+    return EACH(f32x16, p[k]);
+}
+LANES_INLINE f32x16 f32_set(float x)
+{
+    return EACH(f32x16, x);
+}
+LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
+{
+    return EACH(f32x16, fmaf(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+{
+    return EACH(f32x16, a.v[k] - b.v[k]);
+}
+LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
+{
+    return EACH(f32x16, a.v[k] * b.v[k]);
+}
+LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
+{
+    return EACH(f32x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]);
+}
+LANES_INLINE f32x16 f32_round(f32x16 a)
+{
+    return EACH(f32x16, rintf(a.v[k]));
+}
+LANES_INLINE f64x16 f64_widen(f32x16 a)
+{
+    return EACH(f64x16, (double)a.v[k]);
+}
+LANES_INLINE f32x16 f64_narrow(f64x16 a)
+{
+    return EACH(f32x16, (float)a.v[k]);
+}
+LANES_INLINE f64x16 f64_load(const double *p)
+{
+    return EACH(f64x16, p[k]);
+}
+LANES_INLINE void f64_store(double *p, f64x16 a)
+{
+    memcpy(p, a.v, sizeof a.v);
+}
+LANES_INLINE f64x16 f64_set(double x)
+{
+    return EACH(f64x16, x);
+}
+LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
+{
+    return EACH(f64x16, fma(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
+{
+    return EACH(f64x16, a.v[k] - b.v[k]);
+}
+LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
+{
+    return EACH(f64x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]);
+}
+LANES_INLINE f64x16 f64_abs(f64x16 a)
+{
+    return EACH(f64x16, fabs(a.v[k]));
+}
+LANES_INLINE f64x16 f64_round(f64x16 a)
+{
+    return EACH(f64x16, rint(a.v[k]));
+}
 LANES_INLINE double lanes_scale(double m, double n)
 {
     uint64_t bits;
@@ -205,7 +391,10 @@ LANES_INLINE double lanes_scale(double m, double n)
     memcpy(&power, &bits, sizeof power);
     return m * power;
 }
-LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n) { return EACH(f64x16, lanes_scale(m.v[k], n.v[k])); }
+LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
+{
+    return EACH(f64x16, lanes_scale(m.v[k], n.v[k]));
+}
 LANES_INLINE double f64_sum(f64x16 a)
 {
     for (int half = ATT_LANES / 2; half > 0; half /= 2)
@@ -219,6 +408,31 @@ LANES_INLINE double f64_largest(f64x16 a)
     for (int k = 1; k < ATT_LANES; k++)
         largest = a.v[k] > largest ? a.v[k] : largest;
     return largest;
+}
+
+typedef struct {
+    double v[8];
+} f64x8;
+LANES_INLINE f64x8 f64x8_zero(void)
+{
+    return (f64x8){{0.0}};
+}
+LANES_INLINE f64x8 f64x8_widen(const float *p)
+{
+    f64x8 a;
+    for (int k = 0; k < 8; k++)
+        a.v[k] = (double)p[k];
+    return a;
+}
+LANES_INLINE f64x8 f64x8_fma(double a, f64x8 b, f64x8 c)
+{
+    for (int k = 0; k < 8; k++)
+        c.v[k] = fma(a, b.v[k], c.v[k]);
+    return c;
+}
+LANES_INLINE void f64x8_store(double *p, f64x8 a)
+{
+    memcpy(p, a.v, sizeof a.v);
 }
 #endif
 

@@ -51,40 +51,68 @@ void att_merge_unscan(struct att_engine *engine, uint64_t cut)
     }
 }
 
-/* Packs what is left of the scanned stretch after compaction: of each token its first entry if that takes the base
- * value away, and its newest if that adds the current one. The pairs in between have the same weights and cancel.
- * live_only: only the current values. Returns how many entries are packed, in merger.entries. */
-uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only)
+/* Opens the next stretch of the packing; the one before is finished. */
+static struct att_stretch *next_stretch(struct att_engine *engine, uint32_t *blocks, int sign)
 {
-    struct att_merger *merger = &engine->merger;
-    const uint64_t start = settled(engine);
-    struct att_stretch *stretch = merger->entries;
-    uint32_t packed = 0;
+    struct att_stretch *stretch = &engine->merger.entries[*blocks];
 
-    att_stretch_clear(stretch);
+    if (*blocks > 0)
+        att_stretch_finish(stretch - 1, &engine->region);
+    att_stretch_clear(stretch, sign);
+    ++*blocks;
+    return stretch;
+}
+
+/* The values that the bases hold and the stretch takes away: of each token its first entry, if that is a `-`. */
+static void pack_removed(struct att_engine *engine, uint64_t cut, uint32_t *blocks)
+{
+    struct att_stretch *stretch = NULL;
+
+    for (uint64_t position = settled(engine); position < cut; position++) {
+        const struct att_entry *entry = entry_at(engine, position);
+        uint32_t *newest = &engine->merger.newest[entry->index];
+        if (entry->is_q || *newest & SEEN)
+            continue;
+        *newest |= SEEN;
+        if (entry->sign >= 0)
+            continue;
+        if (!stretch || stretch->entries == ATT_BLOCK)
+            stretch = next_stretch(engine, blocks, -1);
+        att_stretch_add_entry(stretch, &engine->region, position);
+    }
+    for (uint64_t position = settled(engine); position < cut; position++)
+        if (!entry_at(engine, position)->is_q)
+            engine->merger.newest[entry_at(engine, position)->index] &= ~(uint32_t)SEEN;
+}
+
+/* The current values: of each token its newest entry, if that is a `+`. */
+static void pack_current(struct att_engine *engine, uint64_t cut, uint32_t *blocks)
+{
+    const uint64_t start = settled(engine);
+    struct att_stretch *stretch = NULL;
+
     for (uint64_t position = start; position < cut; position++) {
         const struct att_entry *entry = entry_at(engine, position);
-        uint32_t *newest = &merger->newest[entry->index];
-        bool first, last;
-        if (entry->is_q)
+        if (entry->is_q || entry->sign <= 0 || engine->merger.newest[entry->index] != (uint32_t)(position - start) + 1)
             continue;
-        first = !(*newest & SEEN);
-        *newest |= SEEN;
-        last = (*newest & ~(uint32_t)SEEN) == (uint32_t)(position - start) + 1;
-        if (!(entry->sign < 0 && first && !live_only) && !(entry->sign > 0 && last))
-            continue;
-        if (stretch->entries == ATT_BLOCK) {
-            att_stretch_finish(stretch, &engine->region);
-            att_stretch_clear(++stretch);
-        }
+        if (!stretch || stretch->entries == ATT_BLOCK)
+            stretch = next_stretch(engine, blocks, 1);
         att_stretch_add_entry(stretch, &engine->region, position);
-        packed++;
     }
-    att_stretch_finish(stretch, &engine->region);
-    for (uint64_t position = start; position < cut; position++)
-        if (!entry_at(engine, position)->is_q)
-            merger->newest[entry_at(engine, position)->index] &= ~(uint32_t)SEEN;
-    return packed;
+}
+
+/* Packs what is left of the scanned stretch after compaction: of each token `-base` and `+current`; the pairs in between
+ * have the same weights and cancel. live_only: only `+current`. Returns how many blocks of merger.entries are packed. */
+uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only)
+{
+    uint32_t blocks = 0;
+
+    if (!live_only)
+        pack_removed(engine, cut, &blocks);
+    pack_current(engine, cut, &blocks);
+    if (blocks > 0)
+        att_stretch_finish(&engine->merger.entries[blocks - 1], &engine->region);
+    return blocks;
 }
 
 /* The row of Q as of the scanned cut, and its version. */
@@ -141,12 +169,12 @@ static void review_rows(struct att_engine *engine, struct att_work_tile *work)
     }
 }
 
-static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t packed)
+static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
     const uint32_t tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
-    const double work_done = (double)merger->slots_used * packed * (region->d + region->columns);
+    const double work_done = (double)merger->slots_used * blocks * ATT_BLOCK * (region->d + region->columns);
 
 #pragma omp parallel num_threads(att_team(engine, work_done))
     {
@@ -155,7 +183,7 @@ static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t packed
 #pragma omp for schedule(dynamic)
         for (uint32_t tile = 0; tile < tiles; tile++) {
             att_work_tile_load(engine, &scratch->work, tile);
-            for (uint32_t b = 0; b < (packed + ATT_BLOCK - 1) / ATT_BLOCK; b++)
+            for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
             review_rows(engine, &scratch->work);
             scratch->work.tile->position = cut;
@@ -207,12 +235,12 @@ void att_merge(struct att_engine *engine, uint64_t cut)
     struct att_merger *merger = &engine->merger;
     struct att_region_header *header = engine->region.header;
     const uint64_t lsn = entry_at(engine, cut - 1)->lsn;
-    uint32_t packed;
+    uint32_t blocks;
 
     att_merge_scan(engine, cut);
-    packed = att_merge_pack(engine, cut, false);
+    blocks = att_merge_pack(engine, cut, false);
     att_saving_before_bases(engine);
-    merge_tiles(engine, cut, packed);
+    merge_tiles(engine, cut, blocks);
     settle(engine, cut);
     for (uint64_t position = settled(engine); position < cut; position++)
         if (entry_at(engine, position)->is_q)

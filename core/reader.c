@@ -40,7 +40,7 @@ enum {
 struct reading {
     const struct att_region *region;
     struct att_row row;
-    double *sums;          /* 4 + count: the head columns, then value columns first .. first + count - 1 */
+    double *sums; /* 4 + count: the head columns, then value columns first .. first + count - 1 */
     uint32_t first, count;
     double largest[4];
     const void *scaled_q;
@@ -225,8 +225,7 @@ enum att_status att_read_entry(const struct att_region *region, uint32_t row, ui
     return ATT_OK;
 }
 
-enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values,
-                             double *ret_error_bound)
+enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values, double *ret_error_bound)
 {
     double sums[ATT_HEAD_COLUMNS + ATT_MAX_COLUMNS];
     struct reading reading = {.region = region, .sums = sums, .count = region->d_v};

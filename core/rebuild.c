@@ -11,7 +11,7 @@ static void pack_tokens(struct att_engine *engine, struct att_stretch *stretch, 
     const struct att_merger *merger = &engine->merger;
     const uint32_t end = first + ATT_BLOCK < merger->used ? first + ATT_BLOCK : merger->used;
 
-    att_stretch_clear(stretch);
+    att_stretch_clear(stretch, 1);
     for (uint32_t token = first; token < end; token++)
         if (engine->region.live[token] && merger->newest[token] == 0)
             att_stretch_add_token(stretch, &engine->region, token);
@@ -19,8 +19,8 @@ static void pack_tokens(struct att_engine *engine, struct att_stretch *stretch, 
 }
 
 /* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to
- * the cut, or the cut is `settled`: then entry_count is 0. */
-void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t entry_count)
+ * the cut into `blocks`, or the cut is `settled`: then there are none. */
+void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
@@ -43,7 +43,7 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t entry_count
         }
 #pragma omp for schedule(dynamic)
         for (uint32_t t = 0; t < tiles; t++)
-            for (uint32_t b = 0; b < (entry_count + ATT_BLOCK - 1) / ATT_BLOCK; b++)
+            for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &merger->group[t], &merger->entries[b]);
     }
 }

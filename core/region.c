@@ -119,8 +119,8 @@ close_fd:
     return ATT_ENOMEM;
 }
 
-enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region,
-                                  int *ret_fd, struct att_error *error)
+enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region, int *ret_fd,
+                                  struct att_error *error)
 {
     struct att_region_header h = {
         .magic = ATT_REGION_MAGIC,

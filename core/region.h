@@ -21,10 +21,10 @@
 #include "kernel.h"
 #include "row.h"
 
-#define ATT_REGION_MAGIC 0x31444e5454410000ull /* "\0\0ATTND1" */
+#define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
 #define ATT_REGION_VERSION 1u
-#define ATT_NO_SLOT UINT32_MAX
-#define ATT_NO_ROW UINT32_MAX
+#define ATT_NO_SLOT        UINT32_MAX
+#define ATT_NO_ROW         UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };
 
@@ -38,7 +38,7 @@ static_assert(sizeof(struct att_tile) == 64 + ATT_TILE_ROWS * sizeof(struct att_
 
 /* A tile's word: which of the physical tiles holds it, and a version that every flip increases. */
 #define ATT_WORD(version, physical) ((uint64_t)(version) << 32 | (physical))
-#define ATT_WORD_PHYSICAL(word) ((uint32_t)(word))
+#define ATT_WORD_PHYSICAL(word)     ((uint32_t)(word))
 
 /* What an entry is, beside its key and value. Owner: service. */
 struct att_entry {
@@ -69,8 +69,8 @@ struct att_region_header {
     uint64_t tile_bytes;
     uint64_t reserved1[9];
     /* Owner: service. */
-    _Alignas(64) _Atomic uint64_t count;  /* entries published. Release, with reader.c's acquire */
-    _Atomic double largest[4];            /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
+    _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
+    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
     uint64_t reserved2[3];
     /* Owner: merge. */
     _Alignas(64) _Atomic uint64_t settled; /* settled tokens stand here. Release, with entries.c's acquire */
@@ -93,9 +93,9 @@ struct att_region {
     struct att_numerics numerics;
     size_t bytes, tile_bytes;
     const struct att_kernel *kernel;
-    float *log_keys;             /* [log_tiles][d][16] */
-    float *log_values;           /* [log_tiles][4 + d_v][16], each times its sign */
-    float *log_bias;             /* [log_capacity] */
+    float *log_keys;   /* [log_tiles][d][16] */
+    float *log_values; /* [log_tiles][4 + d_v][16], each times its sign */
+    float *log_bias;   /* [log_capacity] */
     struct att_entry *log_entries;
     float *q, *k, *v, *bias;
     uint8_t *live;
@@ -106,8 +106,8 @@ struct att_region {
 };
 
 /* Creates the memory (a sealed memfd: it can neither shrink nor grow) and fills in the geometry. ATT_ENOMEM. */
-enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region,
-                                  int *ret_fd, struct att_error *error);
+enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region, int *ret_fd,
+                                  struct att_error *error);
 
 /* A reader's view of a region that somebody else created: checks magic, version and that every part lies inside.
  * ATT_EVERSION, ATT_EPROTOCOL. */
@@ -115,7 +115,7 @@ enum att_status att_region_attach(void *memory, size_t bytes, struct att_region 
 
 static inline struct att_tile *att_region_tile(const struct att_region *region, uint32_t physical)
 {
-    return (struct att_tile *)(region->bases + (size_t)physical * region->tile_bytes);
+    return (struct att_tile *)(void *)(region->bases + (size_t)physical * region->tile_bytes);
 }
 
 static inline double *att_tile_sums(struct att_tile *tile, uint32_t row, uint32_t columns)

@@ -4,8 +4,8 @@
 
 #include "kernel.h"
 
-#define UNIT 0x1p-53       /* unit roundoff of float64 */
-#define FLUSHED 0x1p-999   /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+#define UNIT    0x1p-53  /* unit roundoff of float64 */
+#define FLUSHED 0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
 
 static float up(double x)
 {

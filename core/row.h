@@ -14,11 +14,11 @@
 enum { ATT_HEAD_COLUMNS = 4 };
 
 struct att_row {
-    uint32_t row;       /* ATT_NO_ROW: nothing here */
-    uint32_t q_version; /* of the row of Q that made it */
-    double shift;       /* M; ATT_NO_SHIFT while it has seen no token */
-    int64_t tokens;     /* unmasked tokens in it */
-    double q_norm;      /* |s||q|_2 */
+    uint32_t row;                   /* ATT_NO_ROW: nothing here */
+    uint32_t q_version;             /* of the row of Q that made it */
+    double shift;                   /* M; ATT_NO_SHIFT while it has seen no token */
+    int64_t tokens;                 /* unmasked tokens in it */
+    double q_norm;                  /* |s||q|_2 */
     double error[ATT_HEAD_COLUMNS]; /* bounds on the rounding error of the four sums; [1] holds for every C_j too */
 };
 static_assert(sizeof(struct att_row) == 64, "att_row");

@@ -51,7 +51,8 @@ static struct att_piece piece_at(const struct att_engine *engine, uint32_t array
     }
     piece.data = memory + within * ATT_PIECE_BYTES;
     piece.offset = start + within * ATT_PIECE_BYTES;
-    piece.bytes = limit - within * ATT_PIECE_BYTES < ATT_PIECE_BYTES ? limit - within * ATT_PIECE_BYTES : ATT_PIECE_BYTES;
+    piece.bytes =
+        limit - within * ATT_PIECE_BYTES < ATT_PIECE_BYTES ? limit - within * ATT_PIECE_BYTES : ATT_PIECE_BYTES;
     return piece;
 }
 

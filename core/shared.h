@@ -22,11 +22,20 @@ static inline void att_shared_load(void *to, const void *from, size_t bytes)
         ((uint32_t *)to)[i] = __atomic_load_n((const uint32_t *)from + i, __ATOMIC_RELAXED);
 }
 #else
-static inline void att_shared_store(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
-static inline void att_shared_load(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static inline void att_shared_store(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}
+static inline void att_shared_load(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+}
 #endif
 
 /* One float into a lane that a reader may be loading; plain stores on every machine we know. */
-static inline void att_lane_store(float *lane, float value) { __atomic_store(lane, &value, __ATOMIC_RELAXED); }
+static inline void att_lane_store(float *lane, float value)
+{
+    __atomic_store(lane, &value, __ATOMIC_RELAXED);
+}
 
 #endif

@@ -27,7 +27,7 @@ static const char *const names[ATT_STATUS_COUNT] = {
     [ATT_ELOCKED] = "ATT_ELOCKED",
     [ATT_EREADONLY] = "ATT_EREADONLY",
     [ATT_LOST] = "ATT_LOST",
-    [ATT_EBLAS] = "ATT_EBLAS",
+    [ATT_EKERNEL] = "ATT_EKERNEL",
 };
 
 const char *att_status_name(enum att_status status)

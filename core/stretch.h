@@ -1,4 +1,5 @@
-/* A stretch: up to ATT_BLOCK entries or tokens packed for the kernel and for dgemm. */
+/* A stretch: up to ATT_BLOCK entries or tokens of one sign, packed for the kernel. Of one sign, so that the sums of
+ * |w x| which the error account needs are those of w x. */
 #ifndef ATT_STRETCH_H
 #define ATT_STRETCH_H
 
@@ -11,10 +12,11 @@ enum { ATT_BLOCK = 256, ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
 
 struct att_stretch {
     uint32_t entries; /* in use; the lanes after them in the last tile are masked and 0 */
-    int64_t tokens;   /* sum of the signs of unmasked entries */
+    int sign;         /* +1 or -1, of all of them */
+    int64_t tokens;   /* how many are not masked, times the sign */
     float *keys;      /* [tiles][d][16] */
     float *bias;      /* [ATT_BLOCK] */
-    double *columns;  /* [4 + 4 + d_v][ATT_BLOCK]: |x_0..3|, then x_0.. */
+    float *values;    /* [ATT_BLOCK][padded]: the head columns, v, zeros; without the sign */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
@@ -25,9 +27,15 @@ static inline uint32_t att_stretch_tiles(const struct att_stretch *stretch)
     return (stretch->entries + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
 }
 
+/* The row length of `values`: 4 + d_v, rounded up to whole vectors. */
+static inline uint32_t att_padded_columns(uint32_t d_v)
+{
+    return (ATT_HEAD_COLUMNS + d_v + 7) / 8 * 8;
+}
+
 /* Empties it. */
-void att_stretch_clear(struct att_stretch *stretch);
-/* Adds one entry of the log; a token of the settled state, with sign +. There must be room. */
+void att_stretch_clear(struct att_stretch *stretch, int sign);
+/* Adds one entry of the log; a token of the settled state. There must be room. */
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
 void att_stretch_add_token(struct att_stretch *stretch, const struct att_region *region, uint32_t token);
 /* Masks the rest of the last tile. After the last add. */

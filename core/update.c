@@ -296,7 +296,7 @@ static enum att_status modify(struct att_engine *engine, struct att_op *op, uint
         return status;
     if (op->kind != ATT_OP_SET_TOKEN) {
         op->number = number;
-        op->kind = op->kind == ATT_OP_ADD_K ? ATT_OP_SET_K_ENTRY
+        op->kind = op->kind == ATT_OP_ADD_K   ? ATT_OP_SET_K_ENTRY
                    : op->kind == ATT_OP_ADD_V ? ATT_OP_SET_V_ENTRY
                                               : op->kind;
     }

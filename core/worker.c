@@ -15,8 +15,8 @@
 
 #include "engine_impl.h"
 
-#define MERGE_AGE_NS 10000000ull   /* pending entries are merged when the oldest is this old */
-#define SAVING_PAUSE_NS 2000000ull /* before asking a full snapshot sink again */
+#define MERGE_AGE_NS    10000000ull /* pending entries are merged when the oldest is this old */
+#define SAVING_PAUSE_NS 2000000ull  /* before asking a full snapshot sink again */
 
 enum { AWAKE = 0, DOZING = 1, ASLEEP = 2, MERGE_NICENESS = 5 };
 
@@ -29,8 +29,7 @@ static uint64_t now_ns(void)
 
 static uint64_t pending(const struct att_engine *engine)
 {
-    return att_merge_count(engine) -
-           atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+    return att_merge_count(engine) - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
 }
 
 /* A quarter full: a merge is due whatever its age. Appenders that found no room do not wait for the age either. */
@@ -95,8 +94,8 @@ static void sleep_until_wanted(struct att_engine *engine)
     /* Sequentially consistent store and fence: partner is the fence in att_engine_kick. */
     atomic_store_explicit(&engine->sleeping, how, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
-    if (!atomic_load(&engine->stop) && !atomic_load(&engine->submitted) &&
-        !atomic_load(&engine->hungry) && !(how == ASLEEP && pending(engine) > 0) && !due_by_size(engine, pending(engine)))
+    if (!atomic_load(&engine->stop) && !atomic_load(&engine->submitted) && !atomic_load(&engine->hungry) &&
+        !(how == ASLEEP && pending(engine) > 0) && !due_by_size(engine, pending(engine)))
         futex_wait(&engine->sleeping, how, timeout);
     atomic_store_explicit(&engine->sleeping, AWAKE, memory_order_relaxed);
 }

@@ -185,7 +185,7 @@ enum att_status att_connect(const struct att_connect_options *options, struct at
     client->fd = -1;
     client->free_first = NO_FLIGHT;
     client->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
-    att_spin_init(&client->spin, options->wait);
+    att_spin_init(&client->spin, options->wait, ATT_SPIN_CLIENT_NS);
     enum att_status status = choose_path(client, options, error);
     if (status != ATT_OK)
         goto close_client;

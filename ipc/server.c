@@ -58,7 +58,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     server->info = options->info;
     server->info.daemon_pid = (uint32_t)getpid();
     server->info.protocol = ATT_PROTOCOL_VERSION;
-    att_spin_init(&server->spin, options->wait);
+    att_spin_init(&server->spin, options->wait, ATT_SPIN_SERVICE_NS);
     enum att_status status = att_socket_address(options->socket, &server->address, error);
     if (status == ATT_OK)
         status = att_geometry_choose(options->info.d, options->info.d_v, &server->geometry, error);

@@ -12,9 +12,10 @@ uint64_t att_now_ns(void)
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
-void att_spin_init(struct att_spin *spin, enum att_wait mode)
+void att_spin_init(struct att_spin *spin, enum att_wait mode, uint64_t most_ns)
 {
     spin->mode = mode;
+    spin->most_ns = most_ns;
     spin->budget_ns = ATT_SPIN_START_NS;
 }
 
@@ -29,8 +30,8 @@ void att_spin_learn(struct att_spin *spin, uint64_t waited_ns)
 {
     if (waited_ns <= ATT_SPIN_WORTH_NS) {
         spin->budget_ns *= 2;
-        if (spin->budget_ns > ATT_SPIN_MAX_NS)
-            spin->budget_ns = ATT_SPIN_MAX_NS;
+        if (spin->budget_ns > spin->most_ns)
+            spin->budget_ns = spin->most_ns;
     } else {
         spin->budget_ns /= 2;
         if (spin->budget_ns < ATT_SPIN_MIN_NS)

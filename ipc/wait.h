@@ -11,7 +11,10 @@
 enum {
     ATT_SPIN_MIN_NS = 1000, /* a budget never shrinks below: a few looks, so that it can grow again */
     ATT_SPIN_START_NS = 20 * 1000,
-    ATT_SPIN_MAX_NS = 50 * 1000,    /* spinning longer would take the processor from the one we wait for */
+    ATT_SPIN_SERVICE_NS = 50 * 1000, /* the service's longest: it takes a processor from merging */
+    /* The client's longest: above what waking the service takes (60 to 150 us on a virtual machine).
+     * Else both sides could go on for ever waking each other, each just after the other gave up. */
+    ATT_SPIN_CLIENT_NS = 150 * 1000,
     ATT_SPIN_WORTH_NS = 400 * 1000, /* a wait that was over so soon would have been a spin, had both sides spun */
     ATT_SPIN_LOOKS = 16,            /* looks between two looks at the clock */
     ATT_QUICK_LOOKS = 64,           /* looks before the first look at the clock: about a microsecond */
@@ -33,9 +36,10 @@ static inline void att_pause(void)
 struct att_spin {
     enum att_wait mode;
     uint64_t budget_ns;
+    uint64_t most_ns;
 };
 
-void att_spin_init(struct att_spin *spin, enum att_wait mode);
+void att_spin_init(struct att_spin *spin, enum att_wait mode, uint64_t most_ns);
 /* How long this wait may spin; UINT64_MAX: until the deadline. */
 uint64_t att_spin_budget(const struct att_spin *spin);
 /* What was waited for came `waited_ns` after the wait began (UINT64_MAX: it did not come). */

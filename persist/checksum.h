@@ -10,8 +10,7 @@
 /* The checksum that belongs into the prefix of the value. size >= sizeof(struct att_prefix). */
 static inline uint64_t persist_checksum(const void *value, size_t size)
 {
-    return XXH3_64bits((const unsigned char *)value + sizeof(struct att_prefix),
-                       size - sizeof(struct att_prefix));
+    return XXH3_64bits((const unsigned char *)value + sizeof(struct att_prefix), size - sizeof(struct att_prefix));
 }
 
 /* Fills in the prefix of a value that is otherwise complete. The value may be unaligned. */

@@ -1,20 +1,23 @@
 /* Writing transactions, and what a failed one means.
  *
- * mdb_txn_commit of LMDB 0.9 works in three stages: it writes the dirty pages (pwrite, writev) to places that no
- * committed tree refers to; it calls fdatasync; it writes the meta page through an O_DSYNC descriptor. A failure of
- * the first stage has changed nothing, so the same records may be written again when there is room. A failure of the
- * second or third means that the kernel may have dropped pages it now calls clean: a retry could succeed without
- * them, so it is final. mdb_txn_commit returns the same error code for all three, and a short write, the usual face
- * of a full disk, comes back as EIO.
+ * mdb_txn_commit of LMDB 0.9 works in three stages: it writes the dirty pages (pwrite, writev) to
+ * places that no committed tree refers to; it calls fdatasync; it writes the meta page through an
+ * O_DSYNC descriptor. A failure of the first stage has changed nothing, so the same records may be
+ * written again when there is room. A failure of the second or third means that the kernel may have
+ * dropped pages it now calls clean: a retry could succeed without them, so it is final.
+ * mdb_txn_commit returns the same error code for all three, and a short write, the usual face of a
+ * full disk, comes back as EIO.
  *
- * So this file looks at fdatasync itself: the definition below takes the place of libc's for LMDB in this process
- * (the program is searched before any library) and passes the call on to the next definition, so that a preloaded
- * recorder or fault injector still sees it. A thread that commits compares how often it has called fdatasync before
- * and after: no call, no sync, no meta page. Where the definition does not take effect (att_persist linked into a
- * shared object that is loaded later), that is noticed, and every failure but one foreseen is final.
+ * So this file looks at fdatasync itself: the definition below takes the place of libc's for LMDB
+ * in this process (the program is searched before any library) and passes the call on to the next
+ * definition, so that a preloaded recorder or fault injector still sees it. A thread that commits
+ * compares how often it has called fdatasync before and after: no call, no sync, no meta page.
+ * Where the definition does not take effect (att_persist linked into a shared object that is loaded
+ * later), that is noticed, and every failure but one foreseen is final.
  *
- * A full disk is foreseen: room for the transaction is reserved with fallocate before it begins. The reservation is a
- * hint: LMDB may find the pages it needs inside the file, so the commit is tried all the same. */
+ * A full disk is foreseen: room for the transaction is reserved with fallocate before it begins.
+ * The reservation is a hint: LMDB may find the pages it needs inside the file, so the commit is
+ * tried all the same. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -67,7 +70,8 @@ static int reserve(struct persist_env *env, uint64_t bytes)
     return errno;
 }
 
-/* Whether the file system has less room than one write of LMDB may need (it writes at most 64 pages at once). */
+/* Whether the file system has less room than one write of LMDB may need (it writes at most 64 pages
+ * at once). */
 static bool disk_is_full(const struct persist_env *env)
 {
     int fd;
@@ -92,7 +96,8 @@ static enum persist_outcome judge(const struct persist_env *env, int code, bool 
 
 struct persist_failure persist_begin(struct persist_env *env, uint64_t bytes, MDB_txn **ret_txn, bool *ret_full)
 {
-    /* The tree's own pages come on top: a path in each of four trees, and the list of freed pages. */
+    /* The tree's own pages come on top: a path in each of four trees, and the list of freed pages.
+     */
     int code = reserve(env, bytes + bytes / 8 + 128 * 4096);
     *ret_full = code != 0;
     if (code && !atomic_load_explicit(&syncs_seen, memory_order_relaxed))

@@ -4,7 +4,8 @@
  *     DIR/log/data.mdb    and lock.mdb: the log
  *     DIR/snap/data.mdb   and lock.mdb: the snapshots
  *
- * The lock file is made first, so a DIR with a lock file and nothing that is not ours is the remains of a creation. */
+ * The lock file is made first, so a DIR with a lock file and nothing that is not ours is the
+ * remains of a creation. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +47,8 @@ static enum att_status sync_parent(const char *path, struct att_error *error)
     return sync_path(dirname(copy), error);
 }
 
-/* What `path` holds: are there entries that `ours` does not name, and is it empty? A missing one is empty. */
+/* What `path` holds: are there entries that `ours` does not name, and is it empty? A missing one is
+ * empty. */
 static enum att_status look(const char *path, const char *const *ours, bool *ret_foreign, bool *ret_empty,
                             struct att_error *error)
 {
@@ -72,8 +74,8 @@ static enum att_status look(const char *path, const char *const *ours, bool *ret
     return ATT_OK;
 }
 
-/* Whether DIR/NAME, if it is there at all, can be what an interrupted creation left: data.mdb and lock.mdb, and in
- * data.mdb nothing, or databases of ours without a manifest or a batch. */
+/* Whether DIR/NAME, if it is there at all, can be what an interrupted creation left: data.mdb and
+ * lock.mdb, and in data.mdb nothing, or databases of ours without a manifest or a batch. */
 static bool is_remains(const char *directory, const char *name, bool *ret_foreign)
 {
     static const char *const files[] = {"data.mdb", "lock.mdb", NULL};
@@ -129,10 +131,14 @@ static enum att_status lock(struct att_store *store, bool create, struct att_err
         ssize_t got = pread(store->lock_fd, text, sizeof text - 1, 0);
         long pid = got > 6 && !memcmp(text, "attnd ", 6) ? atol(text + 6) : 0;
         if (pid > 0)
-            return att_fail(error, ATT_ELOCKED, "%s: another daemon serves it (process %ld); stop that one first, or "
-                            "use another directory", store->directory, pid);
-        return att_fail(error, ATT_ELOCKED, "%s: another daemon serves it; stop that one first, or use another "
-                        "directory", store->directory);
+            return att_fail(error, ATT_ELOCKED,
+                            "%s: another daemon serves it (process %ld); stop that one first, or "
+                            "use another directory",
+                            store->directory, pid);
+        return att_fail(error, ATT_ELOCKED,
+                        "%s: another daemon serves it; stop that one first, or use another "
+                        "directory",
+                        store->directory);
     }
     return ATT_OK;
 }
@@ -165,10 +171,14 @@ static enum att_status remove_file(const char *directory, const char *name, stru
 static enum att_status refuse_to_create(const struct att_store *store, bool foreign, struct att_error *error)
 {
     if (foreign)
-        return att_fail(error, ATT_EEXIST, "%s: is not empty and holds no state of attnd; nothing was changed; give "
-                        "an empty directory", store->directory);
-    return att_fail(error, ATT_EEXIST, "%s: holds a state already; nothing was changed; start without --q --k --v to "
-                    "serve it, or give an empty directory", store->directory);
+        return att_fail(error, ATT_EEXIST,
+                        "%s: is not empty and holds no state of attnd; nothing was changed; give "
+                        "an empty directory",
+                        store->directory);
+    return att_fail(error, ATT_EEXIST,
+                    "%s: holds a state already; nothing was changed; start without --q --k --v to "
+                    "serve it, or give an empty directory",
+                    store->directory);
 }
 
 static enum att_status open_to_create(struct att_store *store, struct att_error *error)
@@ -238,8 +248,10 @@ static enum att_status open_existing(struct att_store *store, struct att_error *
     if (!any)
         return att_fail(error, ATT_ENOENT, "%s: holds no state; create one with --q --k --v", store->directory);
     if (!all)
-        return att_fail(error, ATT_ENOENT, "%s: holds no state: its creation was interrupted; start again with "
-                        "--q --k --v", store->directory);
+        return att_fail(error, ATT_ENOENT,
+                        "%s: holds no state: its creation was interrupted; start again with "
+                        "--q --k --v",
+                        store->directory);
     if (store->options.read_only)
         return ATT_OK;
     enum att_status status = lock(store, true, error);

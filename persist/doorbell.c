@@ -8,7 +8,8 @@
 
 void persist_ring(struct persist_doorbell *bell, bool urgent)
 {
-    /* Orders the caller's store of work before the load of word; partner: the fence in persist_sleep_announce. */
+    /* Orders the caller's store of work before the load of word; partner: the fence in
+     * persist_sleep_announce. */
     atomic_thread_fence(memory_order_seq_cst);
     uint32_t word = atomic_load_explicit(&bell->word, memory_order_relaxed);
     if (word == PERSIST_AWAKE || (word == PERSIST_PACING && !urgent))

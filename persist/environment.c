@@ -1,4 +1,5 @@
-/* Opening an LMDB environment of the state, its "state" record, and what LMDB's errors mean to us. */
+/* Opening an LMDB environment of the state, its "state" record, and what LMDB's errors mean to us.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,8 +48,8 @@ enum att_status persist_lmdb_status(int code)
     }
 }
 
-enum att_status persist_lmdb_fail(struct att_error *error, const struct att_store *store,
-                                  const struct persist_env *env, const char *what, int code)
+enum att_status persist_lmdb_fail(struct att_error *error, const struct att_store *store, const struct persist_env *env,
+                                  const char *what, int code)
 {
     char buffer[128];
     enum att_status status = persist_lmdb_status(code);
@@ -90,8 +91,7 @@ static int open_databases(struct persist_env *env, MDB_txn *txn, unsigned create
     return code ? code : mdb_dbi_open(txn, "manifest", create | MDB_INTEGERKEY, &env->manifests);
 }
 
-static enum att_status open_tree(struct att_store *store, struct persist_env *env, bool fresh,
-                                 struct att_error *error)
+static enum att_status open_tree(struct att_store *store, struct persist_env *env, bool fresh, struct att_error *error)
 {
     MDB_txn *txn;
     int code = mdb_txn_begin(env->env, NULL, fresh ? 0 : MDB_RDONLY, &txn);
@@ -101,8 +101,10 @@ static enum att_status open_tree(struct att_store *store, struct persist_env *en
     if (code) {
         mdb_txn_abort(txn);
         if (code == MDB_NOTFOUND)
-            return att_fail(error, ATT_ENOENT, "%s: holds no state: its creation was interrupted; start again "
-                            "with --q --k --v", store->directory);
+            return att_fail(error, ATT_ENOENT,
+                            "%s: holds no state: its creation was interrupted; start again "
+                            "with --q --k --v",
+                            store->directory);
         return persist_lmdb_fail(error, store, env, "cannot open its databases", code);
     }
     code = mdb_txn_commit(txn);
@@ -133,8 +135,10 @@ enum att_status persist_env_open(struct att_store *store, struct persist_env *en
     if (!code)
         code = mdb_env_open(env->env, path, flags, 0600);
     if (code == ENOENT)
-        return att_fail(error, ATT_ENOENT, "%s: holds no state: its creation was interrupted; start again with "
-                        "--q --k --v", store->directory);
+        return att_fail(error, ATT_ENOENT,
+                        "%s: holds no state: its creation was interrupted; start again with "
+                        "--q --k --v",
+                        store->directory);
     if (code)
         return persist_lmdb_fail(error, store, env, "cannot open data.mdb", code);
     if (!fresh) {
@@ -164,27 +168,28 @@ enum att_status persist_check_value(const struct att_store *store, const struct 
 {
     struct att_prefix prefix;
     if (value->mv_size < sizeof prefix)
-        return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: only %zu bytes", store->directory, env->name,
-                        what, value->mv_size);
+        return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: only %zu bytes", store->directory, env->name, what,
+                        value->mv_size);
     memcpy(&prefix, value->mv_data, sizeof prefix);
     if (prefix.magic != magic)
         return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: it does not begin like one", store->directory,
                         env->name, what);
     if (prefix.version != ATT_FORMAT_VERSION)
-        return att_fail(error, ATT_EVERSION, "%s/%s: %s has format version %u, this program reads version %u; use the "
-                        "program that wrote it", store->directory, env->name, what, prefix.version,
-                        ATT_FORMAT_VERSION);
+        return att_fail(error, ATT_EVERSION,
+                        "%s/%s: %s has format version %u, this program reads version %u; use the "
+                        "program that wrote it",
+                        store->directory, env->name, what, prefix.version, ATT_FORMAT_VERSION);
     if (value->mv_size < least)
-        return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: only %zu bytes", store->directory, env->name,
-                        what, value->mv_size);
+        return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: only %zu bytes", store->directory, env->name, what,
+                        value->mv_size);
     if (prefix.checksum != persist_checksum(value->mv_data, value->mv_size))
-        return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: its checksum is wrong", store->directory,
-                        env->name, what);
+        return att_fail(error, ATT_ECORRUPT, "%s/%s: %s is damaged: its checksum is wrong", store->directory, env->name,
+                        what);
     return ATT_OK;
 }
 
-enum att_status persist_env_state(struct att_store *store, struct persist_env *env,
-                                  struct att_environment *ret_state, struct att_error *error)
+enum att_status persist_env_state(struct att_store *store, struct persist_env *env, struct att_environment *ret_state,
+                                  struct att_error *error)
 {
     MDB_txn *txn;
     enum att_status status = persist_env_read(store, env, &txn, error);
@@ -193,19 +198,23 @@ enum att_status persist_env_state(struct att_store *store, struct persist_env *e
     MDB_val key = {sizeof state_key - 1, (void *)(uintptr_t)state_key}, value;
     int code = mdb_get(txn, env->meta, &key, &value);
     if (code == MDB_NOTFOUND) {
-        status = att_fail(error, ATT_ENOENT, "%s: holds no state: its creation was interrupted; start again with "
-                          "--q --k --v", store->directory);
+        status = att_fail(error, ATT_ENOENT,
+                          "%s: holds no state: its creation was interrupted; start again with "
+                          "--q --k --v",
+                          store->directory);
     } else if (code) {
         status = persist_lmdb_fail(error, store, env, "cannot read the state record", code);
     } else {
         struct att_environment state;
-        status = persist_check_value(store, env, &value, sizeof state, ATT_MAGIC_ENVIRONMENT, "the state record",
-                                     error);
+        status =
+            persist_check_value(store, env, &value, sizeof state, ATT_MAGIC_ENVIRONMENT, "the state record", error);
         if (!status) {
             memcpy(&state, value.mv_data, sizeof state);
             if (value.mv_size != sizeof state || state.kind != (uint32_t)env->kind)
-                status = att_fail(error, ATT_ECORRUPT, "%s/%s: the state record belongs to another environment; were "
-                                  "files moved?", store->directory, env->name);
+                status = att_fail(error, ATT_ECORRUPT,
+                                  "%s/%s: the state record belongs to another environment; were "
+                                  "files moved?",
+                                  store->directory, env->name);
             else
                 *ret_state = state;
         }

@@ -1,5 +1,6 @@
-/* On-disk structs: what the values in DIR/log and DIR/snap look like. Fixed width, little endian, no padding.
- * docs/format.md is the prose. Every value carries its own checksum (XXH3, 64 bits, seed 0). */
+/* On-disk structs: what the values in DIR/log and DIR/snap look like. Fixed width, little endian,
+ * no padding. docs/format.md is the prose. Every value carries its own checksum (XXH3, 64 bits,
+ * seed 0). */
 #ifndef ATT_FORMAT_H
 #define ATT_FORMAT_H
 
@@ -9,19 +10,20 @@
 
 #define ATT_FORMAT_VERSION 1u
 
-/* One update in the log. `length` bytes from here to the next record: this struct, then d floats when fields has
- * ATT_FIELD_KEY, then d_v floats when it has ATT_FIELD_VALUE, zero-padded to a multiple of 8. Values are absolute. */
+/* One update in the log. `length` bytes from here to the next record: this struct, then d floats
+ * when fields has ATT_FIELD_KEY, then d_v floats when it has ATT_FIELD_VALUE, zero-padded to a
+ * multiple of 8. Values are absolute. */
 struct att_record {
     uint64_t lsn;
-    uint64_t session;      /* 0: none */
-    uint64_t session_seq;  /* the session's own number for this update */
+    uint64_t session;     /* 0: none */
+    uint64_t session_seq; /* the session's own number for this update */
     uint32_t length;
-    uint16_t kind;         /* enum att_op_kind, absolute kinds only */
+    uint16_t kind; /* enum att_op_kind, absolute kinds only */
     uint16_t head;
     uint32_t index;
     uint32_t column;
-    uint32_t fields;       /* ATT_FIELD_... */
-    float number;          /* entry kinds: the value; otherwise the bias when ATT_FIELD_BIAS is set */
+    uint32_t fields; /* ATT_FIELD_... */
+    float number;    /* entry kinds: the value; otherwise the bias when ATT_FIELD_BIAS is set */
 };
 enum { ATT_FIELD_KEY = 1, ATT_FIELD_VALUE = 2, ATT_FIELD_BIAS = 4 };
 static_assert(sizeof(struct att_record) == 48, "att_record");
@@ -43,12 +45,13 @@ static_assert(sizeof(struct att_state_shape) == 96, "att_state_shape");
 static_assert(offsetof(struct att_state_shape, scale) == 24, "att_state_shape.scale");
 static_assert(offsetof(struct att_state_shape, base_tag) == 32, "att_state_shape.base_tag");
 
-/* ---- Values in DIR/log and DIR/snap -------------------------------------------------------------------- */
+/* ---- Values in DIR/log and DIR/snap --------------------------------------------------------- */
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little endian");
 
-/* Every value begins with this. Magic and version are looked at first, so that a state of another version is named
- * as such and not called damaged. `checksum` is XXH3_64 over everything behind it, to the end of the value. */
+/* Every value begins with this. Magic and version are looked at first, so that a state of another
+ * version is named as such and not called damaged. `checksum` is XXH3_64 over everything behind it,
+ * to the end of the value. */
 struct att_prefix {
     uint32_t magic;
     uint32_t version; /* ATT_FORMAT_VERSION */
@@ -58,9 +61,9 @@ static_assert(sizeof(struct att_prefix) == 16, "att_prefix");
 static_assert(offsetof(struct att_prefix, checksum) == 8, "att_prefix.checksum");
 
 #define ATT_MAGIC_ENVIRONMENT 0x564e4541u /* "AENV" */
-#define ATT_MAGIC_BATCH 0x54414241u       /* "ABAT" */
-#define ATT_MAGIC_PIECE 0x43504941u       /* "AIPC" */
-#define ATT_MAGIC_MANIFEST 0x4e414d41u    /* "AMAN" */
+#define ATT_MAGIC_BATCH       0x54414241u /* "ABAT" */
+#define ATT_MAGIC_PIECE       0x43504941u /* "AIPC" */
+#define ATT_MAGIC_MANIFEST    0x4e414d41u /* "AMAN" */
 
 /* One in each environment: database "meta", key "state". Says whose the environment is. */
 struct att_environment {
@@ -74,14 +77,15 @@ static_assert(sizeof(struct att_environment) == 32, "att_environment");
 static_assert(offsetof(struct att_environment, kind) == 16, "att_environment.kind");
 static_assert(offsetof(struct att_environment, incarnation) == 24, "att_environment.incarnation");
 
-/* DIR/log, database "batch", MDB_INTEGERKEY: uint64_t first_lsn -> this, then `count` records of `bytes` bytes. */
+/* DIR/log, database "batch", MDB_INTEGERKEY: uint64_t first_lsn -> this, then `count` records of
+ * `bytes` bytes. */
 struct att_batch {
     struct att_prefix prefix;
     uint64_t first_lsn;
     uint64_t last_lsn;    /* first_lsn + count - 1 */
     uint64_t incarnation; /* that wrote it */
     uint32_t count;
-    uint32_t bytes;       /* of the records, without this header */
+    uint32_t bytes; /* of the records, without this header */
 };
 static_assert(sizeof(struct att_batch) == 48, "att_batch");
 static_assert(offsetof(struct att_batch, first_lsn) == 16, "att_batch.first_lsn");
@@ -90,7 +94,8 @@ static_assert(offsetof(struct att_batch, incarnation) == 32, "att_batch.incarnat
 static_assert(offsetof(struct att_batch, count) == 40, "att_batch.count");
 static_assert(offsetof(struct att_batch, bytes) == 44, "att_batch.bytes");
 
-/* DIR/snap, database "piece": key below -> this, then `bytes` bytes of array `array` from byte `offset` on. */
+/* DIR/snap, database "piece": key below -> this, then `bytes` bytes of array `array` from byte
+ * `offset` on. */
 struct att_stored_piece {
     struct att_prefix prefix;
     uint64_t generation;
@@ -113,18 +118,19 @@ struct att_piece_key {
 };
 static_assert(sizeof(struct att_piece_key) == 24, "att_piece_key");
 
-/* DIR/snap, database "manifest", MDB_INTEGERKEY: uint64_t generation -> this. Written last: it makes the generation
- * complete. `pieces_checksum` is XXH3_64 over the pieces' checksums (8 bytes each) in key order. */
+/* DIR/snap, database "manifest", MDB_INTEGERKEY: uint64_t generation -> this. Written last: it
+ * makes the generation complete. `pieces_checksum` is XXH3_64 over the pieces' checksums (8 bytes
+ * each) in key order. */
 struct att_manifest {
     struct att_prefix prefix;
     uint64_t generation;
     uint64_t lsn;         /* of the cut */
     uint64_t incarnation; /* that wrote it */
     uint64_t pieces;
-    uint64_t bytes;       /* of the pieces, without their headers */
+    uint64_t bytes; /* of the pieces, without their headers */
     uint64_t pieces_checksum;
     uint32_t tokens_used;
-    uint32_t reserved;    /* 0 */
+    uint32_t reserved; /* 0 */
     struct att_state_shape shape;
 };
 static_assert(sizeof(struct att_manifest) == 168, "att_manifest");

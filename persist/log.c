@@ -1,24 +1,27 @@
 /* The log: from the service thread's appends to the disk.
  *
- * The ring has one producer, the service thread, and one consumer, the log thread. `tail` counts the bytes ever
- * appended, `head` those that are on disk; both run freely, head <= tail <= head + ATT_LOG_BUFFER_BYTES.
+ * The ring has one producer, the service thread, and one consumer, the log thread. `tail` counts
+ * the bytes ever appended, `head` those that are on disk; both run freely, head <= tail <= head +
+ * ATT_LOG_BUFFER_BYTES.
  *
- *     [head, tail)                     records, appended and not yet durable; the log thread reads them
- *     [tail, head + BUFFER)            room; the service thread writes there
+ *     [head, tail)                     records, appended and not yet durable; the log thread reads
+ * them [tail, head + BUFFER)            room; the service thread writes there
  *
- * Only the service thread moves tail, with release, when a record's bytes are in place; the log thread's acquire makes
- * them readable. Only the log thread moves head, with release, when the records are durable and it will not look at
- * their bytes again; the service thread's acquire allows it to overwrite them. So records stay in the ring until they
- * are on disk, and a commit that found no room on the disk loses nothing: head does not move, and the next attempt takes the
+ * Only the service thread moves tail, with release, when a record's bytes are in place; the log
+ * thread's acquire makes them readable. Only the log thread moves head, with release, when the
+ * records are durable and it will not look at their bytes again; the service thread's acquire
+ * allows it to overwrite them. So records stay in the ring until they are on disk, and a commit
+ * that found no room on the disk loses nothing: head does not move, and the next attempt takes the
  * same records and what has come since.
  *
- * Group commit is what falls out of it: the thread takes all that has been published, commits once, and by then more
- * waits. A lone record is committed at once. With ATT_DURABLE_INTERVAL the thread first waits out the interval since
- * its last commit, unless the ring gets half full. The thread sleeps on the doorbell (doorbell.h): ASLEEP when there
- * is nothing to do, PACING while it waits for time to pass.
+ * Group commit is what falls out of it: the thread takes all that has been published, commits once,
+ * and by then more waits. A lone record is committed at once. With ATT_DURABLE_INTERVAL the thread
+ * first waits out the interval since its last commit, unless the ring gets half full. The thread
+ * sleeps on the doorbell (doorbell.h): ASLEEP when there is nothing to do, PACING while it waits
+ * for time to pass.
  *
- * Trimming is this thread's work too, for LMDB has one writer: a bounded number of old batches goes with each commit,
- * or in transactions of their own while no records wait. */
+ * Trimming is this thread's work too, for LMDB has one writer: a bounded number of old batches goes
+ * with each commit, or in transactions of their own while no records wait. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +37,7 @@ static int64_t now_ns(void)
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-/* ---- The service thread's side ------------------------------------------------------------------------- */
+/* ---- The service thread's side -------------------------------------------------------------- */
 
 static void ring_write(struct persist_log *log, uint64_t position, const void *data, size_t bytes)
 {
@@ -57,7 +60,8 @@ enum att_status att_store_append(struct att_store *store, const struct att_recor
         return ATT_EINVAL;
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed); /* our own */
     if (tail + length - log->head_seen > ATT_LOG_BUFFER_BYTES) {
-        /* Acquire: the log thread is done with the bytes before head; partner: its release in take_off. */
+        /* Acquire: the log thread is done with the bytes before head; partner: its release in
+         * take_off. */
         log->head_seen = atomic_load_explicit(&log->head, memory_order_acquire);
         if (tail + length - log->head_seen > ATT_LOG_BUFFER_BYTES)
             return ATT_AGAIN;
@@ -85,21 +89,23 @@ void att_store_push(struct att_store *store)
 
 void persist_log_trim(struct att_store *store, uint64_t lsn)
 {
-    /* Relaxed: the number is all there is to it, and the doorbell's fence orders it before the look at the bell. */
+    /* Relaxed: the number is all there is to it, and the doorbell's fence orders it before the look
+     * at the bell. */
     atomic_store_explicit(&store->log.trim_to, lsn, memory_order_relaxed);
     persist_ring(&store->log.bell, true);
 }
 
-/* ---- The log thread's side ----------------------------------------------------------------------------- */
+/* ---- The log thread's side ------------------------------------------------------------------ */
 
-/* A transaction takes at least this much (if it waits), however little room there is: a record must fit. */
+/* A transaction takes at least this much (if it waits), however little room there is: a record must
+ * fit. */
 #define LEAST ((uint64_t)64 << 10)
 static_assert(sizeof(struct att_batch) + PERSIST_RECORD_MAX <= LEAST, "a record fits");
 
 struct work {
-    uint64_t head, tail;   /* records to write */
-    uint64_t last_lsn;     /* of them */
-    bool trim, more_trim;  /* delete old batches; some are left */
+    uint64_t head, tail;  /* records to write */
+    uint64_t last_lsn;    /* of them */
+    bool trim, more_trim; /* delete old batches; some are left */
     uint64_t trim_to;
 };
 
@@ -244,11 +250,13 @@ static void take_off(struct att_store *store, const struct work *work)
         log->trimmed = work->trim_to;
     if (log->most < ATT_LOG_BUFFER_BYTES)
         log->most *= 2;
-    /* Release: we are done with these bytes; partner: the acquires of head in att_store_append and _push. */
+    /* Release: we are done with these bytes; partner: the acquires of head in att_store_append and
+     * _push. */
     atomic_store_explicit(&log->head, work->tail, memory_order_release);
     bool event = false;
     if (work->tail != work->head) {
-        /* Release; partner: the acquire in att_store_state. mdb_txn_commit has returned: the records are synced. */
+        /* Release; partner: the acquire in att_store_state. mdb_txn_commit has returned: the
+         * records are synced. */
         atomic_store_explicit(&store->durable_lsn, work->last_lsn, memory_order_release);
         event = true;
         persist_ring(&store->snapshot.bell, false); /* a manifest may have waited for it */
@@ -267,9 +275,10 @@ static void wait_for_room(struct att_store *store, const struct persist_failure 
     char buffer[128];
     uint32_t welcome = ATT_OK;
     if (atomic_load_explicit(&store->refusing, memory_order_relaxed) == ATT_OK) {
-        persist_say(store, "%s/log: cannot write: %s; updates are refused until there is room again, nothing "
-                    "acknowledged is lost", store->directory,
-                    persist_strerror(failure->code, buffer, sizeof buffer));
+        persist_say(store,
+                    "%s/log: cannot write: %s; updates are refused until there is room again, nothing "
+                    "acknowledged is lost",
+                    store->directory, persist_strerror(failure->code, buffer, sizeof buffer));
         if (atomic_compare_exchange_strong(&store->refusing, &welcome, ATT_ENOSPC))
             persist_event(store);
     }
@@ -281,7 +290,8 @@ static void wait_for_room(struct att_store *store, const struct persist_failure 
         persist_sleep(bell, PERSIST_PACING, PERSIST_RETRY_NS);
 }
 
-/* One cycle: writes what waits, trims. False: it failed and the thread must not go on (or must stop). */
+/* One cycle: writes what waits, trims. False: it failed and the thread must not go on (or must
+ * stop). */
 static bool cycle(struct att_store *store)
 {
     struct persist_log *log = &store->log;
@@ -307,7 +317,8 @@ static bool cycle(struct att_store *store)
         take_off(store, &work);
         return true;
     }
-    /* What is too much at once may fit in parts, and each part that fits is one more that is safe. */
+    /* What is too much at once may fit in parts, and each part that fits is one more that is safe.
+     */
     while (log->most > LEAST && log->most > (work.tail - work.head) / 2)
         log->most /= 2;
     if (failure.outcome == PERSIST_FINAL) {
@@ -322,7 +333,8 @@ static bool cycle(struct att_store *store)
     return true;
 }
 
-/* Waits until the interval since the last commit is over, or the ring is half full, or we are to stop. */
+/* Waits until the interval since the last commit is over, or the ring is half full, or we are to
+ * stop. */
 static void pace(struct att_store *store, int64_t last_commit)
 {
     struct persist_log *log = &store->log;
@@ -350,8 +362,8 @@ void *persist_log_main(void *argument)
     struct att_store *store = argument;
     struct persist_log *log = &store->log;
     log->most = ATT_LOG_BUFFER_BYTES;
-    /* With the interval counted from the first record that waits after idleness, a burst is one commit, and no
-     * record waits longer than the interval. */
+    /* With the interval counted from the first record that waits after idleness, a burst is one
+     * commit, and no record waits longer than the interval. */
     int64_t first_seen = 0;
     for (;;) {
         bool stop = stopping(store); /* before the last look at the ring */

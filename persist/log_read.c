@@ -1,7 +1,8 @@
 /* Reading the log: at recovery, and beside a live daemon.
  *
- * A reading transaction pins the pages it can see, and in a log that is trimmed and appended to all the time pinned pages make
- * the file grow. So each batch is copied out in a transaction of its own, and checked and handed on without one. */
+ * A reading transaction pins the pages it can see, and in a log that is trimmed and appended to all
+ * the time pinned pages make the file grow. So each batch is copied out in a transaction of its
+ * own, and checked and handed on without one. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +27,10 @@ static enum att_status check_records(const struct att_store *store, const struct
         at += record.length;
     }
     if (lsn != batch->last_lsn + 1 || at != batch->bytes)
-        return att_fail(error, ATT_ECORRUPT, "%s/log: the batch at LSN %llu is damaged: its record of LSN %llu does not "
-                        "fit", store->directory, (unsigned long long)batch->first_lsn, (unsigned long long)lsn);
+        return att_fail(error, ATT_ECORRUPT,
+                        "%s/log: the batch at LSN %llu is damaged: its record of LSN %llu does not "
+                        "fit",
+                        store->directory, (unsigned long long)batch->first_lsn, (unsigned long long)lsn);
     return ATT_OK;
 }
 
@@ -37,8 +40,8 @@ enum att_status persist_batch_check(const struct att_store *store, uint64_t key,
     char what[64];
     struct att_batch batch;
     snprintf(what, sizeof what, "the batch at LSN %llu", (unsigned long long)key);
-    enum att_status status = persist_check_value(store, &store->log_env, value, sizeof batch, ATT_MAGIC_BATCH, what,
-                                                 error);
+    enum att_status status =
+        persist_check_value(store, &store->log_env, value, sizeof batch, ATT_MAGIC_BATCH, what, error);
     if (status)
         return status;
     memcpy(&batch, value->mv_data, sizeof batch);
@@ -96,7 +99,8 @@ enum att_status persist_log_load(struct att_store *store, struct att_error *erro
     enum att_status status = copy_batch(store, MDB_LAST, 0, &key, &value, &capacity, error);
     if (status == ATT_OK) {
         store->log_status = persist_batch_check(store, key, &value, &batch, &store->log_error);
-        /* Nobody appends behind a damaged batch, but what is whole can still be read, and the snapshot. */
+        /* Nobody appends behind a damaged batch, but what is whole can still be read, and the
+         * snapshot. */
         store->log_last_lsn = store->log_status ? key : batch.last_lsn;
         if (store->log_status == ATT_EVERSION) {
             status = store->log_status;
@@ -120,12 +124,14 @@ static enum att_status log_fail(const struct att_store *store, const char *what,
                  (unsigned long long)lsn - 1);
     else
         snprintf(whole, sizeof whole, "nothing behind LSN %llu is whole", (unsigned long long)after);
-    return att_fail(error, ATT_ECORRUPT, "%s/log: %s at LSN %llu; %s; to go on without the rest: attninspect DIR repair "
-                    "--to-lsn %llu", store->directory, what, (unsigned long long)lsn, whole,
-                    (unsigned long long)lsn - 1);
+    return att_fail(error, ATT_ECORRUPT,
+                    "%s/log: %s at LSN %llu; %s; to go on without the rest: attninspect DIR repair "
+                    "--to-lsn %llu",
+                    store->directory, what, (unsigned long long)lsn, whole, (unsigned long long)lsn - 1);
 }
 
-/* A reader beside a live daemon may find that the log was trimmed meanwhile: then it is not damaged. */
+/* A reader beside a live daemon may find that the log was trimmed meanwhile: then it is not
+ * damaged. */
 static bool was_trimmed(struct att_store *store, uint64_t after)
 {
     if (!store->options.read_only)
@@ -153,7 +159,8 @@ static enum att_status hand_on(const struct att_batch *batch, const unsigned cha
     return ATT_OK;
 }
 
-/* The batch that holds `expected`, or else the next one behind it. It may begin before `expected`. */
+/* The batch that holds `expected`, or else the next one behind it. It may begin before `expected`.
+ */
 static enum att_status first_batch(struct att_store *store, uint64_t expected, uint64_t *ret_key, MDB_val *buffer,
                                    size_t *capacity, struct att_error *error)
 {
@@ -190,8 +197,10 @@ enum att_status att_store_read_log(struct att_store *store, uint64_t after,
         struct att_batch batch;
         if (key > expected) {
             if (was_trimmed(store, after))
-                status = att_fail(error, ATT_AGAIN, "%s: the daemon took snapshots and trimmed the log meanwhile; run "
-                                  "this again", store->directory);
+                status = att_fail(error, ATT_AGAIN,
+                                  "%s: the daemon took snapshots and trimmed the log meanwhile; run "
+                                  "this again",
+                                  store->directory);
             else
                 status = log_fail(store, "the log has a gap", expected, after, error);
             goto done;
@@ -231,8 +240,7 @@ void att_store_log_info(struct att_store *store, struct att_log_info *ret_info)
         if (!mdb_cursor_get(cursor, &key, &value, MDB_FIRST) && !mdb_stat(txn, store->log_env.values, &stat)) {
             memcpy(&info.first_lsn, key.mv_data, sizeof info.first_lsn);
             info.batches = stat.ms_entries;
-            info.bytes = (stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages) *
-                         (uint64_t)stat.ms_psize;
+            info.bytes = (stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages) * (uint64_t)stat.ms_psize;
             if (!mdb_cursor_get(cursor, &key, &value, MDB_LAST)) {
                 memcpy(&info.last_lsn, key.mv_data, sizeof info.last_lsn);
                 if (!persist_batch_check(store, info.last_lsn, &value, &batch, NULL))

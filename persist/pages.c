@@ -1,10 +1,12 @@
-/* A look at LMDB's own pages. LMDB 0.9 has no page checksums and trusts what it reads: a flipped bit in a page number
- * or an offset makes it run off the page, give up the process, or miss a value without a word; one in the list of
- * free pages makes it overwrite live data later. So before LMDB walks a tree of ours, this file does, bounds first,
- * over a copy of each page; and every page must be used once.
+/* A look at LMDB's own pages. LMDB 0.9 has no page checksums and trusts what it reads: a flipped
+ * bit in a page number or an offset makes it run off the page, give up the process, or miss a value
+ * without a word; one in the list of free pages makes it overwrite live data later. So before LMDB
+ * walks a tree of ours, this file does, bounds first, over a copy of each page; and every page must
+ * be used once.
  *
- * The layout is LMDB 0.9's on 64-bit little-endian machines, which has not changed since 0.9.0 and is versioned in
- * the meta page (1). Only what our own databases use is accepted: no duplicates, no sub-pages. */
+ * The layout is LMDB 0.9's on 64-bit little-endian machines, which has not changed since 0.9.0 and
+ * is versioned in the meta page (1). Only what our own databases use is accepted: no duplicates, no
+ * sub-pages. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -64,21 +66,22 @@ struct checker {
 struct walk {
     struct checker *checker;
     const char *name;
-    struct tree tree;    /* what the parent says */
-    struct tree found;   /* what we count */
+    struct tree tree;       /* what the parent says */
+    struct tree found;      /* what we count */
     unsigned char key[512]; /* the last one seen */
     size_t key_size;
     bool any;
-    void (*leaf)(struct walk *walk, const unsigned char *key, size_t key_size, const unsigned char *data,
-                 size_t size, unsigned flags);
+    void (*leaf)(struct walk *walk, const unsigned char *key, size_t key_size, const unsigned char *data, size_t size,
+                 unsigned flags);
     enum att_status status; /* set by leaf */
 };
 
 static enum att_status bad(struct checker *checker, const char *tree, uint64_t page, const char *what)
 {
-    return att_fail(checker->error, ATT_ECORRUPT, "%s/%s/data.mdb: page %llu (%s) is damaged: %s; LMDB cannot read on; "
-                    "restore DIR from a copy", checker->store->directory, checker->env->name,
-                    (unsigned long long)page, tree, what);
+    return att_fail(checker->error, ATT_ECORRUPT,
+                    "%s/%s/data.mdb: page %llu (%s) is damaged: %s; LMDB cannot read on; "
+                    "restore DIR from a copy",
+                    checker->store->directory, checker->env->name, (unsigned long long)page, tree, what);
 }
 
 static enum att_status read_at(struct checker *checker, const char *tree, uint64_t page, void *to, size_t bytes)
@@ -235,8 +238,7 @@ static enum att_status check_branch(struct walk *walk, uint64_t number, const un
         bool integer = walk->tree.flags & DB_INTEGERKEY;
         if (!at || (i + 1 < count && !after))
             return bad(checker, walk->name, number, "a key runs off it");
-        if ((i > 0 && (integer ? node.key_size != 8 : node.key_size == 0)) ||
-            (after && integer && next.key_size != 8))
+        if ((i > 0 && (integer ? node.key_size != 8 : node.key_size == 0)) || (after && integer && next.key_size != 8))
             return bad(checker, walk->name, number, "a key has the wrong size");
         struct bound from = i > 0 ? (struct bound){at + sizeof node, node.key_size} : low;
         struct bound to = after ? (struct bound){after + sizeof next, next.key_size} : high;
@@ -300,7 +302,7 @@ static enum att_status check_tree(struct walk *walk)
     return status;
 }
 
-/* ---- The trees of an environment ----------------------------------------------------------------------- */
+/* ---- The trees of an environment ------------------------------------------------------------ */
 
 static void on_free_list(struct walk *walk, const unsigned char *key, size_t key_size, const unsigned char *data,
                          size_t size, unsigned flags)
@@ -348,7 +350,8 @@ static enum att_status meta_fail(const struct att_store *store, const struct per
                     store->directory, env->name, page, what);
 }
 
-/* Both meta pages. They take turns: page t % 2 is written by transaction t, so their numbers differ by one. */
+/* Both meta pages. They take turns: page t % 2 is written by transaction t, so their numbers differ
+ * by one. */
 static enum att_status read_metas(const struct att_store *store, const struct persist_env *env, int fd,
                                   struct meta ret_metas[2], struct att_error *error)
 {
@@ -367,13 +370,15 @@ static enum att_status read_metas(const struct att_store *store, const struct pe
                 page.head.number != (uint64_t)i)
                 return meta_fail(store, env, i, "it does not begin like one", error);
             if (page.meta.version != META_VERSION)
-                return att_fail(error, ATT_EVERSION, "%s/%s/data.mdb: has LMDB's format version %u, this program reads "
-                                "version %d", store->directory, env->name, page.meta.version, META_VERSION);
+                return att_fail(error, ATT_EVERSION,
+                                "%s/%s/data.mdb: has LMDB's format version %u, this program reads "
+                                "version %d",
+                                store->directory, env->name, page.meta.version, META_VERSION);
             page_size = page.meta.free.pad;
             if (page_size < 512 || page_size > PAGE_MAX || (page_size & (page_size - 1)))
                 return meta_fail(store, env, i, "its page size is impossible", error);
-            if (page.meta.map_size > (uint64_t)1 << 46 ||
-                page.meta.last_page > ((uint64_t)1 << 46) / page_size || page.meta.last_page < 1)
+            if (page.meta.map_size > (uint64_t)1 << 46 || page.meta.last_page > ((uint64_t)1 << 46) / page_size ||
+                page.meta.last_page < 1)
                 return meta_fail(store, env, i, "its sizes are impossible", error);
         }
         uint64_t a = ret_metas[0].txn, b = ret_metas[1].txn;

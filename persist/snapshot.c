@@ -1,20 +1,23 @@
 /* The snapshot thread: from the engine's pieces to a complete generation, one at a time.
  *
- *     IDLE --(service thread: begin)--> ACTIVE --(snapshot thread: manifest written, or given up)--> IDLE
+ *     IDLE --(service thread: begin)--> ACTIVE --(snapshot thread: manifest written, or given
+ * up)--> IDLE
  *
- * While ACTIVE, the sink's thread (the merge thread) pushes pieces on `queue`, a stack, and the snapshot thread takes
- * it whole and turns it round: with one exchange that takes everything no node can be freed under a pusher, so the
- * stack has no ABA. A push releases the node's bytes; the exchange acquires them. `cut` is stored before the first
- * piece and `ended` after the last, with release: who acquires `ended` and then takes the queue has everything.
- * generation and shape are plain fields: the service thread writes them while IDLE and publishes them with the store
- * of ACTIVE; the snapshot thread's store of IDLE gives them back.
+ * While ACTIVE, the sink's thread (the merge thread) pushes pieces on `queue`, a stack, and the
+ * snapshot thread takes it whole and turns it round: with one exchange that takes everything no
+ * node can be freed under a pusher, so the stack has no ABA. A push releases the node's bytes; the
+ * exchange acquires them. `cut` is stored before the first piece and `ended` after the last, with
+ * release: who acquires `ended` and then takes the queue has everything. generation and shape are
+ * plain fields: the service thread writes them while IDLE and publishes them with the store of
+ * ACTIVE; the snapshot thread's store of IDLE gives them back.
  *
- * When a write fails or a piece found no memory, the thread keeps taking pieces and drops them until the sink says
- * that it has ended: the sink never learns of it and never blocks.
+ * When a write fails or a piece found no memory, the thread keeps taking pieces and drops them
+ * until the sink says that it has ended: the sink never learns of it and never blocks.
  *
- * The order that makes a crash harmless at any point: all pieces are committed; every LSN of the cut is durable; the
- * manifest, in its own transaction; then old generations are deleted, each one's manifest first; then the log is
- * trimmed to the older kept generation. docs/format.md goes through it step by step. */
+ * The order that makes a crash harmless at any point: all pieces are committed; every LSN of the
+ * cut is durable; the manifest, in its own transaction; then old generations are deleted, each
+ * one's manifest first; then the log is trimmed to the older kept generation. docs/format.md goes
+ * through it step by step. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +26,7 @@
 #include "checksum.h"
 #include "store_impl.h"
 
-/* ---- The service thread and the sink ------------------------------------------------------------------- */
+/* ---- The service thread and the sink -------------------------------------------------------- */
 
 enum att_status att_store_snapshot_begin(struct att_store *store, const struct att_state_shape *shape,
                                          struct att_error *error)
@@ -94,7 +97,7 @@ void att_store_snapshot_end(struct att_store *store)
     persist_ring(&store->snapshot.bell, true);
 }
 
-/* ---- The snapshot thread ------------------------------------------------------------------------------- */
+/* ---- The snapshot thread -------------------------------------------------------------------- */
 
 static bool stopping(struct att_store *store)
 {
@@ -159,8 +162,11 @@ static void give_up(struct att_store *store, const struct persist_failure *failu
         persist_final(store, &store->snap_env, failure);
         return;
     }
-    persist_say(store, "%s/snap: snapshot generation %llu failed: %s: %s; the log keeps everything, the next snapshot "
-                "tries again", store->directory, (unsigned long long)store->snapshot.generation, failure->what,
+    persist_say(store,
+                "%s/snap: snapshot generation %llu failed: %s: %s; the log keeps everything, the "
+                "next snapshot "
+                "tries again",
+                store->directory, (unsigned long long)store->snapshot.generation, failure->what,
                 persist_strerror(failure->code, buffer, sizeof buffer));
 }
 
@@ -210,7 +216,8 @@ static bool is_durable(struct att_store *store, uint64_t lsn)
            atomic_load_explicit(&store->durable_lsn, memory_order_acquire) >= lsn;
 }
 
-/* A manifest must not promise updates that a crash could take back: replay would then start behind a gap. */
+/* A manifest must not promise updates that a crash could take back: replay would then start behind
+ * a gap. */
 static bool await_durable(struct att_store *store, uint64_t lsn)
 {
     struct persist_snapshot *snapshot = &store->snapshot;
@@ -282,8 +289,8 @@ static void run_one(struct att_store *store)
             report_prune(store, &failure);
     }
     atomic_store_explicit(&store->snapshot_failed, !good, memory_order_relaxed);
-    /* Release: the outcome above, and generation and shape are the service thread's again; partners: the acquires in
-     * att_store_snapshot_begin and att_store_state. */
+    /* Release: the outcome above, and generation and shape are the service thread's again;
+     * partners: the acquires in att_store_snapshot_begin and att_store_state. */
     atomic_store_explicit(&snapshot->state, PERSIST_IDLE, memory_order_release);
     if (!stopping(store))
         persist_event(store);

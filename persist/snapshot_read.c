@@ -1,5 +1,6 @@
-/* Reading generations: which is to be recovered from, and its pieces. As in log_read.c, each piece is copied out in a
- * reading transaction of its own, so that a reader beside a live daemon pins nothing for long. */
+/* Reading generations: which is to be recovered from, and its pieces. As in log_read.c, each piece
+ * is copied out in a reading transaction of its own, so that a reader beside a live daemon pins
+ * nothing for long. */
 #include <endian.h>
 #include <errno.h>
 #include <stdio.h>
@@ -92,8 +93,7 @@ static enum att_status next_piece(struct reader *reader, struct att_error *error
     int code = mdb_cursor_open(txn, store->snap_env.values, &cursor);
     if (!code) {
         code = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-        if (!code && reader->started && key.mv_size == sizeof name &&
-            !memcmp(key.mv_data, &reader->key, sizeof name))
+        if (!code && reader->started && key.mv_size == sizeof name && !memcmp(key.mv_data, &reader->key, sizeof name))
             code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
         if (!code)
             code = keep_piece(reader, &key, &value);
@@ -113,11 +113,11 @@ static enum att_status check_piece(const struct reader *reader, struct att_store
     char what[128];
     struct att_stored_piece header;
     split_key(&reader->key, fields);
-    snprintf(what, sizeof what, "generation %llu, the piece of array %llu at byte %llu",
-             (unsigned long long)fields[0], (unsigned long long)fields[1], (unsigned long long)fields[2]);
+    snprintf(what, sizeof what, "generation %llu, the piece of array %llu at byte %llu", (unsigned long long)fields[0],
+             (unsigned long long)fields[1], (unsigned long long)fields[2]);
     if (reader->whole) {
-        enum att_status status = persist_check_value(store, &store->snap_env, &reader->value, sizeof header,
-                                                     ATT_MAGIC_PIECE, what, error);
+        enum att_status status =
+            persist_check_value(store, &store->snap_env, &reader->value, sizeof header, ATT_MAGIC_PIECE, what, error);
         if (status)
             return status;
     } else if (reader->value.mv_size < sizeof header) {
@@ -172,14 +172,16 @@ enum att_status persist_generation_agrees(const struct att_store *store, const s
     if (walk->pieces == manifest->pieces && walk->bytes == manifest->bytes &&
         walk->checksum == manifest->pieces_checksum)
         return ATT_OK;
-    return att_fail(error, ATT_ECORRUPT, "%s/snap: generation %llu is damaged: its manifest counts %llu pieces of %llu "
-                    "bytes, there are %llu of %llu%s", store->directory, (unsigned long long)manifest->generation,
-                    (unsigned long long)manifest->pieces, (unsigned long long)manifest->bytes,
-                    (unsigned long long)walk->pieces, (unsigned long long)walk->bytes,
+    return att_fail(error, ATT_ECORRUPT,
+                    "%s/snap: generation %llu is damaged: its manifest counts %llu pieces of %llu "
+                    "bytes, there are %llu of %llu%s",
+                    store->directory, (unsigned long long)manifest->generation, (unsigned long long)manifest->pieces,
+                    (unsigned long long)manifest->bytes, (unsigned long long)walk->pieces,
+                    (unsigned long long)walk->bytes,
                     walk->checksum == manifest->pieces_checksum ? "" : ", and their checksums differ");
 }
 
-/* ---- Manifests ----------------------------------------------------------------------------------------- */
+/* ---- Manifests ------------------------------------------------------------------------------ */
 
 static enum att_status check_manifest(const struct att_store *store, uint64_t key, const MDB_val *value,
                                       struct att_manifest *ret_manifest, struct att_error *error)
@@ -187,8 +189,8 @@ static enum att_status check_manifest(const struct att_store *store, uint64_t ke
     char what[64];
     struct att_manifest manifest;
     snprintf(what, sizeof what, "the manifest of generation %llu", (unsigned long long)key);
-    enum att_status status = persist_check_value(store, &store->snap_env, value, sizeof manifest, ATT_MAGIC_MANIFEST,
-                                                 what, error);
+    enum att_status status =
+        persist_check_value(store, &store->snap_env, value, sizeof manifest, ATT_MAGIC_MANIFEST, what, error);
     if (status)
         return status;
     memcpy(&manifest, value->mv_data, sizeof manifest);
@@ -262,7 +264,7 @@ size_t att_store_generations(struct att_store *store, struct att_snapshot_info *
     }
 }
 
-/* ---- Choosing ------------------------------------------------------------------------------------------ */
+/* ---- Choosing ------------------------------------------------------------------------------- */
 
 /* Whether generation `generation` can be recovered from: manifest and all pieces. */
 static enum att_status try_generation(struct att_store *store, uint64_t generation, bool whole,
@@ -328,8 +330,10 @@ enum att_status persist_snapshot_load(struct att_store *store, struct att_error 
     struct att_error reason = {ATT_OK, ""};
     size_t count = list_generations(store, numbers), damaged = 0;
     if (count == 0)
-        return att_fail(error, ATT_ENOENT, "%s: holds no state: its creation was interrupted; start again with "
-                        "--q --k --v", store->directory);
+        return att_fail(error, ATT_ENOENT,
+                        "%s: holds no state: its creation was interrupted; start again with "
+                        "--q --k --v",
+                        store->directory);
     store->snapshot.last_generation = largest_number(store, numbers[count - 1]);
     for (size_t i = count; i-- > 0;) {
         struct att_snapshot_info info;
@@ -347,7 +351,7 @@ enum att_status persist_snapshot_load(struct att_store *store, struct att_error 
             store->chosen = info;
         } else if (status == ATT_ECORRUPT) {
             if (damaged++ == 0)
-                reason = why; /* the newest one's */
+                reason = why;              /* the newest one's */
         } else if (status != ATT_ENOENT) { /* deleted while we looked: no finding */
             if (error)
                 *error = why;
@@ -360,9 +364,10 @@ enum att_status persist_snapshot_load(struct att_store *store, struct att_error 
     if (!store->chosen.generation)
         return att_fail(error, ATT_ECORRUPT, "%.380s; no generation is whole; restore DIR from a copy", reason.text);
     if (damaged)
-        snprintf(store->warning, sizeof store->warning, "%.420s; recovering from generation %llu (LSN %llu) and the "
-                 "log behind it", reason.text, (unsigned long long)store->chosen.generation,
-                 (unsigned long long)store->chosen.lsn);
+        snprintf(store->warning, sizeof store->warning,
+                 "%.420s; recovering from generation %llu (LSN %llu) and the "
+                 "log behind it",
+                 reason.text, (unsigned long long)store->chosen.generation, (unsigned long long)store->chosen.lsn);
     return ATT_OK;
 }
 

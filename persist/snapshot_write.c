@@ -1,5 +1,5 @@
-/* What the snapshot thread writes: pieces, the manifest, and the deletion of old generations. Only that thread (and
- * nobody else in any process: it holds the lock on DIR) writes DIR/snap. */
+/* What the snapshot thread writes: pieces, the manifest, and the deletion of old generations. Only
+ * that thread (and nobody else in any process: it holds the lock on DIR) writes DIR/snap. */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -15,7 +15,8 @@ static int put_piece(struct att_store *store, MDB_txn *txn, const struct persist
                                       .array = piece->array};
     struct att_piece_key name = persist_piece_key(header.generation, header.array, header.offset);
     MDB_val key = {sizeof name, &name}, value = {sizeof header + piece->bytes, NULL};
-    /* A piece that comes twice is a bug of the engine's, and silently keeping either would hide it. */
+    /* A piece that comes twice is a bug of the engine's, and silently keeping either would hide it.
+     */
     int code = mdb_put(txn, store->snap_env.values, &key, &value, MDB_RESERVE | MDB_NOOVERWRITE);
     if (code)
         return code;
@@ -76,7 +77,7 @@ struct persist_failure persist_manifest_write(struct att_store *store, uint64_t 
     return persist_commit(env, txn, full);
 }
 
-/* ---- Deleting generations ------------------------------------------------------------------------------ */
+/* ---- Deleting generations ------------------------------------------------------------------- */
 
 struct prune {
     const uint64_t *keep;

@@ -1,17 +1,18 @@
 /* Opening, starting, stopping; the state that the store's threads publish.
  *
- * Threads: the service thread (the caller), the log thread (log.c), the snapshot thread (snapshot.c). What passes
- * between them: records through the ring (log.c), pieces through the queue (snapshot.c), requests to trim through
- * log.trim_to, and the numbers in struct att_store that say how far each has come. Those numbers only inform; each
- * is an atomic of its own, written by one thread (refusing excepted, below), and no memory hangs on them. The releases
- * of durable_lsn, snapshot_lsn, generation and snapshot.state are paired with the acquires in att_store_state, so
- * that whoever reads a number also sees those that were written before it.
+ * Threads: the service thread (the caller), the log thread (log.c), the snapshot thread
+ * (snapshot.c). What passes between them: records through the ring (log.c), pieces through the
+ * queue (snapshot.c), requests to trim through log.trim_to, and the numbers in struct att_store
+ * that say how far each has come. Those numbers only inform; each is an atomic of its own, written
+ * by one thread (refusing excepted, below), and no memory hangs on them. The releases of
+ * durable_lsn, snapshot_lsn, generation and snapshot.state are paired with the acquires in
+ * att_store_state, so that whoever reads a number also sees those that were written before it.
  *
- * refusing: OK <-> ENOSPC by the log thread, OK or ENOSPC -> EIO by either thread (compare-and-exchange, so that EIO
- * is never overwritten). EIO is final.
+ * refusing: OK <-> ENOSPC by the log thread, OK or ENOSPC -> EIO by either thread
+ * (compare-and-exchange, so that EIO is never overwritten). EIO is final.
  *
- * LMDB allows one writer for each environment: the log thread alone writes DIR/log, the snapshot thread alone DIR/snap;
- * the service thread writes in both only before it starts them. */
+ * LMDB allows one writer for each environment: the log thread alone writes DIR/log, the snapshot
+ * thread alone DIR/snap; the service thread writes in both only before it starts them. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -49,9 +50,11 @@ void persist_event(struct att_store *store)
 void persist_final(struct att_store *store, const struct persist_env *env, const struct persist_failure *failure)
 {
     char buffer[128];
-    persist_say(store, "%s/%s: %s: %s; what was acknowledged is safe, nothing more will be: stop the daemon, check the "
-                "disk, and start it again", store->directory, env->name, failure->what,
-                persist_strerror(failure->code, buffer, sizeof buffer));
+    persist_say(store,
+                "%s/%s: %s: %s; what was acknowledged is safe, nothing more will be: stop the "
+                "daemon, check the "
+                "disk, and start it again",
+                store->directory, env->name, failure->what, persist_strerror(failure->code, buffer, sizeof buffer));
     /* Release: whoever sees EIO sees the message; partner: the acquire in att_store_state. */
     atomic_store_explicit(&store->refusing, ATT_EIO, memory_order_release);
     persist_event(store);
@@ -178,7 +181,8 @@ void att_store_close(struct att_store *store)
 {
     if (!store)
         return;
-    /* Release: the threads' last look at the ring and the queue comes after they see it; partner: their acquires. */
+    /* Release: the threads' last look at the ring and the queue comes after they see it; partner:
+     * their acquires. */
     atomic_store_explicit(&store->stop, true, memory_order_release);
     /* The log first: a snapshot that waits for its LSN to be durable gets that last chance. */
     if (store->log_started) {
@@ -216,10 +220,9 @@ uint64_t att_store_last_lsn(const struct att_store *store)
 
 void att_store_state(const struct att_store *store, struct att_store_state *ret_state)
 {
-    /* Acquires; partners: the releases of the threads that write them. Running first: once a snapshot is seen to
-     * have ended, its LSN and whether it failed are seen too. */
-    ret_state->snapshot_running =
-        atomic_load_explicit(&store->snapshot.state, memory_order_acquire) != PERSIST_IDLE;
+    /* Acquires; partners: the releases of the threads that write them. Running first: once a
+     * snapshot is seen to have ended, its LSN and whether it failed are seen too. */
+    ret_state->snapshot_running = atomic_load_explicit(&store->snapshot.state, memory_order_acquire) != PERSIST_IDLE;
     ret_state->refusing = (enum att_status)atomic_load_explicit(&store->refusing, memory_order_acquire);
     ret_state->generation = atomic_load_explicit(&store->generation, memory_order_acquire);
     ret_state->snapshot_lsn = atomic_load_explicit(&store->snapshot_lsn, memory_order_acquire);

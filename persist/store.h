@@ -1,8 +1,10 @@
-/* The store: a directory with two LMDB environments, DIR/log (updates) and DIR/snap (snapshots by generation).
- * The only public header of persist beside format.h. It knows nothing of attention: records and pieces are bytes.
+/* The store: a directory with two LMDB environments, DIR/log (updates) and DIR/snap (snapshots by
+ * generation). The only public header of persist beside format.h. It knows nothing of attention:
+ * records and pieces are bytes.
  *
- * Thread rule: one thread, the service thread, calls every function unless its comment says otherwise. The store
- * runs a log thread (group commit) and, while a snapshot is written, a snapshot thread. */
+ * Thread rule: one thread, the service thread, calls every function unless its comment says
+ * otherwise. The store runs a log thread (group commit) and, while a snapshot is written, a
+ * snapshot thread. */
 #ifndef ATT_STORE_H
 #define ATT_STORE_H
 
@@ -22,28 +24,32 @@ enum att_durability {
 };
 
 struct att_store_options {
-    bool read_only;               /* the inspector: no lock, no incarnation, nothing changes on disk */
-    bool create;                  /* make a new state in an empty (or missing) directory */
+    bool read_only; /* the inspector: no lock, no incarnation, nothing changes on disk */
+    bool create;    /* make a new state in an empty (or missing) directory */
     enum att_durability durability;
     uint32_t interval_ms;
-    void (*on_event)(void *context); /* called on the store's threads: durable LSN, snapshot or failure state moved */
+    void (*on_event)(void *context); /* called on the store's threads: durable LSN, snapshot or
+                                        failure state moved */
     void *context;
 };
 
-/* Opens DIR. Writers take an exclusive lock on it (ATT_ELOCKED: another daemon serves it). With create: DIR must be
- * missing, empty, or the remains of a creation that was interrupted before its first snapshot (ATT_EEXIST otherwise,
- * nothing changed). Without: ATT_ENOENT when there is no state. Other errors: ATT_EVERSION, ATT_ECORRUPT (names what),
- * ATT_EIO, ATT_EPERM, ATT_ENOSPC. Opening for writing counts a new incarnation, durably. */
+/* Opens DIR. Writers take an exclusive lock on it (ATT_ELOCKED: another daemon serves it). With
+ * create: DIR must be missing, empty, or the remains of a creation that was interrupted before its
+ * first snapshot (ATT_EEXIST otherwise, nothing changed). Without: ATT_ENOENT when there is no
+ * state. Other errors: ATT_EVERSION, ATT_ECORRUPT (names what), ATT_EIO, ATT_EPERM, ATT_ENOSPC.
+ * Opening for writing counts a new incarnation, durably. */
 enum att_status att_store_open(const char *directory, const struct att_store_options *options,
                                struct att_store **ret_store, struct att_error *error);
 
-/* Stops the threads (what was appended is committed first unless a write has failed) and closes. NULL is allowed. */
+/* Stops the threads (what was appended is committed first unless a write has failed; a snapshot
+ * that is not complete is given up) and closes. Nobody may still call the snapshot functions. No
+ * callback after it returns. NULL is allowed. */
 void att_store_close(struct att_store *store);
 
 /* 1 for the first start, and so on; 0 when read-only and never served. */
 uint64_t att_store_incarnation(const struct att_store *store);
 
-/* ---- Recovery ------------------------------------------------------------------------------------------ */
+/* ---- Recovery ------------------------------------------------------------------------------- */
 
 /* One stored snapshot generation. */
 struct att_snapshot_info {
@@ -56,20 +62,24 @@ struct att_snapshot_info {
     struct att_state_shape shape;
 };
 
-/* The newest generation whose manifest and pieces all check out: what open chose to recover from. When a newer one
- * was damaged, open says so on stderr... through `warning` (a static-lifetime string of the store, or NULL). */
+/* The newest generation whose manifest and pieces all check out: what open chose to recover from.
+ * When a newer one was damaged, open says so on stderr... through `warning` (a static-lifetime
+ * string of the store, or NULL). */
 enum att_status att_store_snapshot(const struct att_store *store, struct att_snapshot_info *ret_info,
                                    const char **ret_warning, struct att_error *error);
 
-/* Reads its pieces in order (array, then offset), each with its checksum verified. The callback's error stops it. */
+/* Reads its pieces in order (array, then offset), each with its checksum verified. The callback's
+ * error stops it; its data lives during the call and is aligned to 16 bytes. ATT_AGAIN (read-only):
+ * the daemon has replaced the generation. */
 enum att_status att_store_read_snapshot(struct att_store *store,
                                         enum att_status (*piece)(void *context, uint32_t array, uint64_t offset,
                                                                  const void *data, uint64_t bytes,
                                                                  struct att_error *error),
                                         void *context, struct att_error *error);
 
-/* Reads every record with LSN > after, in order, checksums and continuity verified. ATT_ECORRUPT names the LSN where
- * the log is damaged or has a gap, and what is whole before it. */
+/* Reads every record with LSN > after, in order, checksums and continuity verified. ATT_ECORRUPT
+ * names the LSN where the log is damaged or has a gap, and what is whole before it. ATT_AGAIN
+ * (read-only): the daemon has trimmed it. */
 enum att_status att_store_read_log(struct att_store *store, uint64_t after,
                                    enum att_status (*record)(void *context, const struct att_record *record,
                                                              const void *payload, struct att_error *error),
@@ -78,18 +88,24 @@ enum att_status att_store_read_log(struct att_store *store, uint64_t after,
 /* The newest LSN in the log or in the chosen snapshot, whichever is larger. */
 uint64_t att_store_last_lsn(const struct att_store *store);
 
-/* ---- The log ------------------------------------------------------------------------------------------- */
+/* ---- The log -------------------------------------------------------------------------------- */
 
-/* Starts the log thread. After this the functions below may be used. */
+/* Starts the store's threads. ATT_ECORRUPT when the newest batch of the log is damaged. After this
+ * the functions below may be used. */
 enum att_status att_store_start(struct att_store *store, struct att_error *error);
 
-/* Adds one record (its length bytes, payload included) to the batch in hand; no system call, no lock, no sync.
- * LSNs must be consecutive. ATT_AGAIN: the buffers are full, the log thread is behind: nothing was taken.
- * In ATT_DURABLE_OFF the record is dropped: ATT_OK. */
+/* Records that wait for the disk; a power of two. */
+#define ATT_LOG_BUFFER_BYTES ((uint64_t)16 << 20)
+
+/* Adds one record (its length bytes, payload included) to the batch in hand; no system call, no
+ * lock, no sync. LSNs must be consecutive, from att_store_last_lsn + 1 on (ATT_EINVAL otherwise, or
+ * when it is malformed). ATT_AGAIN: ATT_LOG_BUFFER_BYTES wait already, the log thread is behind:
+ * nothing was taken; push, and try again later. In ATT_DURABLE_OFF the record is dropped: ATT_OK.
+ */
 enum att_status att_store_append(struct att_store *store, const struct att_record *record, const void *payload);
 
-/* After a run of appends: hands the batch to the log thread when that is free (else it goes with the next call, or
- * when the thread comes for it). Wakes it only if it sleeps. */
+/* After a run of appends: hands the batch to the log thread when that is free (else it goes with
+ * the next call, or when the thread comes for it). Wakes it only if it sleeps. */
 void att_store_push(struct att_store *store);
 
 /* What the store's threads have reached. Any thread; wait-free. */
@@ -99,33 +115,37 @@ struct att_store_state {
     uint64_t generation;
     bool snapshot_running;
     bool snapshot_failed;     /* the last one; text says why */
-    enum att_status refusing; /* ATT_OK: updates are welcome. ATT_ENOSPC: until there is room. ATT_EIO: a sync failed, final */
+    enum att_status refusing; /* ATT_OK: updates are welcome. ATT_ENOSPC: until there is room.
+                                 ATT_EIO: a sync failed, final */
 };
 void att_store_state(const struct att_store *store, struct att_store_state *ret_state);
 
 /* Why it refuses, or why the last snapshot failed: a copy of the newest message. Any thread. */
 void att_store_message(const struct att_store *store, char *ret_text, size_t size);
 
-/* ---- Snapshots ----------------------------------------------------------------------------------------- */
+/* ---- Snapshots ------------------------------------------------------------------------------ */
 
-/* Begins a new generation. ATT_EBUSY: one is being written. ATT_EREADONLY after a sync error. */
+/* Begins a new generation; from ATT_OK on, _end must be called sooner or later. ATT_EBUSY: one is
+ * being written. ATT_EREADONLY after a sync error. */
 enum att_status att_store_snapshot_begin(struct att_store *store, const struct att_state_shape *shape,
                                          struct att_error *error);
 
-/* The four of an att_sink, in the engine's order. One thread at a time, not necessarily the service thread. They copy
- * and return; the snapshot thread writes behind them in transactions of 1 MiB with pauses of 3 ms. When all pieces are
- * in and the durable LSN has reached the cut's, it writes the manifest, deletes generations but the newest two and
- * trims the log to the older one's LSN; then on_event. */
+/* The four of an att_sink, in the engine's order. One thread at a time, not necessarily the service
+ * thread. They copy and return; the snapshot thread writes behind them in transactions of 1 MiB
+ * with pauses of 3 ms. When all pieces are in and the durable LSN has reached the cut's, it writes
+ * the manifest, deletes generations but the newest two and trims the log to the older one's LSN;
+ * then on_event. */
 void att_store_snapshot_cut(struct att_store *store, uint64_t lsn, uint32_t tokens_used);
 bool att_store_snapshot_room(struct att_store *store);
 void att_store_snapshot_piece(struct att_store *store, uint32_t array, uint64_t offset, const void *data,
                               uint64_t bytes);
 void att_store_snapshot_end(struct att_store *store);
 
-/* ---- Inspection ---------------------------------------------------------------------------------------- */
+/* ---- Inspection ----------------------------------------------------------------------------- */
 
-/* Checks every value of both environments; one call of `finding` for each thing wrong or notable (severity 0: fine,
- * 1: damaged but recoverable, 2: lost). ATT_OK only if nothing above 0 was found. */
+/* Checks every value of both environments; one call of `finding` for each thing wrong or notable
+ * (severity 0: fine, 1: damaged but recoverable, 2: lost). ATT_OK only if nothing above 0 was
+ * found. */
 enum att_status att_store_verify(struct att_store *store,
                                  void (*finding)(void *context, int severity, const char *text), void *context,
                                  struct att_error *error);

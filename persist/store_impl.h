@@ -10,42 +10,42 @@
 #include "doorbell.h"
 #include "store.h"
 
-/* ---- Limits, by name ----------------------------------------------------------------------------------- */
+/* ---- Limits, by name ------------------------------------------------------------------------ */
 
 static_assert(sizeof(size_t) == 8, "two large maps need a 64-bit address space");
 
-/* Address space, not disk or memory: LMDB never maps more than this, and running into it is handled like a full
- * disk. Far more than a machine has disk for, far less than the 128 TiB a process can map. The thread sanitizer
- * leaves a process too little address space for two such maps. */
+/* Address space, not disk or memory: LMDB never maps more than this, and running into it is handled
+ * like a full disk. Far more than a machine has disk for, far less than the 128 TiB a process can
+ * map. The thread sanitizer leaves a process too little address space for two such maps. */
 #ifdef ATTND_TSAN
 #define PERSIST_MAP_BYTES ((size_t)64 << 30)
 #else
 #define PERSIST_MAP_BYTES ((size_t)1 << 40)
 #endif
 
-/* Records that wait for the disk. A power of two. When they fill it, att_store_append says ATT_AGAIN. */
-#define ATT_LOG_BUFFER_BYTES ((uint64_t)16 << 20)
+static_assert((ATT_LOG_BUFFER_BYTES & (ATT_LOG_BUFFER_BYTES - 1)) == 0, "a power of two");
 
 /* A record: a header, a key and a value of at most 4096 floats each. */
 #define PERSIST_RECORD_MAX (sizeof(struct att_record) + 4 * (4096 + 4096))
 static_assert(PERSIST_RECORD_MAX % 8 == 0, "records are multiples of 8");
 
-/* A batch's value, header included: with LMDB's page header it fills 64 pages, so that the page runs that trimming
- * frees are as long as those that the next batches ask for. */
+/* A batch's value, header included: with LMDB's page header it fills 64 pages, so that the page
+ * runs that trimming frees are as long as those that the next batches ask for. */
 #define PERSIST_BATCH_BYTES ((size_t)64 * 4096 - 16)
 static_assert(sizeof(struct att_batch) + PERSIST_RECORD_MAX <= PERSIST_BATCH_BYTES, "a record fits");
 
-#define PERSIST_TRIM_BATCHES 64            /* deleted in one transaction */
-#define PERSIST_PRUNE_PIECES 64            /* deleted in one transaction */
-#define PERSIST_SNAPSHOT_QUEUE ((uint64_t)8 << 20) /* more is not welcome, though taken */
-#define PERSIST_SNAPSHOT_COMMIT ((uint64_t)1 << 20)
+#define PERSIST_TRIM_BATCHES 64 /* deleted in one transaction */
+#define PERSIST_PRUNE_PIECES 64 /* deleted in one transaction */
+/* Bytes of pieces that wait: more is not welcome, though taken. */
+#define PERSIST_SNAPSHOT_QUEUE    ((uint64_t)8 << 20)
+#define PERSIST_SNAPSHOT_COMMIT   ((uint64_t)1 << 20)
 #define PERSIST_SNAPSHOT_PAUSE_NS 3000000L
-#define PERSIST_PIECE_MAX ((uint64_t)1 << 30) /* of one piece; LMDB's own limit is 4 GiB */
-#define PERSIST_RETRY_NS 200000000L        /* between attempts on a full disk */
-#define PERSIST_RESERVE_STEP ((uint64_t)1 << 20)
-#define PERSIST_PATH 3584                  /* longest directory name: paths below it stay under PATH_MAX */
+#define PERSIST_PIECE_MAX         ((uint64_t)1 << 30) /* of one piece; LMDB's own limit is 4 GiB */
+#define PERSIST_RETRY_NS          200000000L          /* between attempts on a full disk */
+#define PERSIST_RESERVE_STEP      ((uint64_t)1 << 20)
+#define PERSIST_PATH              3584 /* longest directory name: paths below it stay under PATH_MAX */
 
-/* ---- One LMDB environment ------------------------------------------------------------------------------ */
+/* ---- One LMDB environment ------------------------------------------------------------------- */
 
 struct persist_env {
     MDB_env *env;
@@ -54,7 +54,8 @@ struct persist_env {
     MDB_dbi manifests; /* snap only */
     int kind;          /* ATT_ENVIRONMENT_... */
     const char *name;  /* "log" or "snap" */
-    uint64_t reserved; /* bytes of data.mdb known to have disk blocks; owned by the environment's writing thread */
+    uint64_t reserved; /* bytes of data.mdb known to have disk blocks; owned by the environment's
+                          writing thread */
 };
 
 /* How a commit ended. */
@@ -70,7 +71,7 @@ struct persist_failure {
     const char *what;
 };
 
-/* ---- Snapshots ----------------------------------------------------------------------------------------- */
+/* ---- Snapshots ------------------------------------------------------------------------------ */
 
 struct persist_piece {
     struct persist_piece *next;
@@ -97,17 +98,18 @@ struct persist_snapshot {
     struct att_state_shape shape;
     uint64_t last_generation; /* the service thread's: the largest number in use, also by leftovers */
     /* The snapshot thread's. */
-    uint64_t current;         /* the newest good generation, 0: none */
+    uint64_t current; /* the newest good generation, 0: none */
     uint64_t current_lsn;
 };
 
-/* ---- The log ------------------------------------------------------------------------------------------- */
+/* ---- The log -------------------------------------------------------------------------------- */
 
 struct persist_log {
     struct persist_doorbell bell;
     unsigned char *ring;
 
-    /* Owned by the service thread. Cursors run freely; a position is cursor % ATT_LOG_BUFFER_BYTES. */
+    /* Owned by the service thread. Cursors run freely; a position is cursor % ATT_LOG_BUFFER_BYTES.
+     */
     alignas(64) _Atomic uint64_t tail; /* published bytes */
     uint64_t head_seen;
     uint64_t next_lsn;
@@ -126,11 +128,11 @@ struct att_store {
     struct persist_env log_env;
     struct persist_env snap_env;
     uint64_t incarnation;
-    uint64_t last_lsn;      /* as of open */
-    uint64_t log_last_lsn;  /* as of open */
-    struct att_snapshot_info chosen; /* as of open; generation 0: none */
+    uint64_t last_lsn;                    /* as of open */
+    uint64_t log_last_lsn;                /* as of open */
+    struct att_snapshot_info chosen;      /* as of open; generation 0: none */
     uint64_t older_generation, older_lsn; /* the complete one before it, 0: none */
-    enum att_status log_status; /* not ATT_OK: the newest batch is damaged, appending behind it is refused */
+    enum att_status log_status;           /* not ATT_OK: the newest batch is damaged, appending behind it is refused */
     struct att_error log_error;
     char warning[600];
 
@@ -151,34 +153,34 @@ struct att_store {
     struct persist_snapshot snapshot;
 };
 
-/* ---- directory.c --------------------------------------------------------------------------------------- */
+/* ---- directory.c ---------------------------------------------------------------------------- */
 
 /* Looks at DIR, makes what is missing, takes the lock. Leaves store->lock_fd set (writers). */
 enum att_status persist_directory_open(struct att_store *store, bool *ret_fresh, struct att_error *error);
 /* fsync of DIR/log, DIR/snap and DIR after their files were made. */
 enum att_status persist_directory_sync(const struct att_store *store, struct att_error *error);
 
-/* ---- environment.c ------------------------------------------------------------------------------------- */
+/* ---- environment.c -------------------------------------------------------------------------- */
 
 enum att_status persist_env_open(struct att_store *store, struct persist_env *env, int kind, bool fresh,
                                  struct att_error *error);
 void persist_env_close(struct persist_env *env);
 /* The "state" record: checked; ATT_ENOENT when there is none. */
-enum att_status persist_env_state(struct att_store *store, struct persist_env *env,
-                                  struct att_environment *ret_state, struct att_error *error);
+enum att_status persist_env_state(struct att_store *store, struct persist_env *env, struct att_environment *ret_state,
+                                  struct att_error *error);
 enum att_status persist_env_write_state(struct att_store *store, struct persist_env *env, uint64_t incarnation,
                                         struct att_error *error);
 enum att_status persist_env_read(struct att_store *store, struct persist_env *env, MDB_txn **ret_txn,
                                  struct att_error *error);
 enum att_status persist_lmdb_status(int code);
 /* "DIR/log: what: reason", with the status that fits. */
-enum att_status persist_lmdb_fail(struct att_error *error, const struct att_store *store,
-                                  const struct persist_env *env, const char *what, int code);
+enum att_status persist_lmdb_fail(struct att_error *error, const struct att_store *store, const struct persist_env *env,
+                                  const char *what, int code);
 /* Looks at prefix and checksum of a value. `what` names it in the message. */
 enum att_status persist_check_value(const struct att_store *store, const struct persist_env *env, const MDB_val *value,
                                     size_t least, uint32_t magic, const char *what, struct att_error *error);
 
-/* ---- commit.c ------------------------------------------------------------------------------------------ */
+/* ---- commit.c ------------------------------------------------------------------------------- */
 
 /* Reserves room for about `bytes` more in the file, then begins a writing transaction. */
 struct persist_failure persist_begin(struct persist_env *env, uint64_t bytes, MDB_txn **ret_txn, bool *ret_full);
@@ -187,7 +189,7 @@ struct persist_failure persist_commit(struct persist_env *env, MDB_txn *txn, boo
 /* Aborts and judges a failed put or delete. */
 struct persist_failure persist_abort(struct persist_env *env, MDB_txn *txn, bool full, int code, const char *what);
 
-/* ---- store.c ------------------------------------------------------------------------------------------- */
+/* ---- store.c -------------------------------------------------------------------------------- */
 
 void persist_say(struct att_store *store, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void persist_event(struct att_store *store);
@@ -195,7 +197,7 @@ void persist_event(struct att_store *store);
 void persist_final(struct att_store *store, const struct persist_env *env, const struct persist_failure *failure);
 const char *persist_strerror(int code, char *buffer, size_t size);
 
-/* ---- log.c, log_read.c --------------------------------------------------------------------------------- */
+/* ---- log.c, log_read.c ---------------------------------------------------------------------- */
 
 void *persist_log_main(void *store);
 /* Asks the log thread to delete batches whose records are all <= lsn. Any thread. */
@@ -206,16 +208,18 @@ enum att_status persist_log_load(struct att_store *store, struct att_error *erro
 enum att_status persist_batch_check(const struct att_store *store, uint64_t key, const MDB_val *value,
                                     struct att_batch *ret_batch, struct att_error *error);
 
-/* ---- snapshot.c, snapshot_write.c, snapshot_read.c ----------------------------------------------------- */
+/* ---- snapshot.c, snapshot_write.c, snapshot_read.c ------------------------------------------ */
 
 void *persist_snapshot_main(void *store);
 struct persist_failure persist_snapshot_write(struct att_store *store, struct persist_piece *pieces);
 struct persist_failure persist_manifest_write(struct att_store *store, uint64_t lsn, uint32_t tokens_used,
                                               struct att_error *error);
-/* Deletes generations, keep[0] and keep[1] excepted; when `unfinished_only`, just those without a manifest. */
+/* Deletes generations, keep[0] and keep[1] excepted; when `unfinished_only`, just those without a
+ * manifest. */
 struct persist_failure persist_snapshot_prune(struct att_store *store, const uint64_t keep[2], bool unfinished_only);
 
-/* Chooses the generation to recover from; fills chosen, older_*, warning, snapshot.last_generation. */
+/* Chooses the generation to recover from; fills chosen, older_*, warning, snapshot.last_generation.
+ */
 enum att_status persist_snapshot_load(struct att_store *store, struct att_error *error);
 struct att_piece_key persist_piece_key(uint64_t generation, uint32_t array, uint64_t offset);
 
@@ -223,8 +227,8 @@ struct att_piece_key persist_piece_key(uint64_t generation, uint32_t array, uint
 struct persist_walk {
     uint64_t pieces, bytes, checksum;
 };
-/* Walks one generation in key order. With `whole`, each piece's checksum is verified, else only its header is
- * looked at. `piece` may be NULL. ATT_ECORRUPT names the piece. */
+/* Walks one generation in key order. With `whole`, each piece's checksum is verified, else only its
+ * header is looked at. `piece` may be NULL. ATT_ECORRUPT names the piece. */
 enum att_status persist_generation_walk(struct att_store *store, uint64_t generation, bool whole,
                                         enum att_status (*piece)(void *context, const struct att_stored_piece *header,
                                                                  const void *data, struct att_error *error),
@@ -232,17 +236,18 @@ enum att_status persist_generation_walk(struct att_store *store, uint64_t genera
 /* Whether a walk agrees with its manifest. */
 enum att_status persist_generation_agrees(const struct att_store *store, const struct att_manifest *manifest,
                                           const struct persist_walk *walk, struct att_error *error);
-/* The manifest after number `after` (0: the first). The number is filled in even when the manifest is damaged or of
- * another version; it is left alone when nothing could be read. ATT_ENOENT: no more. */
+/* The manifest after number `after` (0: the first). The number is filled in even when the manifest
+ * is damaged or of another version; it is left alone when nothing could be read. ATT_ENOENT: no
+ * more. */
 enum att_status persist_manifest_next(struct att_store *store, uint64_t after, uint64_t *ret_generation,
                                       struct att_manifest *ret_manifest, struct att_error *error);
 bool persist_manifest_exists(struct att_store *store, uint64_t generation);
 
-/* ---- pages.c ------------------------------------------------------------------------------------------- */
+/* ---- pages.c -------------------------------------------------------------------------------- */
 
-/* LMDB trusts the pages it reads; these look at them first. ATT_ECORRUPT names the page. The first reads the two meta
- * pages of the file, before LMDB opens it (a missing or empty file is left to LMDB); the second every page of the
- * trees and the list of free pages, as of one transaction. */
+/* LMDB trusts the pages it reads; these look at them first. ATT_ECORRUPT names the page. The first
+ * reads the two meta pages of the file, before LMDB opens it (a missing or empty file is left to
+ * LMDB); the second every page of the trees and the list of free pages, as of one transaction. */
 enum att_status persist_metas_check(const struct att_store *store, const struct persist_env *env,
                                     struct att_error *error);
 enum att_status persist_pages_check(struct att_store *store, struct persist_env *env, struct att_error *error);

@@ -1,5 +1,5 @@
-/* The inspector's look at everything. Beside a live daemon each look is a short transaction; a generation or a batch
- * that the daemon deletes meanwhile is not a finding. */
+/* The inspector's look at everything. Beside a live daemon each look is a short transaction; a
+ * generation or a batch that the daemon deletes meanwhile is not a finding. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -51,8 +51,7 @@ static enum att_status verify_pages(struct verify *verify, struct persist_env *e
     return status;
 }
 
-/* ---- Snapshots ----------------------------------------------------------------------------------------- */
-
+/* ---- Snapshots ------------------------------------------------------------------------------ */
 
 static enum att_status verify_generation(struct verify *verify, uint64_t generation, enum att_status manifest_status,
                                          const struct att_manifest *manifest, struct att_error *why)
@@ -116,9 +115,11 @@ static enum att_status verify_unfinished(struct verify *verify, struct att_error
             if (status)
                 report(verify, 1, "%s (of a snapshot that was never finished)", why->text);
             else if (walk.pieces)
-                report(verify, 0, "%s/snap: generation %llu is unfinished: %llu pieces, %llu bytes; it is being "
-                       "written, or the next start deletes it", store->directory, (unsigned long long)generation,
-                       (unsigned long long)walk.pieces, (unsigned long long)walk.bytes);
+                report(verify, 0,
+                       "%s/snap: generation %llu is unfinished: %llu pieces, %llu bytes; it is being "
+                       "written, or the next start deletes it",
+                       store->directory, (unsigned long long)generation, (unsigned long long)walk.pieces,
+                       (unsigned long long)walk.bytes);
         }
         if (generation == UINT64_MAX)
             return ATT_OK;
@@ -152,15 +153,15 @@ static enum att_status verify_snapshots(struct verify *verify, struct att_error 
     return ATT_OK;
 }
 
-/* ---- The log ------------------------------------------------------------------------------------------- */
+/* ---- The log -------------------------------------------------------------------------------- */
 
 struct log_walk {
     uint64_t batches, first, last, expected;
     bool any, broken;
 };
 
-/* What is lost when the log does not hold LSN `lsn`? Nothing today if a snapshot covers it, but then falling back
- * behind that snapshot has become impossible. */
+/* What is lost when the log does not hold LSN `lsn`? Nothing today if a snapshot covers it, but
+ * then falling back behind that snapshot has become impossible. */
 static int severity_at(const struct verify *verify, uint64_t lsn)
 {
     return verify->whole == 0 || lsn > verify->newest_lsn ? 2 : 1;
@@ -172,7 +173,8 @@ static void verify_batch(struct verify *verify, struct log_walk *walk, uint64_t 
     struct att_error why;
     struct att_batch batch;
     if (walk->any && key != walk->expected && !walk->broken) {
-        /* With --durability off the log stops and snapshots go on: a gap below a snapshot costs nothing today. */
+        /* With --durability off the log stops and snapshots go on: a gap below a snapshot costs
+         * nothing today. */
         bool covered = verify->whole && key <= verify->newest_lsn + 1;
         report(verify, covered ? 0 : 2, "%s/log: LSN %llu to %llu are missing%s", store->directory,
                (unsigned long long)walk->expected, (unsigned long long)key - 1,
@@ -242,8 +244,8 @@ static enum att_status verify_log(struct verify *verify, struct att_error *error
         report(verify, 2, "%s/log: begins at LSN %llu, but the newest snapshot ends at LSN %llu", store->directory,
                (unsigned long long)walk.first, (unsigned long long)verify->newest_lsn);
     if (walk.any)
-        report(verify, 0, "%s/log: %llu batches, LSN %llu to %llu", store->directory,
-               (unsigned long long)walk.batches, (unsigned long long)walk.first, (unsigned long long)walk.last);
+        report(verify, 0, "%s/log: %llu batches, LSN %llu to %llu", store->directory, (unsigned long long)walk.batches,
+               (unsigned long long)walk.first, (unsigned long long)walk.last);
     else
         report(verify, 0, "%s/log: empty", store->directory);
     return ATT_OK;
@@ -254,7 +256,8 @@ enum att_status att_store_verify(struct att_store *store,
                                  struct att_error *error)
 {
     struct verify verify = {.store = store, .finding = finding, .context = context};
-    /* The log's last look comes after the snapshots': the daemon trims only what a snapshot it has finished covers. */
+    /* The log's last look comes after the snapshots': the daemon trims only what a snapshot it has
+     * finished covers. */
     enum att_status status = verify_pages(&verify, &store->snap_env, error);
     if (!status)
         status = verify_pages(&verify, &store->log_env, error);

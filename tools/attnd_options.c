@@ -147,25 +147,49 @@ static enum att_status parse_words(enum attnd_option option, const char *text, s
     return status;
 }
 
-static enum att_status parse_one(enum attnd_option option, const char *text, struct attnd_options *o, struct att_error *error)
+static enum att_status parse_one(enum attnd_option option, const char *text, struct attnd_options *o,
+                                 struct att_error *error)
 {
     switch (option) {
-    case OPTION_DIR: o->directory = text; return ATT_OK;
-    case OPTION_NAME: o->name = text; return ATT_OK;
-    case OPTION_SOCKET: o->socket = text; return ATT_OK;
-    case OPTION_Q: o->q = text; return ATT_OK;
-    case OPTION_K: o->k = text; return ATT_OK;
-    case OPTION_V: o->v = text; return ATT_OK;
-    case OPTION_BIAS: o->bias = text; return ATT_OK;
-    case OPTION_SCALE: return parse_scale(text, o, error);
-    case OPTION_TAU: return parse_tau(text, o, error);
-    case OPTION_LOG_CAPACITY: return att_parse_u32("--log-capacity", text, 64, 1u << 24, &o->log_capacity, error);
-    case OPTION_CAPACITY: return att_parse_u32("--capacity", text, 1, INT32_MAX, &o->capacity, error);
-    case OPTION_DURABILITY: return parse_durability(text, o, error);
-    case OPTION_THREADS: return att_parse_u32("--threads", text, 1, 1024, &o->threads, error);
-    case OPTION_ERROR_BUDGET: return att_parse_double_in("--error-budget", text, 1e-15, 1.0, &o->error_budget, error);
-    case OPTION_ALLOW_UID: return parse_uid(text, o, error);
-    default: return parse_words(option, text, o, error);
+    case OPTION_DIR:
+        o->directory = text;
+        return ATT_OK;
+    case OPTION_NAME:
+        o->name = text;
+        return ATT_OK;
+    case OPTION_SOCKET:
+        o->socket = text;
+        return ATT_OK;
+    case OPTION_Q:
+        o->q = text;
+        return ATT_OK;
+    case OPTION_K:
+        o->k = text;
+        return ATT_OK;
+    case OPTION_V:
+        o->v = text;
+        return ATT_OK;
+    case OPTION_BIAS:
+        o->bias = text;
+        return ATT_OK;
+    case OPTION_SCALE:
+        return parse_scale(text, o, error);
+    case OPTION_TAU:
+        return parse_tau(text, o, error);
+    case OPTION_LOG_CAPACITY:
+        return att_parse_u32("--log-capacity", text, 64, 1u << 24, &o->log_capacity, error);
+    case OPTION_CAPACITY:
+        return att_parse_u32("--capacity", text, 1, INT32_MAX, &o->capacity, error);
+    case OPTION_DURABILITY:
+        return parse_durability(text, o, error);
+    case OPTION_THREADS:
+        return att_parse_u32("--threads", text, 1, 1024, &o->threads, error);
+    case OPTION_ERROR_BUDGET:
+        return att_parse_double_in("--error-budget", text, 1e-15, 1.0, &o->error_budget, error);
+    case OPTION_ALLOW_UID:
+        return parse_uid(text, o, error);
+    default:
+        return parse_words(option, text, o, error);
     }
 }
 
@@ -178,7 +202,9 @@ static enum att_status check_together(const struct attnd_options *o, struct att_
         return att_fail(error, ATT_EINVAL, "--dir DIR is needed");
     if (arrays != 0 && arrays != 3)
         return att_fail(error, ATT_EINVAL, "--q, --k and --v go together: %s is missing",
-                        !o->q ? "--q" : !o->k ? "--k" : "--v");
+                        !o->q   ? "--q"
+                        : !o->k ? "--k"
+                                : "--v");
     if (o->bias && arrays == 0)
         return att_fail(error, ATT_EINVAL, "--bias goes with --q, --k and --v");
     if (o->tau != 0.0 && o->log_capacity != 0)

@@ -107,8 +107,9 @@ static enum att_status open_arrays(const struct attnd_options *o, struct arrays 
         return att_fail(error, ATT_EINVAL, "%s has %llu rows and %s has %llu: K and V must have as many", o->k,
                         (unsigned long long)arrays->k.rows, o->v, (unsigned long long)arrays->v.rows);
     if (o->bias && (arrays->bias.rows * arrays->bias.cols != arrays->k.rows))
-        return att_fail(error, ATT_EINVAL, "%s has %llu numbers and %s has %llu rows: one bias for each token is needed",
-                        o->bias, (unsigned long long)(arrays->bias.rows * arrays->bias.cols), o->k,
+        return att_fail(error, ATT_EINVAL,
+                        "%s has %llu numbers and %s has %llu rows: one bias for each token is needed", o->bias,
+                        (unsigned long long)(arrays->bias.rows * arrays->bias.cols), o->k,
                         (unsigned long long)arrays->k.rows);
     if (o->capacity && o->capacity < arrays->k.rows)
         return att_fail(error, ATT_EINVAL, "--capacity %u is too small: it counts all tokens, and %s has %llu",
@@ -187,8 +188,8 @@ static enum att_status check_scale(const struct attnd_options *o, const struct a
                     o->directory, shape->scale, scale);
 }
 
-enum att_status attnd_recover(const struct attnd_options *o, struct att_service *service,
-                              struct attnd_state *ret_state, struct att_error *error)
+enum att_status attnd_recover(const struct attnd_options *o, struct att_service *service, struct attnd_state *ret_state,
+                              struct att_error *error)
 {
     const struct att_store_options store = store_options(o, service, false);
     const unsigned overrides =
@@ -213,9 +214,8 @@ enum att_status attnd_recover(const struct attnd_options *o, struct att_service 
     if (recovered.warning)
         fprintf(stderr, "attnd: %s\n", recovered.warning);
     fprintf(stderr, "attnd: recovered %s: snapshot %llu at LSN %llu, %llu updates replayed, now at LSN %llu\n",
-            o->directory, (unsigned long long)recovered.snapshot.generation,
-            (unsigned long long)recovered.snapshot.lsn, (unsigned long long)recovered.records,
-            (unsigned long long)recovered.last_lsn);
+            o->directory, (unsigned long long)recovered.snapshot.generation, (unsigned long long)recovered.snapshot.lsn,
+            (unsigned long long)recovered.records, (unsigned long long)recovered.last_lsn);
     engine.n_q = snapshot.shape.n_q;
     engine.d = snapshot.shape.d;
     engine.d_v = snapshot.shape.d_v;

@@ -43,7 +43,7 @@ struct att_service {
     _Atomic bool events; /* set by other threads, then att_server_wake: look at engine and store */
     _Atomic bool stop;
     _Atomic(struct att_server *) wakeable; /* `server`, once it is there */
-    struct att_progress init; /* the background refresh of all rows, shown on a terminal */
+    struct att_progress init;              /* the background refresh of all rows, shown on a terminal */
     bool initialising;
 
     /* updates */

@@ -42,8 +42,8 @@ static void count(const struct att_service *service, const struct att_store_stat
     struct att_engine_stats engine;
 
     att_engine_stats(service->engine, &engine);
-    snprintf(stat->blas_kernel, sizeof stat->blas_kernel, "%s", engine.blas_kernel);
-    snprintf(stat->isa, sizeof stat->isa, "%s", engine.isa);
+    snprintf(stat->blas_kernel, sizeof stat->blas_kernel, "attnd-%s", engine.kernel); /* ours, not OpenBLAS's */
+    snprintf(stat->isa, sizeof stat->isa, "%s", engine.kernel);
     stat->heads = 1;
     stat->n_q = o->n_q;
     stat->n_k = (uint32_t)engine.tokens_used;

@@ -230,8 +230,14 @@ static void check_answers(const struct daemon *daemon, const struct dump *dump)
     struct att_error error = {0};
     struct att_client *client = NULL;
     const struct att_connect_options options = {.socket = daemon->socket};
-    const struct oracle_input input = {.n_q = N_Q, .n_k = TOKENS, .d = D, .d_v = D_V, .q = npy_floats(&dump->q),
-                                       .k = npy_floats(&dump->k), .v = npy_floats(&dump->v), .scale = 1};
+    const struct oracle_input input = {.n_q = N_Q,
+                                       .n_k = TOKENS,
+                                       .d = D,
+                                       .d_v = D_V,
+                                       .q = npy_floats(&dump->q),
+                                       .k = npy_floats(&dump->k),
+                                       .v = npy_floats(&dump->v),
+                                       .scale = 1};
     if (att_connect(&options, &client, &error) != ATT_OK)
         fail_msg("att_connect: %s", error.text);
     for (uint32_t i = 0; i < N_Q; i++) {

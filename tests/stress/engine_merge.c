@@ -28,7 +28,9 @@ static void race(double seconds, uint64_t seed, enum att_precision precision, ui
         for (uint32_t burst = random_below(&random, 20); burst > 0; burst--) {
             random_normals(&random, key, D, 1);
             random_normals(&random, value, D_V, 1);
-            struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = random_below(&random, CAPACITY), .key = key,
+            struct att_op op = {.kind = ATT_OP_SET_TOKEN,
+                                .index = random_below(&random, CAPACITY),
+                                .key = key,
                                 .value = value};
             if (!model.live[op.index])
                 op.kind = ATT_OP_APPEND;
@@ -47,7 +49,9 @@ static void race(double seconds, uint64_t seed, enum att_precision precision, ui
             harness_check_row(engine, &model, random_below(&random, N_Q), tolerance);
         if (random_one_in(&random, 100)) {
             static const enum att_job_kind kinds[] = {ATT_JOB_COLUMN, ATT_JOB_ALL, ATT_JOB_MERGE};
-            struct att_job job = {.kind = kinds[random_below(&random, 3)], .index = 3, .values = values,
+            struct att_job job = {.kind = kinds[random_below(&random, 3)],
+                                  .index = 3,
+                                  .values = values,
                                   .bounds = bounds};
             assert_int_equal(harness_job(engine, &job), ATT_OK);
         }

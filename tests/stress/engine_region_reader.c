@@ -169,8 +169,7 @@ static void update_all_the_time(struct att_engine *engine, struct shared *shared
 
 static void run(uint32_t log_capacity, uint64_t updates)
 {
-    struct shared *shared =
-        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     struct att_engine *engine = start(log_capacity);
     struct att_engine_stats stats;
     pid_t readers[READERS];

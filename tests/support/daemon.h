@@ -9,8 +9,8 @@
 enum { DAEMON_PATH = 96 };
 
 struct daemon {
-    pid_t pid;               /* 0: not running */
-    char root[DAEMON_PATH];  /* temporary; everything below is in it */
+    pid_t pid;              /* 0: not running */
+    char root[DAEMON_PATH]; /* temporary; everything below is in it */
     char dir[DAEMON_PATH + 16];
     char socket[DAEMON_PATH + 16];
     char log[DAEMON_PATH + 16]; /* what attnd says on stderr, appended */

@@ -276,8 +276,8 @@ void harness_settle(struct att_engine *engine)
         att_engine_stats(engine, &now);
         if (now.rows_cold == 0 && now.log_pending == 0)
             return;
-        bool moved = now.rows_cold != before.rows_cold || now.merges != before.merges ||
-                     now.refreshes != before.refreshes;
+        bool moved =
+            now.rows_cold != before.rows_cold || now.merges != before.merges || now.refreshes != before.refreshes;
         still = moved ? 0 : still + 1;
         before = now;
     }

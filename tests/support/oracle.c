@@ -78,7 +78,8 @@ bool oracle_entry(const struct oracle_input *input, uint32_t row, uint32_t colum
     return columns(input, row, column, 1, ret_value);
 }
 
-bool oracle_top(const struct oracle_input *input, uint32_t row, uint32_t *ret_token, double *ret_score, double *ret_share)
+bool oracle_top(const struct oracle_input *input, uint32_t row, uint32_t *ret_token, double *ret_score,
+                double *ret_share)
 {
     uint32_t top = 0;
     long double *s = scores(input, row, &top);

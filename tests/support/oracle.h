@@ -23,6 +23,7 @@ bool oracle_row(const struct oracle_input *input, uint32_t row, long double *ret
 bool oracle_entry(const struct oracle_input *input, uint32_t row, uint32_t column, long double *ret_value);
 
 /* The row's largest score and the share of the mass that its token holds; false as above. */
-bool oracle_top(const struct oracle_input *input, uint32_t row, uint32_t *ret_token, double *ret_score, double *ret_share);
+bool oracle_top(const struct oracle_input *input, uint32_t row, uint32_t *ret_token, double *ret_score,
+                double *ret_share);
 
 #endif

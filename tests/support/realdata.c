@@ -67,8 +67,8 @@ static void load_model(const struct real_data *data, struct model *model)
         model->max_value = fmax(model->max_value, fabs((double)model->v[i]));
 }
 
-static void check_pairs(const struct real_data *data, size_t step, struct att_engine *engine,
-                        const struct model *model, struct tolerance tolerance)
+static void check_pairs(const struct real_data *data, size_t step, struct att_engine *engine, const struct model *model,
+                        struct tolerance tolerance)
 {
     for (size_t pair = 0; pair < data->ij.rows; pair++) {
         uint32_t i = (uint32_t)npy_integer(&data->ij, 2 * pair);
@@ -87,8 +87,7 @@ static void check_rows(const struct real_data *data, size_t step, struct att_eng
     assert_non_null(values);
     for (size_t r = 0; r < data->rows.rows; r++) {
         uint32_t row = (uint32_t)npy_integer(&data->rows, r);
-        const double *expected =
-            npy_doubles(&data->row_values) + step * data->row_values.columns + r * model->d_v;
+        const double *expected = npy_doubles(&data->row_values) + step * data->row_values.columns + r * model->d_v;
         double bound = NAN;
         assert_int_equal(harness_row(engine, row, values, &bound), ATT_OK);
         for (uint32_t j = 0; j < model->d_v; j++)
@@ -131,8 +130,8 @@ void real_data_play(const struct real_data *data, enum att_precision precision)
             apply_step(data, done, engine, &model, &lsn);
             if (done % 8 == 0) {
                 att_engine_kick(engine);
-                harness_check_entry(engine, &model, random_below(&random, model.n_q),
-                                    random_below(&random, model.d_v), tolerance);
+                harness_check_entry(engine, &model, random_below(&random, model.n_q), random_below(&random, model.d_v),
+                                    tolerance);
             }
         }
         check_pairs(data, step, engine, &model, tolerance);

@@ -308,7 +308,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(arrays_that_are_not_finite_do_not_start, setup, teardown),
         cmocka_unit_test_setup_teardown(scores_that_overflow_float32_are_refused_in_single, setup, teardown),
         cmocka_unit_test_setup_teardown(a_piece_that_does_not_fit_is_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_update_that_came_back_absolute_changes_nothing_when_repeated, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_update_that_came_back_absolute_changes_nothing_when_repeated, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_full_log_refuses_and_loses_nothing, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,7 +12,8 @@ static void the_oracle_agrees_with_sums_done_by_hand(void **state)
     /* scores log 1, log 2, log 5: weights 1, 2, 5 */
     const float q[] = {1}, k[] = {0, 0, 0}, v[] = {10, 1, 20, 2, 30, 3};
     const float bias[] = {0, 0.6931471805599453f, 1.6094379124341003f};
-    struct oracle_input input = {.n_q = 1, .n_k = 3, .d = 1, .d_v = 2, .q = q, .k = k, .v = v, .bias = bias, .scale = 1};
+    struct oracle_input input = {
+        .n_q = 1, .n_k = 3, .d = 1, .d_v = 2, .q = q, .k = k, .v = v, .bias = bias, .scale = 1};
     long double values[2];
     assert_true(oracle_row(&input, 0, values));
     assert_true(fabsl(values[0] - (10 + 40 + 150) / 8.0L) < 1e-6L);
@@ -54,9 +55,13 @@ static void the_oracle_agrees_with_the_expected_outputs_of_real_data(void **stat
     (void)state;
     struct real_data data;
     real_data_load(&data, real_data_directory());
-    const struct oracle_input input = {.n_q = (uint32_t)data.q.rows, .n_k = (uint32_t)data.k.rows,
-                                       .d = (uint32_t)data.k.columns, .d_v = (uint32_t)data.v.columns,
-                                       .q = npy_floats(&data.q), .k = npy_floats(&data.k), .v = npy_floats(&data.v),
+    const struct oracle_input input = {.n_q = (uint32_t)data.q.rows,
+                                       .n_k = (uint32_t)data.k.rows,
+                                       .d = (uint32_t)data.k.columns,
+                                       .d_v = (uint32_t)data.v.columns,
+                                       .q = npy_floats(&data.q),
+                                       .k = npy_floats(&data.k),
+                                       .v = npy_floats(&data.v),
                                        .scale = npy_doubles(&data.scale)[0]};
     for (size_t pair = 0; pair < data.ij.rows; pair++) {
         long double value = 0;

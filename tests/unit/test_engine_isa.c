@@ -37,10 +37,16 @@ static void apply_random(struct att_engine *engine, struct model *model, struct 
         random_normals(random, key, D, 1);
         random_normals(random, value, D_V, 1);
         bias = random_one_in(random, 5) ? -INFINITY : (float)random_normal(random);
-        struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = random_below(random, TOKENS), .key = key, .value = value,
+        struct att_op op = {.kind = ATT_OP_SET_TOKEN,
+                            .index = random_below(random, TOKENS),
+                            .key = key,
+                            .value = value,
                             .bias = random_one_in(random, 3) ? &bias : NULL};
         if (random_one_in(random, 3))
-            op = (struct att_op){.kind = ATT_OP_ADD_K, .index = op.index, .column = n % D, .number = random_normal(random)};
+            op = (struct att_op){.kind = ATT_OP_ADD_K,
+                                 .index = op.index,
+                                 .column = n % D,
+                                 .number = random_normal(random)};
         harness_update(engine, model, &op, lsn);
     }
 }
@@ -74,7 +80,7 @@ static void answer_everything(enum att_precision precision, struct answers *answ
     options.log_capacity = 4096; /* no merge but those that are asked for */
     struct att_engine *engine = harness_start(&model, &options);
     att_engine_stats(engine, &stats);
-    snprintf(answers->isa, sizeof answers->isa, "%s", stats.isa);
+    snprintf(answers->isa, sizeof answers->isa, "%s", stats.kernel);
     harness_settle(engine);
     att_engine_stats(engine, &stats);
     answers->hot = stats.rows_cold == 0;
@@ -87,15 +93,18 @@ static void answer_everything(enum att_precision precision, struct answers *answ
         merge(engine);
     }
     for (uint32_t i = 0; i < N_Q; i++) {
-        struct att_job job = {
-            .kind = ATT_JOB_ROW, .index = i, .values = answers->jobs + i * D_V, .bounds = answers->job_bounds + i};
+        struct att_job job = {.kind = ATT_JOB_ROW,
+                              .index = i,
+                              .values = answers->jobs + i * D_V,
+                              .bounds = answers->job_bounds + i};
         assert_int_equal(harness_job(engine, &job), ATT_OK);
     }
     harness_settle(engine);
     merge(engine); /* hands over from the merge thread, which is idle after it */
     for (uint32_t i = 0; i < N_Q; i++)
         assert_int_equal(att_engine_recompute(engine, i, answers->recomputed + i * D_V, answers->recomputed_bounds + i,
-                                              &error), ATT_OK);
+                                              &error),
+                         ATT_OK);
     att_engine_free(engine);
     model_release(&model);
     answers->valid = true;
@@ -129,7 +138,8 @@ static void run_child(const char *isa, enum att_precision precision, struct answ
     assert_true(answers->valid);
 }
 
-static void compare(const double *a, const double *b, size_t count, const char *what, const char *isa, const char *other)
+static void compare(const double *a, const double *b, size_t count, const char *what, const char *isa,
+                    const char *other)
 {
     for (size_t i = 0; i < count; i++)
         if (memcmp(a + i, b + i, sizeof *a) != 0)
@@ -139,7 +149,8 @@ static void compare(const double *a, const double *b, size_t count, const char *
 static void same_on_every_instruction_set(enum att_precision precision)
 {
     static const char *const isas[] = {"plain", "avx2", "avx512"};
-    struct answers *answers = mmap(NULL, 3 * sizeof *answers, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct answers *answers =
+        mmap(NULL, 3 * sizeof *answers, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(answers != MAP_FAILED);
     int compared = 0;
     run_child(isas[0], precision, &answers[0]);

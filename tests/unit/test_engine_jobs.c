@@ -450,7 +450,8 @@ static void a_second_snapshot_at_once_is_busy(void **state)
     (void)state;
     struct snapshot first = {.patience = 40}, second = {.patience = 1};
     struct att_sink sinks[2] = {sink_of(&first), sink_of(&second)};
-    struct att_job jobs[2] = {{.kind = ATT_JOB_SNAPSHOT, .sink = &sinks[0]}, {.kind = ATT_JOB_SNAPSHOT, .sink = &sinks[1]}};
+    struct att_job jobs[2] = {{.kind = ATT_JOB_SNAPSHOT, .sink = &sinks[0]},
+                              {.kind = ATT_JOB_SNAPSHOT, .sink = &sinks[1]}};
     att_engine_submit(fixture.engine, &jobs[0]);
     att_engine_submit(fixture.engine, &jobs[1]);
     double begin = harness_seconds();

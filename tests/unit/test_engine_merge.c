@@ -36,7 +36,9 @@ static void race(const struct case_of_merging *c, uint64_t seed)
         for (uint32_t u = 0; u < burst; u++) {
             random_normals(&random, key, D, 1);
             random_normals(&random, value, D_V, 1);
-            struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = random_below(&random, TOKENS), .key = key,
+            struct att_op op = {.kind = ATT_OP_SET_TOKEN,
+                                .index = random_below(&random, TOKENS),
+                                .key = key,
                                 .value = random_one_in(&random, 2) ? value : NULL};
             harness_update(engine, &model, &op, &lsn);
         }
@@ -52,8 +54,9 @@ static void race(const struct case_of_merging *c, uint64_t seed)
     }
     struct harness_counts counts = harness_counts();
     att_engine_stats(engine, &stats);
-    printf("%lu answers at once, %lu by jobs; %lu merges, %lu refreshes\n", (unsigned long)(counts.direct - before.direct),
-           (unsigned long)(counts.jobs - before.jobs), (unsigned long)stats.merges, (unsigned long)stats.refreshes);
+    printf("%lu answers at once, %lu by jobs; %lu merges, %lu refreshes\n",
+           (unsigned long)(counts.direct - before.direct), (unsigned long)(counts.jobs - before.jobs),
+           (unsigned long)stats.merges, (unsigned long)stats.refreshes);
     assert_true(stats.merges > 3);
     harness_check_state(engine, &model);
     harness_check_all(engine, &model, harness_tolerance(c->precision));

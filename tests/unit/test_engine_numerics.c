@@ -49,7 +49,9 @@ static void leave(enum att_precision precision, uint32_t log_capacity, int how, 
             harness_update(engine, &model, &back, &lsn);
         } else if (how == 1) { /* by UpdateK, one entry after the other */
             for (uint32_t p = 0; p < D; p++) {
-                struct att_op add = {.kind = ATT_OP_ADD_K, .index = token, .column = p,
+                struct att_op add = {.kind = ATT_OP_ADD_K,
+                                     .index = token,
+                                     .column = p,
                                      .number = (double)old[p] - (double)key[p]};
                 harness_update(engine, &model, &add, &lsn);
                 harness_check_entry(engine, &model, row, 1, tolerance);
@@ -65,8 +67,11 @@ static void leave(enum att_precision precision, uint32_t log_capacity, int how, 
                 harness_update(engine, &model, &hide, &lsn);
             }
             harness_check_entry(engine, &model, row, 0, tolerance);
-            struct att_op back = {.kind = how == 2 ? ATT_OP_APPEND : ATT_OP_SET_TOKEN, .index = token, .key = old,
-                                  .value = value, .bias = &none};
+            struct att_op back = {.kind = how == 2 ? ATT_OP_APPEND : ATT_OP_SET_TOKEN,
+                                  .index = token,
+                                  .key = old,
+                                  .value = value,
+                                  .bias = &none};
             harness_update(engine, &model, &back, &lsn);
         }
         harness_check_entry(engine, &model, row, 1, tolerance);
@@ -143,7 +148,8 @@ static void huge(enum att_precision precision)
         if (random_one_in(&random, 8)) /* far away: about -1400 for this row */
             for (uint32_t p = 0; p < D; p++)
                 key[p] = -1.25f * model.q[row * D + p];
-        struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = random_one_in(&random, 3) ? random_below(&random, TOKENS) : top,
+        struct att_op op = {.kind = ATT_OP_SET_TOKEN,
+                            .index = random_one_in(&random, 3) ? random_below(&random, TOKENS) : top,
                             .key = key};
         harness_update(engine, &model, &op, &lsn);
         double moved = 0;
@@ -231,8 +237,8 @@ static void replace_everything(enum att_precision precision, double deviation, d
     double init = largest_error(fresh, &model);
     struct att_engine_stats stats;
     att_engine_stats(engine, &stats);
-    printf("deviation %g: error %.3g after %d passes (%lu merges, %lu refreshes), %.3g fresh\n", deviation, after, PASSES,
-           (unsigned long)stats.merges, (unsigned long)stats.refreshes, init);
+    printf("deviation %g: error %.3g after %d passes (%lu merges, %lu refreshes), %.3g fresh\n", deviation, after,
+           PASSES, (unsigned long)stats.merges, (unsigned long)stats.refreshes, init);
     assert_true(after <= 2 * init + tiny);
     att_engine_free(fresh);
     att_engine_free(engine);

@@ -99,7 +99,10 @@ struct call {
     double shift[16];
 };
 
-static float gaussian(struct test_random *random) { return (float)random_normal(random); }
+static float gaussian(struct test_random *random)
+{
+    return (float)random_normal(random);
+}
 
 static struct call random_call(struct test_random *random)
 {
@@ -145,18 +148,18 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
     double *largest = all_of_it + weights, *sums = largest + c->rows;
 
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
-        const struct att_weights work = {
-            .precision = c->precision,
-            .rows = c->rows - row < rows_at_once ? c->rows - row : rows_at_once,
-            .tiles = c->tiles,
-            .d = c->d,
-            .q = c->precision == ATT_SINGLE ? (const void *)(c->q32 + (size_t)row * c->d) : c->q + (size_t)row * c->d,
-            .keys = c->keys,
-            .bias = c->bias,
-            .shift = c->shift + row,
-            .weights = all_of_it + row * lanes,
-            .stride = lanes,
-            .largest = largest + row};
+        const struct att_weights work = {.precision = c->precision,
+                                         .rows = c->rows - row < rows_at_once ? c->rows - row : rows_at_once,
+                                         .tiles = c->tiles,
+                                         .d = c->d,
+                                         .q = c->precision == ATT_SINGLE ? (const void *)(c->q32 + (size_t)row * c->d)
+                                                                         : c->q + (size_t)row * c->d,
+                                         .keys = c->keys,
+                                         .bias = c->bias,
+                                         .shift = c->shift + row,
+                                         .weights = all_of_it + row * lanes,
+                                         .stride = lanes,
+                                         .largest = largest + row};
         kernel->weights(&work);
     }
     for (uint32_t row = 0; row < c->rows; row++) {

@@ -106,7 +106,8 @@ static void an_interval_groups_commits_and_is_kept(void **state)
 {
     (void)state;
     make_state(0);
-    struct att_store_options options = {.durability = ATT_DURABLE_INTERVAL, .interval_ms = 200,
+    struct att_store_options options = {.durability = ATT_DURABLE_INTERVAL,
+                                        .interval_ms = 200,
                                         .on_event = count_event};
     struct att_store *store = NULL;
     assert_status(att_store_open(test_dir, &options, &store, &test_error), ATT_OK);
@@ -392,8 +393,8 @@ static void a_creation_can_be_interrupted_at_any_file(void **state)
     for (int step = 0; step < 7; step++) {
         char path[160];
         struct att_store *store = NULL;
-        static const char *const made[] = {"", "/lock", "/log", "/snap", "/log/lock.mdb", "/log/data.mdb",
-                                           "/snap/data.mdb"};
+        static const char *const made[] = {
+            "", "/lock", "/log", "/snap", "/log/lock.mdb", "/log/data.mdb", "/snap/data.mdb"};
         for (int i = 0; i <= step; i++) {
             snprintf(path, sizeof path, "%s%s", test_dir, made[i]);
             if (i == 0 || i == 2 || i == 3)
@@ -447,8 +448,8 @@ static void a_directory_that_may_not_be_written_says_so(void **state)
         int bad = 0;
         if (geteuid() == 0) { /* somebody else's, for us to read only */
             chmod(test_root, 0755);
-            const char *const open_up[] = {"", "/log", "/snap", "/lock", "/log/data.mdb", "/snap/data.mdb",
-                                           "/log/lock.mdb", "/snap/lock.mdb"};
+            const char *const open_up[] = {
+                "", "/log", "/snap", "/lock", "/log/data.mdb", "/snap/data.mdb", "/log/lock.mdb", "/snap/lock.mdb"};
             for (int i = 0; i < 8; i++) {
                 snprintf(path, sizeof path, "%s%s", test_dir, open_up[i]);
                 chmod(path, i < 3 ? 0755 : 0644);

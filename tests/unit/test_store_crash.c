@@ -1,15 +1,15 @@
-/* The store against a model: random operations with reopens, kill -9 at random moments, disks that fill up or fail.
- * ATT_TEST_SEED repeats a run. */
+/* The store against a model: random operations with reopens, kill -9 at random moments, disks that
+ * fill up or fail. ATT_TEST_SEED repeats a run. */
 #include <sys/mman.h>
 
 #include "store_impl.h"
 #include "test_store_support.h"
 
-/* ---- Random operations --------------------------------------------------------------------------------- */
+/* ---- Random operations ---------------------------------------------------------------------- */
 
 struct model {
-    uint64_t last;              /* LSN appended */
-    uint64_t snapshots[2];      /* LSN and seed of the newest */
+    uint64_t last;         /* LSN appended */
+    uint64_t snapshots[2]; /* LSN and seed of the newest */
     uint64_t seeds[2];
     uint64_t incarnation;
     uint64_t generations;
@@ -67,7 +67,7 @@ static void random_operations_agree_with_a_model(void **state)
     }
 }
 
-/* ---- kill -9 ------------------------------------------------------------------------------------------- */
+/* ---- kill -9 -------------------------------------------------------------------------------- */
 
 /* Shared with the child that is killed. */
 struct acks {
@@ -94,8 +94,7 @@ static void run_until_killed(struct acks *acks, uint64_t random)
         att_store_push(store);
         acks->durable = state_of(store).durable_lsn;
         acks->snapshot_lsn = state_of(store).snapshot_lsn;
-        if (left == 0 && !state_of(store).snapshot_running &&
-            !att_store_snapshot_begin(store, &shape, &test_error)) {
+        if (left == 0 && !state_of(store).snapshot_running && !att_store_snapshot_begin(store, &shape, &test_error)) {
             acks->snapshot_begun = cut = lsn;
             att_store_snapshot_cut(store, cut, (uint32_t)cut);
             left = PIECES;
@@ -187,10 +186,11 @@ static void a_creation_survives_kill_9_at_any_moment(void **state)
     }
 }
 
-/* ---- Disks that fail ----------------------------------------------------------------------------------- */
+/* ---- Disks that fail ------------------------------------------------------------------------ */
 
-/* Puts a device in the place of an environment's data descriptor: on /dev/full every write fails with ENOSPC; on
- * /dev/null writes succeed and the sync fails. Reads go through the map and see the real file. */
+/* Puts a device in the place of an environment's data descriptor: on /dev/full every write fails
+ * with ENOSPC; on /dev/null writes succeed and the sync fails. Reads go through the map and see the
+ * real file. */
 static int replace_file(struct persist_env *env, const char *device)
 {
     int fd, saved, other = open(device, O_RDWR | O_CLOEXEC);

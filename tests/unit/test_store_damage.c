@@ -1,14 +1,15 @@
-/* The store when what is on disk is not what was written: values, versions, LMDB's own pages, single bytes. */
+/* The store when what is on disk is not what was written: values, versions, LMDB's own pages,
+ * single bytes. */
 #include <lmdb.h>
 
 #include "test_store_support.h"
 
-/* ---- Planting ------------------------------------------------------------------------------------------ */
+/* ---- Planting ------------------------------------------------------------------------------- */
 
 enum plant { PLANT_FLIP, PLANT_VERSION, PLANT_DELETE };
 
-/* Changes the value of the `which`th key of a database (negative: from the end): flips byte `at` (negative: from the
- * end), or sets the version, or deletes it. */
+/* Changes the value of the `which`th key of a database (negative: from the end): flips byte `at`
+ * (negative: from the end), or sets the version, or deletes it. */
 static void plant_value(const char *name, const char *database, int which, enum plant how, long at)
 {
     char path[160];
@@ -77,7 +78,7 @@ static int verify_severity(char *ret_text, size_t size)
     return findings.worst;
 }
 
-/* ---- Snapshots ----------------------------------------------------------------------------------------- */
+/* ---- Snapshots ------------------------------------------------------------------------------ */
 
 static void assert_falls_back(const char *named)
 {
@@ -146,7 +147,7 @@ static void no_whole_generation_is_an_error_that_says_so(void **state)
     assert_status(try_open(true, false, ATT_DURABLE_ALWAYS, &store), ATT_EEXIST);
 }
 
-/* ---- The log ------------------------------------------------------------------------------------------- */
+/* ---- The log -------------------------------------------------------------------------------- */
 
 static void assert_log_stops(uint64_t after, const char *lsn, uint64_t whole)
 {
@@ -205,7 +206,7 @@ static void damage_below_the_snapshot_does_not_stop_recovery(void **state)
     assert_non_null(strstr(text, "LSN 5"));
 }
 
-/* ---- Versions ------------------------------------------------------------------------------------------ */
+/* ---- Versions ------------------------------------------------------------------------------- */
 
 static void another_format_version_is_named_whatever_value_has_it(void **state)
 {
@@ -224,7 +225,7 @@ static void another_format_version_is_named_whatever_value_has_it(void **state)
     }
 }
 
-/* ---- Bytes --------------------------------------------------------------------------------------------- */
+/* ---- Bytes ---------------------------------------------------------------------------------- */
 
 struct file {
     char path[160];
@@ -251,8 +252,9 @@ static void write_byte(const struct file *file, size_t at, unsigned char byte)
     close(fd);
 }
 
-/* Opens, reads and verifies in a child, for a page that is not noticed may end the process. 0: nothing was reported and
- * everything is right; 1: reported; 2: nothing was reported and something is wrong; 3: it crashed. */
+/* Opens, reads and verifies in a child, for a page that is not noticed may end the process. 0:
+ * nothing was reported and everything is right; 1: reported; 2: nothing was reported and something
+ * is wrong; 3: it crashed. */
 static int look_in_child(void)
 {
     pid_t child = fork();

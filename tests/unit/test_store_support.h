@@ -1,4 +1,5 @@
-/* What the store's tests share: temporary directories, records and pieces that can be checked, waiting. */
+/* What the store's tests share: temporary directories, records and pieces that can be checked,
+ * waiting. */
 #ifndef TEST_STORE_SUPPORT_H
 #define TEST_STORE_SUPPORT_H
 
@@ -24,7 +25,7 @@
 
 #define UNUSED __attribute__((unused))
 
-/* ---- Directories --------------------------------------------------------------------------------------- */
+/* ---- Directories ---------------------------------------------------------------------------- */
 
 static char test_root[64]; /* made for each test, removed after it */
 static char test_dir[96];  /* the state below it */
@@ -51,14 +52,14 @@ static int UNUSED remove_directory(void **state)
     return nftw(test_root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-/* ---- Opening ------------------------------------------------------------------------------------------- */
+/* ---- Opening -------------------------------------------------------------------------------- */
 
-#define assert_status(actual, expected)                                                                \
-    do {                                                                                               \
-        enum att_status status_is = (actual);                                                          \
-        if (status_is != (expected))                                                                   \
-            print_message("%s: %s\n", att_status_name(status_is), test_error.text);                    \
-        assert_int_equal(status_is, expected);                                                         \
+#define assert_status(actual, expected)                                             \
+    do {                                                                            \
+        enum att_status status_is = (actual);                                       \
+        if (status_is != (expected))                                                \
+            print_message("%s: %s\n", att_status_name(status_is), test_error.text); \
+        assert_int_equal(status_is, expected);                                      \
     } while (0)
 
 static struct att_error test_error;
@@ -66,8 +67,10 @@ static struct att_error test_error;
 static enum att_status UNUSED try_open(bool create, bool read_only, enum att_durability durability,
                                        struct att_store **ret_store)
 {
-    struct att_store_options options = {
-        .create = create, .read_only = read_only, .durability = durability, .interval_ms = 50};
+    struct att_store_options options = {.create = create,
+                                        .read_only = read_only,
+                                        .durability = durability,
+                                        .interval_ms = 50};
     test_error.text[0] = 0;
     return att_store_open(test_dir, &options, ret_store, &test_error);
 }
@@ -87,7 +90,7 @@ static struct att_store *UNUSED open_to_read(void)
     return store;
 }
 
-/* ---- Records: everything in one follows from its LSN --------------------------------------------------- */
+/* ---- Records: everything in one follows from its LSN ---------------------------------------- */
 
 static uint64_t mix(uint64_t x)
 {
@@ -101,8 +104,12 @@ enum { WORDS_MAX = 4096 }; /* a payload of 32768 bytes: the longest record there
 
 static struct att_record make_record(uint64_t lsn, uint32_t words)
 {
-    struct att_record record = {.lsn = lsn, .session = mix(lsn), .session_seq = ~lsn, .kind = 1,
-                                .index = (uint32_t)lsn, .length = (uint32_t)sizeof record + 8 * words};
+    struct att_record record = {.lsn = lsn,
+                                .session = mix(lsn),
+                                .session_seq = ~lsn,
+                                .kind = 1,
+                                .index = (uint32_t)lsn,
+                                .length = (uint32_t)sizeof record + 8 * words};
     return record;
 }
 
@@ -166,7 +173,7 @@ static void UNUSED assert_log(struct att_store *store, uint64_t after, uint64_t 
         assert_int_equal(seen.first, after + 1);
 }
 
-/* ---- Waiting ------------------------------------------------------------------------------------------- */
+/* ---- Waiting -------------------------------------------------------------------------------- */
 
 static double UNUSED seconds(void)
 {
@@ -175,14 +182,14 @@ static double UNUSED seconds(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-#define wait_until(condition)                                                                          \
-    do {                                                                                               \
-        double give_up = seconds() + 60;                                                               \
-        while (!(condition)) {                                                                         \
-            if (seconds() > give_up)                                                                   \
-                fail_msg("waited 60 s for: %s", #condition);                                           \
-            usleep(500);                                                                               \
-        }                                                                                              \
+#define wait_until(condition)                                \
+    do {                                                     \
+        double give_up = seconds() + 60;                     \
+        while (!(condition)) {                               \
+            if (seconds() > give_up)                         \
+                fail_msg("waited 60 s for: %s", #condition); \
+            usleep(500);                                     \
+        }                                                    \
     } while (0)
 
 static struct att_store_state UNUSED state_of(const struct att_store *store)
@@ -192,7 +199,7 @@ static struct att_store_state UNUSED state_of(const struct att_store *store)
     return state;
 }
 
-/* ---- Snapshots: every byte follows from the generation's seed, array and offset ------------------------ */
+/* ---- Snapshots: every byte follows from the generation's seed, array and offset ------------- */
 
 enum { PIECE_BYTES = 100000, PIECES_PER_ARRAY = 5, ARRAYS = 3, PIECES = PIECES_PER_ARRAY * ARRAYS };
 
@@ -204,8 +211,8 @@ static void fill_piece(unsigned char *data, uint64_t seed, uint32_t array, uint6
 
 static struct att_state_shape UNUSED make_shape(void)
 {
-    struct att_state_shape shape = {.heads = 1, .n_q = 3, .d = 4, .d_v = 5, .capacity = 6, .precision = 1,
-                                    .scale = 0.5, .base_tag = "test"};
+    struct att_state_shape shape = {
+        .heads = 1, .n_q = 3, .d = 4, .d_v = 5, .capacity = 6, .precision = 1, .scale = 0.5, .base_tag = "test"};
     return shape;
 }
 
@@ -249,8 +256,8 @@ static enum att_status UNUSED see_piece(void *context, uint32_t array, uint64_t 
     fill_piece(expected, seen->seed, array, offset);
     seen->wrong = seen->wrong || bytes != PIECE_BYTES || memcmp(data, expected, sizeof expected);
     if (seen->count++)
-        seen->wrong = seen->wrong || array < seen->last_array ||
-                      (array == seen->last_array && offset <= seen->last_offset);
+        seen->wrong =
+            seen->wrong || array < seen->last_array || (array == seen->last_array && offset <= seen->last_offset);
     seen->last_array = array;
     seen->last_offset = offset;
     return ATT_OK;
