@@ -55,19 +55,21 @@ static bool allocate(struct att_engine *engine)
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
     index->free = calloc(capacity, sizeof *index->free);
-    index->key = calloc(engine->region.d, sizeof(float));
-    index->value = calloc(engine->region.d_v, sizeof(float));
-    index->old_key = calloc(engine->region.d, sizeof(float));
-    index->old_value = calloc(engine->region.d_v, sizeof(float));
+    index->next.key = calloc(engine->region.d, sizeof(float));
+    index->next.value = calloc(engine->region.d_v, sizeof(float));
+    index->now.key = calloc(engine->region.d, sizeof(float));
+    index->now.value = calloc(engine->region.d_v, sizeof(float));
+    merger->norms = calloc(capacity, sizeof *merger->norms);
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
     merger->review = calloc(n_q, sizeof *merger->review);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
-    return index->newest && index->live && index->newest_q && index->free && index->key && index->value &&
-           index->old_key && index->old_value && merger->newest && merger->changed_q && merger->settled_q_version &&
-           merger->review && merger->needs_refresh && merger->spare && att_saving_init(engine);
+    return index->newest && index->live && index->newest_q && index->free && index->next.key && index->next.value &&
+           index->now.key && index->now.value && merger->norms && merger->newest && merger->changed_q &&
+           merger->settled_q_version && merger->review && merger->needs_refresh && merger->spare &&
+           att_saving_init(engine);
 }
 
 static void empty_tiles(struct att_engine *engine)
@@ -96,6 +98,9 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     engine->region_fd = -1;
     engine->options.log_capacity = choose_log_capacity(options);
     engine->options.threads = options->threads ? options->threads : (uint32_t)omp_get_num_procs();
+#ifdef ATTND_TSAN
+    engine->options.threads = 1; /* it does not know libgomp's barriers */
+#endif
     engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
     snprintf(engine->base_tag, sizeof engine->base_tag, "weights1-%s-tile%ux%u", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v);
@@ -130,10 +135,11 @@ void att_engine_free(struct att_engine *engine)
     free(engine->index.live);
     free(engine->index.newest_q);
     free(engine->index.free);
-    free(engine->index.key);
-    free(engine->index.value);
-    free(engine->index.old_key);
-    free(engine->index.old_value);
+    free(engine->index.next.key);
+    free(engine->index.next.value);
+    free(engine->index.now.key);
+    free(engine->index.now.value);
+    free(engine->merger.norms);
     free(engine->merger.newest);
     free(engine->merger.changed_q);
     free(engine->merger.settled_q_version);
@@ -197,19 +203,18 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
     struct att_index *index = &engine->index;
 
     for (uint32_t token = 0; token < region->capacity; token++) {
-        const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
-        float head[ATT_HEAD_COLUMNS];
+        struct att_token value = {.key = region->k + (size_t)token * region->d,
+                                  .value = region->v + (size_t)token * region->d_v,
+                                  .bias = region->bias[token]};
         enum att_status status;
         if (!region->live[token])
             continue;
-        status = att_check_token(engine, token, key, value, region->bias[token], error);
+        status = att_check_token(engine, token, &value, error);
         if (status != ATT_OK)
             return status;
-        att_head(key, region->d, value, region->d_v, region->bias[token], head);
-        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-            if (head[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
-                atomic_store_explicit(&region->header->largest[c], head[c], memory_order_relaxed);
-        index->live[token] = 1;
+        region->kernel->head(value.key, region->d, value.value, region->d_v, engine->merger.norms[token]);
+        index->visible += value.bias > -INFINITY;
+        index->live[token] = value.bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
         index->live_count++;
         index->used = token + 1;
     }

@@ -9,10 +9,20 @@
 #include "region.h"
 #include "stretch.h"
 
+/* A live token that is not masked, and one that is. */
+enum { ATT_VISIBLE = 1, ATT_HIDDEN = 2 };
+
+/* A token by value, with its head columns. */
+struct att_token {
+    float *key, *value; /* d and d_v floats, owned */
+    float bias;
+    float head[ATT_HEAD_COLUMNS];
+};
+
 /* Owned by the service thread. */
 struct att_index {
     uint64_t *newest;   /* [capacity]: 1 + position of the token's newest + entry; 0: none since the settled one */
-    uint8_t *live;      /* [capacity] */
+    uint8_t *live;      /* [capacity]: 0, ATT_VISIBLE or ATT_HIDDEN */
     uint64_t *newest_q; /* [n_q]: the same for rows of Q */
     uint32_t *free;     /* [capacity]: deleted tokens, a stack: an append takes the last one */
     uint32_t free_count;
@@ -24,9 +34,9 @@ struct att_index {
     uint64_t updates, queries;
     double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
     double g_largest;
-    float *key, *value; /* d and d_v floats of scratch */
-    float *old_key, *old_value;
-    bool started; /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    struct att_token next, now; /* scratch for an update: what the token becomes, and what it is */
+    uint32_t visible;           /* live tokens that are not masked */
+    bool started;               /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
@@ -64,6 +74,7 @@ struct att_merger {
     bool running;
     uint64_t settled_lsn;
     uint32_t used;               /* settled tokens lie below this */
+    float (*norms)[2];           /* [capacity]: |k|_2 and |v|_inf of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
     uint32_t *settled_q_version; /* [n_q]: of the settled rows of Q */
@@ -110,17 +121,17 @@ struct att_engine {
 /* entries.c: the service's side of the log */
 enum att_status att_entries_room(struct att_engine *engine, uint32_t entries);
 void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
-                           const float *key, const float *value, float bias);
+                           const struct att_token *value);
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q);
 void att_entries_cancel(struct att_engine *engine, uint64_t position);
 void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
-                     float *ret_bias);
+                     float *ret_bias, float *ret_head);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 
-/* update.c: the door */
-enum att_status att_check_token(struct att_engine *engine, uint32_t token, const float *key, const float *value,
-                                float bias, struct att_error *error);
+/* update.c: the door. It fills in the token's head columns. */
+enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
+                                struct att_error *error);
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error);
 
 /* fold.c */

@@ -39,17 +39,11 @@ static void put(struct att_engine *engine, uint64_t position, const float *key, 
 }
 
 void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
-                           const float *key, const float *value, float bias)
+                           const struct att_token *value)
 {
-    const struct att_region *region = &engine->region;
     const struct att_entry entry = {.lsn = lsn, .index = token, .sign = sign};
-    float head[ATT_HEAD_COLUMNS];
 
-    att_head(key, region->d, value, region->d_v, bias, head);
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        if (head[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
-            atomic_store_explicit(&region->header->largest[c], head[c], memory_order_relaxed);
-    put(engine, position, key, value, (float)sign, head, bias, &entry);
+    put(engine, position, value->key, value->value, (float)sign, value->head, value->bias, &entry);
 }
 
 /* A row of Q travels in the log as a masked entry of weight 0, so the kernel needs no case for it. */
@@ -72,17 +66,20 @@ void att_entries_cancel(struct att_engine *engine, uint64_t position)
     put(engine, position, NULL, NULL, 1.0f, head, -INFINITY, &entry);
 }
 
+/* The entry's token, or row of Q; any of them may be NULL. The entry is a `+`, so nothing has a sign. */
 void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
-                     float *ret_bias)
+                     float *ret_bias, float *ret_head)
 {
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
     const float *key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
-    const float *value = region->log_values + (tile * region->columns + ATT_HEAD_COLUMNS) * ATT_TILE_LANES + lane;
+    const float *value = region->log_values + tile * region->columns * ATT_TILE_LANES + lane;
 
     for (uint32_t p = 0; ret_key && p < region->d; p++)
         ret_key[p] = key[(size_t)p * ATT_TILE_LANES];
+    for (uint32_t c = 0; ret_head && c < ATT_HEAD_COLUMNS; c++)
+        ret_head[c] = value[(size_t)c * ATT_TILE_LANES];
     for (uint32_t j = 0; ret_value && j < region->d_v; j++)
-        ret_value[j] = value[(size_t)j * ATT_TILE_LANES];
+        ret_value[j] = value[(size_t)(ATT_HEAD_COLUMNS + j) * ATT_TILE_LANES];
     if (ret_bias)
         *ret_bias = region->log_bias[att_log_slot(region, position)];
 }
@@ -90,6 +87,9 @@ void att_entries_get(const struct att_region *region, uint64_t position, float *
 void att_entries_publish(struct att_engine *engine, uint64_t count)
 {
     engine->index.count = count;
+    if (count > 0)
+        __atomic_store_n(&engine->region.log_visible[att_log_slot(&engine->region, count - 1)], engine->index.visible,
+                         __ATOMIC_RELAXED);
     /* Release: the entries before it, and row versions. Partner: the acquire in reader.c and worker.c. */
     atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
 }

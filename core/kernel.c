@@ -46,7 +46,8 @@ struct check {
 
 struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
-    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], magnitudes[4];
+    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], head[4], magnitudes[4];
+    float norm_largest[2], tile[CHECK_D * ATT_TILE_LANES];
 };
 
 static void fill(float *x, size_t count, uint32_t seed)
@@ -74,10 +75,16 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .largest = ret->largest,
     };
 
+    const float *rows[ATT_TILE_LANES];
+
     kernel->weights(&work);
     kernel->product(ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_LANES, in->values, CHECK_COLUMNS, ret->product);
     kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
-    kernel->magnitudes(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, ret->magnitudes);
+    kernel->head_sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, ret->head, ret->magnitudes);
+    kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
+    for (int lane = 0; lane < ATT_TILE_LANES; lane++)
+        rows[lane] = in->values + lane * CHECK_COLUMNS;
+    kernel->transpose(rows, CHECK_D, ret->tile);
 }
 
 enum att_status att_kernel_check(struct att_error *error)

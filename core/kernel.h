@@ -37,18 +37,23 @@ struct att_weights {
 
 struct att_kernel {
     const char *name;
+    /* |k|_2 rounded up, and |v|_inf */
+    void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
+    /* a tile of keys, [d][16], from 16 rows */
+    void (*transpose)(const float *const rows[ATT_TILE_LANES], uint32_t d, float *ret_tile);
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    /* columns `first` to `first + count - 1` of the values (tile stride: columns * 16 floats) */
-    void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
-                 uint32_t count, double *ret_sums);
     /* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order
      * of l; columns: a multiple of 8 */
     void (*product)(const double *weights, size_t stride, uint32_t rows, uint32_t depth, const float *values,
                     uint32_t columns, double *ret_sums);
-    void (*magnitudes)(const double *weights, uint32_t tiles, const float *values, uint32_t columns,
-                       double ret_magnitudes[4]);
+    /* Over `tiles` tiles of values [tile][columns][16]: sum_l w_l x_l for columns first .. first + count - 1; and for
+     * the four head columns, with sum_l w_l |x_l| */
+    void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
+                 uint32_t count, double *ret_sums);
+    void (*head_sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, double ret_sums[4],
+                      double ret_magnitudes[4]);
 };
 
 /* Compares the chosen kernel with plain C on small work, bit for bit: a compiler or a processor can be wrong.

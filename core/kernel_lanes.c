@@ -5,35 +5,14 @@
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum {
-    F64_ROWS = 6,
-    F64_TILES = 2,
-    F32_ROWS = 6,
-    F32_TILES = 4,
-    LONE_TILES = 4,
-    PRODUCT_ROWS = 8,
-    PRODUCT_VECTORS = 3
-};
+enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, LONE_TILES = 4 };
+enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 3, LONE_VECTORS = 9 };
 #elif defined(__AVX2__)
-enum {
-    F64_ROWS = 2,
-    F64_TILES = 1,
-    F32_ROWS = 6,
-    F32_TILES = 1,
-    LONE_TILES = 2,
-    PRODUCT_ROWS = 6,
-    PRODUCT_VECTORS = 1
-};
+enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, LONE_TILES = 2 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 3 };
 #else
-enum {
-    F64_ROWS = 1,
-    F64_TILES = 1,
-    F32_ROWS = 1,
-    F32_TILES = 1,
-    LONE_TILES = 1,
-    PRODUCT_ROWS = 1,
-    PRODUCT_VECTORS = 1
-};
+enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, LONE_TILES = 1 };
+enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
 #endif
 
 /* 2^f for f in [-1/2, 1/2]: the Taylor series of exp(f ln 2). Terms up to 7 leave 5e-9, up to 13 leave 5e-18. */
@@ -231,30 +210,79 @@ static void sums(const double *weight, uint32_t tiles, const float *values, uint
     }
 }
 
-static void magnitudes(const double *weight, uint32_t tiles, const float *values, uint32_t columns,
-                       double ret_magnitudes[4])
+/* Head columns c: sums and sums of magnitudes together, so that everything is loaded once. */
+static void head_sums(const double *weight, uint32_t tiles, const float *values, uint32_t columns, double ret_sums[4],
+                      double ret_magnitudes[4])
 {
-    for (uint32_t column = 0; column < 4; column++) {
-        const float *x = values + (size_t)column * ATT_LANES;
-        f64x16 sum = f64_set(0.0);
-        for (uint32_t tile = 0; tile < tiles; tile++)
-            sum = f64_fma(f64_load(weight + (size_t)tile * ATT_LANES),
-                          f64_abs(f64_widen(f32_load(x + (size_t)tile * columns * ATT_LANES))), sum);
-        ret_magnitudes[column] = f64_sum(sum);
+    f64x16 sum[4], magnitude[4];
+
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++)
+        sum[c] = magnitude[c] = f64_set(0.0);
+    for (uint32_t tile = 0; tile < tiles; tile++) {
+        f64x16 w = f64_load(weight + (size_t)tile * ATT_LANES);
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++) {
+            f64x16 x = f64_widen(f32_load(values + ((size_t)tile * columns + (size_t)c) * ATT_LANES));
+            sum[c] = f64_fma(w, x, sum[c]);
+            magnitude[c] = f64_fma(w, f64_abs(x), magnitude[c]);
+        }
     }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        ret_sums[c] = f64_sum(sum[c]);
+        ret_magnitudes[c] = f64_sum(magnitude[c]);
+    }
+}
+
+/* Eight partial sums and maxima, so that the loop has no chain; the order is part of no result that matters, but it is
+ * the same everywhere. */
+static void head(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2])
+{
+    double square[8] = {0.0};
+    float largest[8] = {0.0f};
+    uint32_t p = 0, j = 0;
+
+    for (; p + 8 <= d; p += 8)
+        for (int k = 0; k < 8; k++)
+            square[k] += (double)key[p + k] * (double)key[p + k];
+    for (; p < d; p++)
+        square[0] += (double)key[p] * (double)key[p];
+    for (; j + 8 <= d_v; j += 8)
+        for (int k = 0; k < 8; k++)
+            largest[k] = fabsf(value[j + k]) > largest[k] ? fabsf(value[j + k]) : largest[k];
+    for (; j < d_v; j++)
+        largest[0] = fabsf(value[j]) > largest[0] ? fabsf(value[j]) : largest[0];
+    for (int k = 1; k < 8; k++) {
+        square[0] += square[k];
+        largest[0] = largest[k] > largest[0] ? largest[k] : largest[0];
+    }
+    ret_norm_largest[0] = nextafterf((float)(sqrt(square[0]) * (1.0 + 0x1p-40)), INFINITY);
+    ret_norm_largest[1] = largest[0];
+}
+
+static void transpose(const float *const rows[ATT_LANES], uint32_t d, float *ret_tile)
+{
+    uint32_t p = 0;
+
+    for (; p + ATT_LANES <= d; p += ATT_LANES)
+        lanes_transpose(rows, p, ret_tile + (size_t)p * ATT_LANES);
+    for (; p < d; p++)
+        for (int lane = 0; lane < ATT_LANES; lane++)
+            ret_tile[(size_t)p * ATT_LANES + lane] = rows[lane][p];
 }
 
 /* `rows` x 8 `vectors` sums in registers; both are constants after inlining. */
 LANES_INLINE void product_block(const double *weight, size_t stride, uint32_t depth, const float *values,
                                 uint32_t columns, double *ret_sums, uint32_t rows, uint32_t vectors)
 {
-    f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS];
+    f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_ROWS * PRODUCT_VECTORS : LONE_VECTORS];
 
 #pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * vectors; k++)
         sum[k] = f64x8_zero();
     for (uint32_t l = 0; l < depth; l++) {
-        f64x8 x[PRODUCT_VECTORS];
+        f64x8 x[PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_VECTORS : LONE_VECTORS];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
             x[c] = f64x8_widen(values + (size_t)l * columns + 8 * c);
@@ -272,12 +300,12 @@ LANES_INLINE void product_block(const double *weight, size_t stride, uint32_t de
 }
 
 LANES_INLINE void product_band(const double *weight, size_t stride, uint32_t depth, const float *values,
-                               uint32_t columns, double *ret_sums, uint32_t rows)
+                               uint32_t columns, double *ret_sums, uint32_t rows, uint32_t vectors)
 {
     uint32_t c = 0;
 
-    for (; c + 8 * PRODUCT_VECTORS <= columns; c += 8 * PRODUCT_VECTORS)
-        product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, PRODUCT_VECTORS);
+    for (; c + 8 * vectors <= columns; c += 8 * vectors)
+        product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, vectors);
     for (; c < columns; c += 8)
         product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, 1);
 }
@@ -288,9 +316,11 @@ static void product(const double *weight, size_t stride, uint32_t rows, uint32_t
     uint32_t i = 0;
 
     for (; i + PRODUCT_ROWS <= rows; i += PRODUCT_ROWS)
-        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, PRODUCT_ROWS);
+        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, PRODUCT_ROWS,
+                     PRODUCT_VECTORS);
     for (; i < rows; i++)
-        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, 1);
+        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, 1,
+                     LONE_VECTORS);
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, scale_q, weights, sums, product, magnitudes};
+const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head, transpose, scale_q, weights, product, sums, head_sums};

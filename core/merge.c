@@ -124,7 +124,7 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scr
         *ret_version = merger->settled_q_version[row];
         return engine->region.q + (size_t)row * engine->region.d;
     }
-    att_entries_get(&engine->region, merger->changed_q[row] - 1, scratch, NULL, NULL);
+    att_entries_get(&engine->region, merger->changed_q[row] - 1, scratch, NULL, NULL, NULL);
     *ret_version = entry_at(engine, merger->changed_q[row] - 1)->q_version;
     return scratch;
 }
@@ -197,13 +197,14 @@ static void settle_token(struct att_engine *engine, uint32_t token, uint64_t pos
 {
     const struct att_region *region = &engine->region;
     const bool lives = entry_at(engine, position)->sign > 0;
+    float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
 
     att_saving_before_token(engine, token);
     region->live[token] = lives;
     if (!lives)
         return;
-    att_entries_get(region, position, region->k + (size_t)token * region->d, region->v + (size_t)token * region->d_v,
-                    &region->bias[token]);
+    att_entries_get(region, position, key, value, &region->bias[token], NULL);
+    region->kernel->head(key, region->d, value, region->d_v, engine->merger.norms[token]);
     engine->merger.used = token + 1 > engine->merger.used ? token + 1 : engine->merger.used;
 }
 
@@ -222,7 +223,7 @@ static void settle(struct att_engine *engine, uint64_t cut)
         if (entry->is_q && merger->changed_q[index] == position + 1) {
             /* Its base was dropped and the tile flipped before: no reader takes an answer from a torn row of Q. */
             att_saving_before_q(engine, index);
-            att_entries_get(region, position, q, NULL, NULL);
+            att_entries_get(region, position, q, NULL, NULL, NULL);
             att_shared_store(region->q + (size_t)index * region->d, q, sizeof(float) * region->d);
             merger->settled_q_version[index] = entry->q_version;
         }

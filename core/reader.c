@@ -51,7 +51,6 @@ struct chunk {
     const float *keys, *values;
     float bias[CHUNK]; /* -inf where no entry of the stretch is */
     uint32_t tiles, entries;
-    int64_t tokens;
 };
 
 #ifdef ATTND_TSAN
@@ -86,19 +85,14 @@ static void take_chunk(const struct att_region *region, uint64_t position, uint6
     tiles = tiles > CHUNK_TILES ? CHUNK_TILES : tiles;
     tiles = tiles > region->log_tiles - tile ? region->log_tiles - tile : tiles;
     chunk->tiles = (uint32_t)tiles;
-    chunk->entries = 0;
-    chunk->tokens = 0;
+    chunk->entries =
+        (uint32_t)((first + tiles * ATT_TILE_LANES < end ? first + tiles * ATT_TILE_LANES : end) - position);
     load_chunk(region, tile, chunk);
     att_shared_load(chunk->bias, region->log_bias + tile * ATT_TILE_LANES, sizeof(float) * tiles * ATT_TILE_LANES);
-    for (uint32_t lane = 0; lane < tiles * ATT_TILE_LANES; lane++) {
-        const float *sign = chunk->values + (size_t)(lane / ATT_TILE_LANES) * region->columns * ATT_TILE_LANES;
-        if (first + lane < position || first + lane >= end)
-            chunk->bias[lane] = -INFINITY;
-        else
-            chunk->entries++;
-        if (chunk->bias[lane] > -INFINITY)
-            chunk->tokens += (int64_t)sign[lane % ATT_TILE_LANES];
-    }
+    for (uint64_t lane = 0; lane < position - first; lane++)
+        chunk->bias[lane] = -INFINITY;
+    for (uint64_t lane = position - first + chunk->entries; lane < tiles * ATT_TILE_LANES; lane++)
+        chunk->bias[lane] = -INFINITY;
 }
 
 static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, double *weights, double *largest)
@@ -131,8 +125,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         att_row_raise(&reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest);
         weigh_chunk(reading, chunk, weights, &largest);
     }
-    kernel->magnitudes(weights, chunk->tiles, chunk->values, columns, magnitudes);
-    kernel->sums(weights, chunk->tiles, chunk->values, columns, 0, ATT_HEAD_COLUMNS, head);
+    kernel->head_sums(weights, chunk->tiles, chunk->values, columns, head, magnitudes);
     att_row_account(&reading->row, reading->sums, magnitudes, chunk->entries, reading->largest);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += head[c];
@@ -143,7 +136,6 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         for (uint32_t c = 0; c < some; c++)
             reading->sums[ATT_HEAD_COLUMNS + done + c] += added[c];
     }
-    reading->row.tokens += chunk->tokens;
 }
 
 static void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot)
@@ -167,6 +159,7 @@ static enum att_status read_once(struct reading *reading, uint32_t row, void *sc
     float q[ATT_MAX_COLUMNS];
     uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_acquire);
     uint64_t word, count, position;
+    uint32_t visible;
     struct att_tile *tile;
     struct chunk chunk;
 
@@ -187,6 +180,10 @@ static enum att_status read_once(struct reading *reading, uint32_t row, void *sc
         take_chunk(region, at, count, &chunk);
         fold_chunk(reading, &chunk);
         at += chunk.entries;
+    }
+    if (position != count) {
+        att_shared_load(&visible, &region->log_visible[att_log_slot(region, count - 1)], sizeof visible);
+        reading->row.tokens = visible;
     }
     /* Partners: the release fences in merge.c (after flips) and entries.c (after reading tail). */
     atomic_thread_fence(memory_order_acquire);

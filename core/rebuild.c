@@ -9,13 +9,10 @@
 static void pack_tokens(struct att_engine *engine, struct att_stretch *stretch, uint32_t first)
 {
     const struct att_merger *merger = &engine->merger;
-    const uint32_t end = first + ATT_BLOCK < merger->used ? first + ATT_BLOCK : merger->used;
+    const uint32_t start = first < merger->used ? first : merger->used, left = merger->used - start;
 
-    att_stretch_clear(stretch, 1);
-    for (uint32_t token = first; token < end; token++)
-        if (engine->region.live[token] && merger->newest[token] == 0)
-            att_stretch_add_token(stretch, &engine->region, token);
-    att_stretch_finish(stretch, &engine->region);
+    att_stretch_pack_tokens(stretch, &engine->region, (const float(*)[2])merger->norms, merger->newest, start,
+                            start + (left < ATT_BLOCK ? left : ATT_BLOCK));
 }
 
 /* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to

@@ -33,6 +33,7 @@ static void lay_out(struct att_region_header *h)
     h->log_keys = place(&end, 4ull * h->log_capacity * h->d);
     h->log_values = place(&end, 4ull * h->log_capacity * columns);
     h->log_bias = place(&end, 4ull * h->log_capacity);
+    h->log_visible = place(&end, 4ull * h->log_capacity);
     h->log_entries = place(&end, sizeof(struct att_entry) * (uint64_t)h->log_capacity);
     h->q = place(&end, 4ull * h->n_q * h->d);
     h->row_version = place(&end, 4ull * h->n_q);
@@ -47,10 +48,13 @@ static void lay_out(struct att_region_header *h)
     h->bytes = end;
 }
 
+static void *part(void *memory, uint64_t offset)
+{
+    return (uint8_t *)memory + offset;
+}
+
 static void point(struct att_region *region, void *memory, const struct att_region_header *h)
 {
-    uint8_t *base = memory;
-
     *region = (struct att_region){
         .header = memory,
         .n_q = h->n_q,
@@ -68,19 +72,20 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .bytes = h->bytes,
         .tile_bytes = h->tile_bytes,
         .kernel = att_kernel_choose(),
-        .log_keys = (float *)(base + h->log_keys),
-        .log_values = (float *)(base + h->log_values),
-        .log_bias = (float *)(base + h->log_bias),
-        .log_entries = (struct att_entry *)(base + h->log_entries),
-        .q = (float *)(base + h->q),
-        .k = (float *)(base + h->k),
-        .v = (float *)(base + h->v),
-        .bias = (float *)(base + h->bias),
-        .live = base + h->live,
-        .row_version = (_Atomic uint32_t *)(base + h->row_version),
-        .slots = (_Atomic uint32_t *)(base + h->slots),
-        .words = (_Atomic uint64_t *)(base + h->words),
-        .bases = base + h->bases,
+        .log_keys = part(memory, h->log_keys),
+        .log_values = part(memory, h->log_values),
+        .log_bias = part(memory, h->log_bias),
+        .log_visible = part(memory, h->log_visible),
+        .log_entries = part(memory, h->log_entries),
+        .q = part(memory, h->q),
+        .k = part(memory, h->k),
+        .v = part(memory, h->v),
+        .bias = part(memory, h->bias),
+        .live = part(memory, h->live),
+        .row_version = part(memory, h->row_version),
+        .slots = part(memory, h->slots),
+        .words = part(memory, h->words),
+        .bases = part(memory, h->bases),
     };
 }
 

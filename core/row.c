@@ -13,22 +13,12 @@ static float up(double x)
     return rounded < x ? nextafterf(rounded, INFINITY) : rounded;
 }
 
-void att_head(const float *key, uint32_t d, const float *value, uint32_t d_v, float bias,
-              float ret_head[ATT_HEAD_COLUMNS])
+void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS])
 {
-    double square = 0.0;
-    float largest = 0.0f;
-    double g;
-
-    for (uint32_t p = 0; p < d; p++)
-        square += (double)key[p] * key[p];
-    for (uint32_t j = 0; j < d_v; j++)
-        largest = fabsf(value[j]) > largest ? fabsf(value[j]) : largest;
-    g = sqrt(square) * (1.0 + 0x1p-40) + (isfinite(bias) ? fabs((double)bias) : 0.0);
     ret_head[0] = 1.0f;
-    ret_head[1] = largest;
-    ret_head[2] = up(g);
-    ret_head[3] = up(ret_head[2] * (double)largest);
+    ret_head[1] = norm_largest[1];
+    ret_head[2] = up((double)norm_largest[0] + (isfinite(bias) ? fabs((double)bias) : 0.0));
+    ret_head[3] = up((double)ret_head[2] * (double)norm_largest[1]);
 }
 
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4])

@@ -24,9 +24,9 @@ struct att_row {
 static_assert(sizeof(struct att_row) == 64, "att_row");
 static_assert(offsetof(struct att_row, error) == 32, "att_row.error");
 
-/* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. */
-void att_head(const float *key, uint32_t d, const float *value, uint32_t d_v, float bias,
-              float ret_head[ATT_HEAD_COLUMNS]);
+/* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. From what the kernel's
+ * `head` gives. */
+void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS]);
 
 /* Moves the row to a larger shift: its sums (`columns` of them) and errors are multiplied by a power of two. */
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4]);

@@ -69,18 +69,6 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
         row[c] = (float)stretch->sign * value[(size_t)c * ATT_TILE_LANES];
 }
 
-void att_stretch_add_token(struct att_stretch *stretch, const struct att_region *region, uint32_t token)
-{
-    const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
-    float *to = key_lane(stretch, stretch->entries, region->d);
-    float *row = begin(stretch, region, region->bias[token]);
-
-    for (uint32_t p = 0; p < region->d; p++)
-        to[(size_t)p * ATT_TILE_LANES] = key[p];
-    att_head(key, region->d, value, region->d_v, region->bias[token], row);
-    memcpy(row + ATT_HEAD_COLUMNS, value, sizeof(float) * region->d_v);
-}
-
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region)
 {
     const uint32_t end = att_stretch_tiles(stretch) * ATT_TILE_LANES, padded = att_padded_columns(region->d_v);
@@ -92,4 +80,36 @@ void att_stretch_finish(struct att_stretch *stretch, const struct att_region *re
         stretch->bias[lane] = -INFINITY;
         memset(stretch->values + (size_t)lane * padded, 0, sizeof(float) * padded);
     }
+}
+
+/* Transposes whole tiles of keys; lanes without a token repeat the first, masked. */
+static void pack_keys(struct att_stretch *stretch, const struct att_region *region, const uint32_t *tokens)
+{
+    for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++) {
+        const float *rows[ATT_TILE_LANES];
+        for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++) {
+            const uint32_t at = tile * ATT_TILE_LANES + lane;
+            rows[lane] = region->k + (size_t)tokens[at < stretch->entries ? at : 0] * region->d;
+        }
+        region->kernel->transpose(rows, region->d, stretch->keys + (size_t)tile * region->d * ATT_TILE_LANES);
+    }
+}
+
+void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region, const float (*norms)[2],
+                             const uint32_t *skip, uint32_t first, uint32_t end)
+{
+    uint32_t tokens[ATT_BLOCK];
+
+    att_stretch_clear(stretch, 1);
+    for (uint32_t token = first; token < end; token++) {
+        float *row;
+        if (!region->live[token] || skip[token] != 0)
+            continue;
+        tokens[stretch->entries] = token;
+        row = begin(stretch, region, region->bias[token]);
+        att_head(norms[token], region->bias[token], row);
+        memcpy(row + ATT_HEAD_COLUMNS, region->v + (size_t)token * region->d_v, sizeof(float) * region->d_v);
+    }
+    att_stretch_finish(stretch, region);
+    pack_keys(stretch, region, tokens);
 }

@@ -35,10 +35,13 @@ static inline uint32_t att_padded_columns(uint32_t d_v)
 
 /* Empties it. */
 void att_stretch_clear(struct att_stretch *stretch, int sign);
-/* Adds one entry of the log; a token of the settled state. There must be room. */
+/* Adds one entry of the log. There must be room. */
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
-void att_stretch_add_token(struct att_stretch *stretch, const struct att_region *region, uint32_t token);
 /* Masks the rest of the last tile. After the last add. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
 
+/* Packs, from empty to finished, the settled tokens of [first, end) that are live and untouched (skip[token] is 0);
+ * end - first <= ATT_BLOCK. norms: |k|_2 and |v|_inf of each token. */
+void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region, const float (*norms)[2],
+                             const uint32_t *skip, uint32_t first, uint32_t end);
 #endif

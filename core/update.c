@@ -32,29 +32,39 @@ static enum att_status check_scores(const struct att_engine *engine, const char 
                     engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
 }
 
-enum att_status att_check_token(struct att_engine *engine, uint32_t token, const float *key, const float *value,
-                                float bias, struct att_error *error)
+static void note_largest(const struct att_region *region, const float head[ATT_HEAD_COLUMNS])
+{
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        if (head[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
+            atomic_store_explicit(&region->header->largest[c], head[c], memory_order_relaxed);
+}
+
+enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
+                                struct att_error *error)
 {
     const struct att_region *region = &engine->region;
-    float head[ATT_HEAD_COLUMNS];
-    enum att_status status = check_row("K", token, key, region->d, error);
+    float norm_largest[2];
+    enum att_status status = check_row("K", index, token->key, region->d, error);
 
     if (status == ATT_OK)
-        status = check_row("V", token, value, region->d_v, error);
+        status = check_row("V", index, token->value, region->d_v, error);
     if (status != ATT_OK)
         return status;
-    if (isnan(bias) || bias == INFINITY)
+    if (isnan(token->bias) || token->bias == INFINITY)
         return att_fail(error, ATT_ENOTFINITE,
-                        "the bias of token %u would be %g: it must be finite, or -inf to mask the token", token,
-                        (double)bias);
-    att_head(key, region->d, value, region->d_v, bias, head);
-    if (!((double)head[2] * fmax(1.0, (double)head[1]) <= ATT_LARGEST_PRODUCT))
-        return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", token,
-                        (double)head[2], (double)head[1], ATT_LARGEST_PRODUCT);
-    status = check_scores(engine, "K", token, engine->index.q_largest, head[2], error);
-    if (status == ATT_OK)
-        engine->index.g_largest = fmax(engine->index.g_largest, head[2]);
-    return status;
+                        "the bias of token %u would be %g: it must be finite, or -inf to mask the token", index,
+                        (double)token->bias);
+    region->kernel->head(token->key, region->d, token->value, region->d_v, norm_largest);
+    att_head(norm_largest, token->bias, token->head);
+    if (!((double)token->head[2] * fmax(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
+        return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
+                        (double)token->head[2], (double)token->head[1], ATT_LARGEST_PRODUCT);
+    status = check_scores(engine, "K", index, engine->index.q_largest, token->head[2], error);
+    if (status != ATT_OK)
+        return status;
+    engine->index.g_largest = fmax(engine->index.g_largest, token->head[2]);
+    note_largest(region, token->head);
+    return ATT_OK;
 }
 
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error)
@@ -85,25 +95,33 @@ static enum att_status no_token(const struct att_engine *engine, uint32_t index,
                     index, engine->index.used);
 }
 
+/* The live token, which is there. */
+static void load_token(const struct att_engine *engine, uint32_t index, float *ret_key, float *ret_value,
+                       float *ret_bias, float *ret_head)
+{
+    const struct att_region *region = &engine->region;
+    const int64_t position = pending_position(engine, engine->index.newest[index]);
+
+    if (position >= 0) {
+        att_entries_get(region, (uint64_t)position, ret_key, ret_value, ret_bias, ret_head);
+        return;
+    }
+    if (ret_key)
+        memcpy(ret_key, region->k + (size_t)index * region->d, sizeof(float) * region->d);
+    if (ret_value)
+        memcpy(ret_value, region->v + (size_t)index * region->d_v, sizeof(float) * region->d_v);
+    if (ret_bias)
+        *ret_bias = region->bias[index];
+    if (ret_head)
+        att_head(engine->merger.norms[index], region->bias[index], ret_head);
+}
+
 enum att_status att_engine_token(const struct att_engine *engine, uint32_t token, float *ret_key, float *ret_value,
                                  float *ret_bias, struct att_error *error)
 {
-    const struct att_region *region = &engine->region;
-    int64_t position;
-
-    if (token >= region->capacity || !engine->index.live[token])
+    if (token >= engine->region.capacity || !engine->index.live[token])
         return no_token(engine, token, error);
-    position = pending_position(engine, engine->index.newest[token]);
-    if (position >= 0) {
-        att_entries_get(region, (uint64_t)position, ret_key, ret_value, ret_bias);
-        return ATT_OK;
-    }
-    if (ret_key)
-        memcpy(ret_key, region->k + (size_t)token * region->d, sizeof(float) * region->d);
-    if (ret_value)
-        memcpy(ret_value, region->v + (size_t)token * region->d_v, sizeof(float) * region->d_v);
-    if (ret_bias)
-        *ret_bias = region->bias[token];
+    load_token(engine, token, ret_key, ret_value, ret_bias, NULL);
     return ATT_OK;
 }
 
@@ -116,36 +134,41 @@ enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, floa
         return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, region->n_q);
     position = pending_position(engine, engine->index.newest_q[row]);
     if (position >= 0)
-        att_entries_get(region, (uint64_t)position, ret_q, NULL, NULL);
+        att_entries_get(region, (uint64_t)position, ret_q, NULL, NULL, NULL);
     else
         memcpy(ret_q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
     return ATT_OK;
 }
 
-/* Replaces or creates the live token by (key, value, bias). */
-static enum att_status put_token(struct att_engine *engine, uint32_t token, uint64_t lsn, const float *key,
-                                 const float *value, float bias)
+static void load_now(struct att_engine *engine, uint32_t token)
+{
+    struct att_token *now = &engine->index.now;
+    load_token(engine, token, now->key, now->value, &now->bias, now->head);
+}
+
+/* Replaces or creates the live token. */
+static enum att_status put_token(struct att_engine *engine, uint32_t token, uint64_t lsn, const struct att_token *next)
 {
     struct att_index *index = &engine->index;
-    const bool was_live = index->live[token];
+    const uint8_t was_live = index->live[token];
     uint64_t count = index->count;
-    float old_bias = 0.0f;
 
     if (!index->started && index->newest[token] != 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
-        att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, key, value, bias);
+        att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, next);
     } else {
         if (att_entries_room(engine, 2) != ATT_OK)
             return ATT_AGAIN;
         if (was_live) {
-            att_engine_token(engine, token, index->old_key, index->old_value, &old_bias, NULL);
-            att_entries_put_token(engine, count++, token, -1, lsn, index->old_key, index->old_value, old_bias);
+            load_now(engine, token);
+            att_entries_put_token(engine, count++, token, -1, lsn, &index->now);
         }
         index->newest[token] = count + 1;
-        att_entries_put_token(engine, count++, token, 1, lsn, key, value, bias);
+        att_entries_put_token(engine, count++, token, 1, lsn, next);
     }
     index->live_count += !was_live;
-    index->live[token] = 1;
+    index->visible += (uint32_t)(next->bias > -INFINITY) - (was_live == ATT_VISIBLE);
+    index->live[token] = next->bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
     index->used = token + 1 > index->used ? token + 1 : index->used;
     att_entries_publish(engine, count);
     return ATT_OK;
@@ -154,21 +177,22 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
 static enum att_status delete_token(struct att_engine *engine, uint32_t token, uint64_t lsn)
 {
     struct att_index *index = &engine->index;
-    float old_bias;
-
+    uint64_t count = index->count;
     if (!index->started && index->newest[token] != 0) {
         att_entries_cancel(engine, index->newest[token] - 1);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
             return ATT_AGAIN;
-        att_engine_token(engine, token, index->old_key, index->old_value, &old_bias, NULL);
-        att_entries_put_token(engine, index->count, token, -1, lsn, index->old_key, index->old_value, old_bias);
+        load_now(engine, token);
+        att_entries_put_token(engine, index->count, token, -1, lsn, &index->now);
         index->newest[token] = 0;
-        att_entries_publish(engine, index->count + 1);
+        count++;
     }
+    index->visible -= index->live[token] == ATT_VISIBLE;
     index->live[token] = 0;
     index->live_count--;
     index->free[index->free_count++] = token;
+    att_entries_publish(engine, count);
     return ATT_OK;
 }
 
@@ -216,7 +240,7 @@ static void take_free(struct att_index *index, uint32_t token)
 static enum att_status append(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
     struct att_index *index = &engine->index;
-    const float bias = op->bias ? *op->bias : 0.0f;
+    struct att_token given = {.bias = op->bias ? *op->bias : 0.0f};
     uint32_t token = op->index;
     const bool chosen = token == ATT_ANY_INDEX;
     enum att_status status;
@@ -230,9 +254,11 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
                         "there is room for %u tokens and all are in use: delete some, or start attnd with a larger "
                         "--capacity",
                         engine->region.capacity);
-    status = att_check_token(engine, token, op->key, op->value, bias, error);
+    given.key = (float *)op->key; /* only read */
+    given.value = (float *)op->value;
+    status = att_check_token(engine, token, &given, error);
     if (status == ATT_OK)
-        status = put_token(engine, token, lsn, op->key, op->value, bias);
+        status = put_token(engine, token, lsn, &given);
     if (status == ATT_AGAIN)
         att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     if (status != ATT_OK)
@@ -245,24 +271,24 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
     return ATT_OK;
 }
 
-/* Fills index.key, value and *bias with what the token will be, and makes the op absolute in *number. */
-static enum att_status change(struct att_engine *engine, const struct att_op *op, float *bias, float *number,
+/* Makes of index.next, the token as it is, what it will be; *number: the new value of the entry kinds. */
+static enum att_status change(struct att_engine *engine, const struct att_op *op, float *number,
                               struct att_error *error)
 {
-    struct att_index *index = &engine->index;
+    struct att_token *next = &engine->index.next;
     const bool key_entry = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_SET_K_ENTRY;
     const uint32_t columns = key_entry ? engine->region.d : engine->region.d_v;
-    float *row = key_entry ? index->key : index->value;
+    float *row = key_entry ? next->key : next->value;
 
     if (op->kind == ATT_OP_SET_TOKEN) {
         if (!op->key && !op->value && !op->bias)
             return att_fail(error, ATT_EINVAL, "token %u: nothing to set", op->index);
         if (op->key)
-            memcpy(index->key, op->key, sizeof(float) * engine->region.d);
+            memcpy(next->key, op->key, sizeof(float) * engine->region.d);
         if (op->value)
-            memcpy(index->value, op->value, sizeof(float) * engine->region.d_v);
+            memcpy(next->value, op->value, sizeof(float) * engine->region.d_v);
         if (op->bias)
-            *bias = *op->bias;
+            next->bias = *op->bias;
         return ATT_OK;
     }
     if (op->column >= columns)
@@ -279,17 +305,17 @@ static enum att_status change(struct att_engine *engine, const struct att_op *op
 
 static enum att_status modify(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
-    struct att_index *index = &engine->index;
-    float bias, number = 0.0f;
-    enum att_status status = att_engine_token(engine, op->index, index->key, index->value, &bias, error);
+    struct att_token *next = &engine->index.next;
+    float number = 0.0f;
+    enum att_status status = att_engine_token(engine, op->index, next->key, next->value, &next->bias, error);
 
     if (status != ATT_OK)
         return status;
-    status = change(engine, op, &bias, &number, error);
+    status = change(engine, op, &number, error);
     if (status == ATT_OK)
-        status = att_check_token(engine, op->index, index->key, index->value, bias, error);
+        status = att_check_token(engine, op->index, next, error);
     if (status == ATT_OK)
-        status = put_token(engine, op->index, lsn, index->key, index->value, bias);
+        status = put_token(engine, op->index, lsn, next);
     if (status == ATT_AGAIN)
         att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     if (status != ATT_OK)

@@ -144,7 +144,7 @@ static void release_call(struct call *c)
 static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
 {
     const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows;
-    double *all_of_it = calloc(weights + c->rows * (1 + 4 + (size_t)c->columns), sizeof(double));
+    double *all_of_it = calloc(weights + c->rows * (1 + 8 + (size_t)c->columns), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows;
 
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
@@ -163,11 +163,11 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
         kernel->weights(&work);
     }
     for (uint32_t row = 0; row < c->rows; row++) {
-        kernel->magnitudes(all_of_it + row * lanes, c->tiles, c->values, c->columns, sums);
-        kernel->sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, 0, c->columns, sums + 4);
-        sums += 4 + c->columns;
+        kernel->head_sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, sums, sums + 4);
+        kernel->sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, 0, c->columns, sums + 8);
+        sums += 8 + c->columns;
     }
-    *ret_count = weights + c->rows * (1 + 4 + (size_t)c->columns);
+    *ret_count = weights + c->rows * (1 + 8 + (size_t)c->columns);
     return all_of_it;
 }
 
