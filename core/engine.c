@@ -65,11 +65,13 @@ static bool allocate(struct att_engine *engine)
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
     merger->review = calloc(n_q, sizeof *merger->review);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
+    merger->free_slot = calloc(n_q, sizeof *merger->free_slot);
+    engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->next.key && index->next.value &&
            index->now.key && index->now.value && merger->norms && merger->newest && merger->changed_q &&
-           merger->settled_q_version && merger->review && merger->needs_refresh && merger->spare &&
-           att_saving_init(engine);
+           merger->settled_q_version && merger->review && merger->needs_refresh && merger->spare && merger->free_slot &&
+           engine->last_read && att_saving_init(engine);
 }
 
 static void empty_tiles(struct att_engine *engine)
@@ -146,6 +148,8 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.review);
     free(engine->merger.needs_refresh);
     free(engine->merger.spare);
+    free(engine->merger.free_slot);
+    free(engine->last_read);
     if (engine->region.header)
         munmap(engine->region.header, engine->region.bytes);
     if (engine->region_fd >= 0)
@@ -247,6 +251,9 @@ static void index_bases(struct att_engine *engine)
         last = slot + 1;
     }
     engine->merger.slots_used = last;
+    for (uint32_t slot = last; slot-- > 0;)
+        if (att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS].row == ATT_NO_ROW)
+            engine->merger.free_slot[engine->merger.free_slots++] = slot;
     for (uint32_t row = 0; row < region->n_q; row++)
         if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
             att_mark_for_refresh(engine, row);
@@ -288,30 +295,55 @@ static enum att_status check_row(const struct att_engine *engine, uint32_t row, 
     return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, engine->region.n_q);
 }
 
+/* Books a read that its base answered. */
+static void note_read(struct att_engine *engine, uint32_t row, uint32_t columns)
+{
+    const uint64_t pending =
+        engine->index.count - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+
+    if (pending > 0)
+        att_policy_spend(engine, pending, columns);
+    att_policy_note_read(engine, row);
+}
+
 enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32_t column, double *ret_value,
                                  double *ret_error_bound, struct att_error *error)
 {
+    enum att_status status;
+
     if (column >= engine->region.d_v)
         return att_fail(error, ATT_ERANGE, "column %u is out of range: V has %u columns", column, engine->region.d_v);
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
     engine->index.queries++;
-    return att_read_entry(&engine->region, row, column, ret_value, ret_error_bound);
+    status = att_read_entry(&engine->region, row, column, ret_value, ret_error_bound);
+    if (status == ATT_OK)
+        note_read(engine, row, ATT_HEAD_COLUMNS + 1);
+    return status;
 }
 
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
                                struct att_error *error)
 {
+    enum att_status status;
+
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
     engine->index.queries++;
-    return att_read_row(&engine->region, row, ret_values, ret_error_bound);
+    status = att_read_row(&engine->region, row, ret_values, ret_error_bound);
+    if (status == ATT_OK)
+        note_read(engine, row, engine->region.columns);
+    return status;
 }
 
 void att_engine_submit(struct att_engine *engine, struct att_job *job)
 {
     struct att_job *head = atomic_load_explicit(&engine->submitted, memory_order_relaxed);
 
+    if (job->kind == ATT_JOB_ROW) {
+        job->keep = att_policy_keep(engine, job->index);
+        att_policy_note_read(engine, job->index);
+    }
     do
         job->next = head;
     /* Release: the job. Partner: the acquire in worker.c's take_jobs. */

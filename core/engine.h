@@ -25,6 +25,7 @@ struct att_engine_options {
     enum att_precision precision;
     uint32_t log_capacity; /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
     uint32_t threads;      /* of the merge team; 0: one for each processor */
+    bool never_keep;       /* no row keeps a base, each read recomputes: to measure against */
     bool eager;            /* merge whenever there is something to merge */
     double error_budget;   /* drift, relative to the row's mean |v|_inf, that triggers a refresh; 0: by precision */
     void (*on_completion)(void *context); /* called on the merge thread when a job completes, or when a merge made
@@ -126,6 +127,9 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
 /* After a run of updates: lets the merge thread know (one fence; a system call only when it sleeps). */
 void att_engine_kick(struct att_engine *engine);
 
+/* While held, the merge thread merges only when the log is full: for benchmarks and tests of what is pending. */
+void att_engine_hold(struct att_engine *engine, bool held);
+
 /* Copies the live token: key (d floats), value (d_v), bias; any may be NULL. ATT_ERANGE when there is none. */
 enum att_status att_engine_token(const struct att_engine *engine, uint32_t index, float *ret_key, float *ret_value,
                                  float *ret_bias, struct att_error *error);
@@ -176,7 +180,7 @@ struct att_job {
     void *user;                  /* the caller's */
     enum att_status status;      /* out: ATT_OK, ATT_EMPTY (row), ATT_EBUSY (a snapshot is running already) */
     uint64_t lsn;                /* out: the LSN the result reflects */
-    uint64_t cut;                /* the engine's */
+    bool keep;                   /* the engine's: a cold row is to become hot */
     struct att_job *next;        /* the engine's */
 };
 

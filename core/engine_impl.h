@@ -32,6 +32,7 @@ struct att_index {
     uint64_t tail;  /* as last read */
     uint64_t lsn;
     uint64_t updates, queries;
+    uint64_t spent;   /* see policy.c */
     double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
     double g_largest;
     struct att_token next, now; /* scratch for an update: what the token becomes, and what it is */
@@ -82,7 +83,9 @@ struct att_merger {
     uint8_t *needs_refresh;      /* [n_q] */
     uint32_t needed;             /* how many */
     uint32_t cursor;             /* where the search for them goes on */
-    uint32_t slots_used;
+    uint32_t slots_used;         /* slots that have ever held a row lie below this */
+    uint32_t *free_slot;         /* [n_q]: those of them that hold none, a stack */
+    uint32_t free_slots;
     uint32_t *spare;             /* [threads]: physical tiles that no word names */
     struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
@@ -92,7 +95,6 @@ struct att_merger {
     struct att_saving saving;
     bool merge_now;          /* a hot row was over budget: a merge, then its refresh */
     struct att_job *waiting; /* taken from `submitted`, oldest first */
-    uint64_t oldest_ns;      /* when the oldest pending entry was first seen */
 };
 
 struct att_engine {
@@ -108,6 +110,12 @@ struct att_engine {
     _Atomic uint64_t rows_hot;
     _Atomic uint64_t settled_lsn;
 
+    /* The policy's books: see policy.c. */
+    _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
+    _Atomic uint64_t *last_read;   /* [n_q]: `merged` at the row's last read. Owner: service */
+    _Atomic uint64_t spent_merged; /* `spent` at the last merge. Owner: merge */
+    _Atomic uint64_t merged;       /* entries merged so far, compacted. Owner: merge */
+
     /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
     _Atomic(struct att_job *) submitted;
     _Atomic(struct att_job *) finished;
@@ -116,6 +124,7 @@ struct att_engine {
     _Atomic uint32_t sleeping; /* futex: 1 while the merge thread sleeps or is about to; see worker.c */
     _Atomic bool stop;
     _Atomic bool hungry; /* an apply found the log full; see worker.c */
+    _Atomic bool held;   /* no merge but for room */
 };
 
 /* entries.c: the service's side of the log */
@@ -146,6 +155,7 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
 
 /* rebuild.c: refresh, and every row that is answered over the live tokens */
 void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks);
+void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 uint32_t att_refresh_some(struct att_engine *engine);
 
 /* merge.c */
@@ -162,6 +172,13 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scr
 void att_jobs_run(struct att_engine *engine);
 void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
+
+/* policy.c */
+void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
+bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
+void att_policy_note_read(struct att_engine *engine, uint32_t row);
+bool att_policy_keep(const struct att_engine *engine, uint32_t row);
+bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries);
 
 /* saving.c: snapshots */
 bool att_saving_init(struct att_engine *engine);

@@ -1,4 +1,7 @@
-/* Reads for the merge thread's team: rows that their base can't answer, columns, everything. Each at one cut. */
+/* Reads for the merge thread's team: rows that their base can't answer, columns, everything. Each at one cut.
+ *
+ * A row with a base is its base plus the pending entries, compacted; one without, or whose sum is not certain, is
+ * computed over the live tokens. */
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -6,11 +9,10 @@
 
 #include "engine_impl.h"
 
-/* Whose base stands, with what is pending folded in, or has to be computed over the live tokens. */
-struct answers {
-    struct att_job *job; /* column or all */
-    uint32_t *lone;      /* rows that need the live tokens */
-    uint32_t lone_count;
+/* A row asked for, and by which job. */
+struct ask {
+    uint32_t row;
+    struct att_job *job;
 };
 
 void att_job_finish(struct att_engine *engine, struct att_job *job)
@@ -39,7 +41,6 @@ static enum att_status answer_row(const struct att_engine *engine, const struct 
 {
     const struct att_row *row = &work->tile->rows[i];
     const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
-    double bound, worst = 0.0;
 
     if (row->tokens == 0) {
         for (uint32_t j = 0; j < count; j++)
@@ -47,173 +48,214 @@ static enum att_status answer_row(const struct att_engine *engine, const struct 
         *ret_bound = NAN;
         return ATT_EMPTY;
     }
-    for (uint32_t j = 0; j < count; j++) {
-        att_row_answer(row, sums, sums[ATT_HEAD_COLUMNS + first + j], &engine->region.numerics, &ret_values[j], &bound);
-        worst = bound > worst ? bound : worst;
-    }
-    *ret_bound = worst;
+    att_row_answer(row, sums, sums + ATT_HEAD_COLUMNS + first, count, &engine->region.numerics, ret_values, ret_bound);
     return ATT_OK;
 }
 
-static enum att_status answer_into(const struct att_engine *engine, const struct att_job *job,
-                                   const struct att_work_tile *work, uint32_t i)
+static void answer_into(const struct att_engine *engine, struct att_job *job, const struct att_work_tile *work,
+                        uint32_t i)
 {
     const uint32_t row = work->tile->rows[i].row, d_v = engine->region.d_v;
 
     if (job->kind == ATT_JOB_COLUMN)
-        return answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
-    if (job->kind == ATT_JOB_ALL)
-        return answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
-    return answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
+        answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
+    else if (job->kind == ATT_JOB_ALL)
+        answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
+    else
+        job->status = answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
 }
 
-/* Adds the row to the group for a rebuild; tiles fill up in order. */
-static void add_to_group(struct att_engine *engine, uint32_t at, uint32_t row)
+/* ---- Rows that have a base ---- */
+
+/* The row's tile when it has a base that belongs to its live row of Q. */
+static struct att_tile *base_of(const struct att_engine *engine, uint32_t row, uint32_t *ret_at)
 {
+    const struct att_region *region = &engine->region;
+    const uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_relaxed);
+    uint64_t word;
+
+    if (slot == ATT_NO_SLOT || engine->merger.changed_q[row] != 0)
+        return NULL;
+    word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed);
+    *ret_at = slot % ATT_TILE_ROWS;
+    return att_region_tile(region, ATT_WORD_PHYSICAL(word));
+}
+
+/* Copies the base of an ask into the group; false when it has none. */
+static bool gather(struct att_engine *engine, const struct ask *ask, uint32_t at)
+{
+    const struct att_region *region = &engine->region;
     struct att_work_tile *work = &engine->merger.group[at / ATT_TILE_ROWS];
-    float scratch[ATT_MAX_COLUMNS];
-    uint32_t version;
-    const float *q = att_row_q(engine, row, scratch, &version);
+    const uint32_t i = at % ATT_TILE_ROWS;
+    struct att_tile *tile;
+    uint32_t from;
 
-    if (at % ATT_TILE_ROWS == 0)
+    tile = base_of(engine, ask->row, &from);
+    if (!tile)
+        return false;
+    if (i == 0)
         att_work_tile_clear(engine, work);
-    att_work_tile_add(engine, work, row, version, q);
+    att_work_tile_add(engine, work, ask->row, 0, region->q + (size_t)ask->row * region->d);
+    work->tile->rows[i] = tile->rows[from];
+    memcpy(att_tile_sums(work->tile, i, region->columns), att_tile_sums(tile, from, region->columns),
+           sizeof(double) * region->columns);
+    return true;
 }
 
-/* ---- single rows ---- */
-
-/* A hot row came here because its base is over budget, now or with what is pending: a merge, then a refresh mend it.
- * (If the key that left is still in the log, a refresh before the merge could not.) */
-static void review_asked(struct att_engine *engine, uint32_t row)
+static void fold_group(struct att_engine *engine, uint32_t rows, uint32_t blocks)
 {
-    if (atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) == ATT_NO_SLOT)
-        return;
+    struct att_merger *merger = &engine->merger;
+    const uint32_t tiles = (rows + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
+    const double terms = (double)rows * blocks * ATT_BLOCK * (engine->region.d + engine->region.columns);
+
+#pragma omp parallel for schedule(dynamic) num_threads(att_team(engine, terms))
+    for (uint32_t t = 0; t < tiles; t++)
+        for (uint32_t b = 0; b < blocks; b++)
+            att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b]);
+}
+
+/* A hot row whose sum is not certain: a merge, then a refresh mend it. (While the key that left is still in the log, a
+ * refresh could not.) */
+static void mend(struct att_engine *engine, uint32_t row)
+{
     att_mark_for_refresh(engine, row);
     engine->merger.merge_now = true;
 }
 
-/* Answers up to a group of row jobs together: the tokens are packed once for all. */
-static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint32_t count)
+/* Answers what it can of up to a group of asks; moves the others to the front and returns how many they are. */
+static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
-    const uint64_t cut = att_merge_count(engine);
-    uint32_t blocks;
+    struct ask hot[ATT_GROUP_ROWS];
+    uint32_t gathered = 0, left = 0;
 
-    att_merge_scan(engine, cut);
-    blocks = att_merge_pack(engine, cut, true);
-    for (uint32_t i = 0; i < count; i++)
-        add_to_group(engine, i, jobs[i]->index);
+    for (uint32_t a = 0; a < count; a++) {
+        if (gather(engine, &asks[a], gathered))
+            hot[gathered++] = asks[a];
+        else
+            asks[left++] = asks[a];
+    }
+    fold_group(engine, gathered, blocks);
+    for (uint32_t a = 0; a < gathered; a++) {
+        const struct att_work_tile *work = &merger->group[a / ATT_TILE_ROWS];
+        const uint32_t i = a % ATT_TILE_ROWS;
+        const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
+        if (att_row_check(&work->tile->rows[i], sums, engine->region.numerics.budget) == ATT_AGAIN) {
+            mend(engine, hot[a].row);
+            asks[left++] = hot[a];
+        } else {
+            answer_into(engine, hot[a].job, work, i);
+        }
+    }
+    return left;
+}
+
+/* ---- Rows over the live tokens ---- */
+
+static void answer_live(struct att_engine *engine, const struct ask *asks, uint32_t count, uint32_t blocks)
+{
+    struct att_merger *merger = &engine->merger;
+    float scratch[ATT_MAX_COLUMNS];
+    uint32_t version;
+
+    for (uint32_t a = 0; a < count; a++) {
+        struct att_work_tile *work = &merger->group[a / ATT_TILE_ROWS];
+        const float *q = att_row_q(engine, asks[a].row, scratch, &version);
+        if (a % ATT_TILE_ROWS == 0)
+            att_work_tile_clear(engine, work);
+        att_work_tile_add(engine, work, asks[a].row, version, q);
+    }
     att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
-    for (uint32_t i = 0; i < count; i++) {
-        jobs[i]->status = answer_into(engine, jobs[i], &merger->group[i / ATT_TILE_ROWS], i % ATT_TILE_ROWS);
-        jobs[i]->lsn = lsn_at(engine, cut);
-        if (merger->changed_q[jobs[i]->index] == 0)
-            review_asked(engine, jobs[i]->index);
-    }
-    att_merge_unscan(engine, cut);
+    for (uint32_t a = 0; a < count; a++)
+        answer_into(engine, asks[a].job, &merger->group[a / ATT_TILE_ROWS], a % ATT_TILE_ROWS);
 }
 
-static void run_rows(struct att_engine *engine, struct att_job **jobs, uint32_t count)
+/* ---- Both ---- */
+
+static uint32_t at_most_a_group(uint32_t count)
 {
-    compute_rows(engine, jobs, count);
-    for (uint32_t i = 0; i < count; i++)
-        att_job_finish(engine, jobs[i]);
+    return count < ATT_GROUP_ROWS ? count : ATT_GROUP_ROWS;
 }
 
-/* A row job on the calling thread, for att_engine_recompute: the merge thread is idle. */
-void att_job_row_now(struct att_engine *engine, struct att_job *job)
-{
-    compute_rows(engine, &job, 1);
-}
-
-/* ---- columns and everything ---- */
-
-/* Loads the hot rows of [first, first + 64) into the work tile, in row order; lists the others. */
-static void gather(struct att_engine *engine, struct answers *answers, struct att_work_tile *work, uint32_t first)
-{
-    const struct att_region *region = &engine->region;
-    const uint32_t columns = region->columns;
-
-    att_work_tile_clear(engine, work);
-    for (uint32_t row = first; row < first + ATT_TILE_ROWS && row < region->n_q; row++) {
-        const uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_relaxed);
-        struct att_tile *tile = NULL;
-        if (slot != ATT_NO_SLOT)
-            tile = att_region_tile(region, ATT_WORD_PHYSICAL(atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS],
-                                                                                  memory_order_relaxed)));
-        if (!tile || tile->rows[slot % ATT_TILE_ROWS].row != row || engine->merger.changed_q[row] != 0) {
-            answers->lone[answers->lone_count++] = row;
-            continue;
-        }
-        att_work_tile_add(engine, work, row, 0, region->q + (size_t)row * region->d);
-        work->tile->rows[work->rows - 1] = tile->rows[slot % ATT_TILE_ROWS];
-        memcpy(att_tile_sums(work->tile, work->rows - 1, columns), att_tile_sums(tile, slot % ATT_TILE_ROWS, columns),
-               sizeof(double) * columns);
-    }
-}
-
-/* The hot rows of a group of tiles: base plus the packed stretch. */
-static void answer_hot(struct att_engine *engine, struct answers *answers, uint32_t first, uint32_t blocks)
-{
-    struct att_merger *merger = &engine->merger;
-    const uint32_t n_q = engine->region.n_q;
-    uint32_t tiles = 0;
-
-    for (; tiles < ATT_GROUP_TILES && first + tiles * ATT_TILE_ROWS < n_q; tiles++)
-        gather(engine, answers, &merger->group[tiles], first + tiles * ATT_TILE_ROWS);
-#pragma omp parallel for schedule(dynamic) num_threads( \
-    att_team(engine, (double)tiles *ATT_TILE_ROWS *blocks *ATT_BLOCK *(engine->region.d + engine->region.columns)))
-    for (uint32_t t = 0; t < tiles; t++)
-        for (uint32_t b = 0; b < blocks; b++)
-            att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b]);
-    for (uint32_t t = 0; t < tiles; t++)
-        for (uint32_t i = 0; i < merger->group[t].rows; i++) {
-            const struct att_row *row = &merger->group[t].tile->rows[i];
-            if (att_row_check(row, att_tile_sums(merger->group[t].tile, i, engine->region.columns),
-                              engine->region.numerics.budget) == ATT_AGAIN)
-                answers->lone[answers->lone_count++] = row->row;
-            else
-                answer_into(engine, answers->job, &merger->group[t], i);
-        }
-}
-
-static void answer_lone(struct att_engine *engine, const struct answers *answers, uint32_t blocks)
-{
-    for (uint32_t done = 0; done < answers->lone_count; done += ATT_GROUP_ROWS) {
-        uint32_t count = answers->lone_count - done < ATT_GROUP_ROWS ? answers->lone_count - done : ATT_GROUP_ROWS;
-        for (uint32_t i = 0; i < count; i++)
-            add_to_group(engine, i, answers->lone[done + i]);
-        att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
-        for (uint32_t i = 0; i < count; i++)
-            answer_into(engine, answers->job, &engine->merger.group[i / ATT_TILE_ROWS], i % ATT_TILE_ROWS);
-    }
-}
-
-static void run_all(struct att_engine *engine, struct att_job *job)
+/* Answers all asks at the present cut, which it returns. Changes their order. */
+static uint64_t answer_all(struct att_engine *engine, struct ask *asks, uint32_t count)
 {
     const uint64_t cut = att_merge_count(engine);
-    struct answers answers = {.job = job, .lone = malloc(sizeof(uint32_t) * engine->region.n_q)};
-    uint32_t blocks;
+    uint32_t blocks, left = 0;
 
-    if (!answers.lone) {
-        job->status = ATT_ENOMEM;
-        att_job_finish(engine, job);
-        return;
-    }
     att_merge_scan(engine, cut);
     blocks = att_merge_pack(engine, cut, false);
-    for (uint32_t first = 0; first < engine->region.n_q; first += ATT_GROUP_ROWS)
-        answer_hot(engine, &answers, first, blocks);
-    blocks = att_merge_pack(engine, cut, true);
-    answer_lone(engine, &answers, blocks);
-    job->status = ATT_OK;
-    job->lsn = lsn_at(engine, cut);
+    for (uint32_t done = 0; done < count; done += ATT_GROUP_ROWS) {
+        uint32_t more = answer_hot(engine, asks + done, at_most_a_group(count - done), blocks);
+        memmove(asks + left, asks + done, sizeof *asks * more);
+        left += more;
+    }
+    if (left > 0)
+        blocks = att_merge_pack(engine, cut, true);
+    for (uint32_t done = 0; done < left; done += ATT_GROUP_ROWS)
+        answer_live(engine, asks + done, at_most_a_group(left - done), blocks);
     att_merge_unscan(engine, cut);
-    free(answers.lone);
+    return cut;
+}
+
+/* Cold rows that the policy keeps get their base first; then they are hot rows. */
+static void keep_rows(struct att_engine *engine, struct att_job **jobs, uint32_t count)
+{
+    uint32_t rows[ATT_GROUP_ROWS], kept = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t row = jobs[i]->index;
+        if (!jobs[i]->keep || engine->merger.review[row] ||
+            atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) != ATT_NO_SLOT)
+            continue;
+        engine->merger.review[row] = 1; /* so that a row asked for twice is kept once */
+        rows[kept++] = row;
+    }
+    for (uint32_t i = 0; i < kept; i++)
+        engine->merger.review[rows[i]] = 0;
+    att_refresh(engine, rows, kept);
+}
+
+static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint32_t count)
+{
+    struct ask asks[ATT_GROUP_ROWS];
+    uint64_t lsn;
+
+    keep_rows(engine, jobs, count);
+    for (uint32_t i = 0; i < count; i++)
+        asks[i] = (struct ask){jobs[i]->index, jobs[i]};
+    lsn = lsn_at(engine, answer_all(engine, asks, count));
+    for (uint32_t i = 0; i < count; i++)
+        jobs[i]->lsn = lsn;
+}
+
+/* A row job on the calling thread, for att_engine_recompute: the merge thread is idle. Over the live tokens. */
+void att_job_row_now(struct att_engine *engine, struct att_job *job)
+{
+    const struct ask ask = {job->index, job};
+    const uint64_t cut = att_merge_count(engine);
+
+    att_merge_scan(engine, cut);
+    answer_live(engine, &ask, 1, att_merge_pack(engine, cut, true));
+    att_merge_unscan(engine, cut);
+    job->lsn = lsn_at(engine, cut);
+}
+
+static void run_wide(struct att_engine *engine, struct att_job *job)
+{
+    const uint32_t n_q = engine->region.n_q;
+    struct ask *asks = malloc(sizeof *asks * n_q);
+
+    job->status = asks ? ATT_OK : ATT_ENOMEM;
+    for (uint32_t row = 0; asks && row < n_q; row++)
+        asks[row] = (struct ask){row, job};
+    if (asks)
+        job->lsn = lsn_at(engine, answer_all(engine, asks, n_q));
+    free(asks);
     att_job_finish(engine, job);
 }
 
-/* ---- the list ---- */
+/* ---- The list ---- */
 
 /* Takes the waiting row jobs, up to a group of them, out of the list. */
 static uint32_t take_rows(struct att_merger *merger, struct att_job **ret_jobs)
@@ -232,32 +274,35 @@ static uint32_t take_rows(struct att_merger *merger, struct att_job **ret_jobs)
     return count;
 }
 
+static void run_merge(struct att_engine *engine, struct att_job *job)
+{
+    const uint64_t cut = att_merge_count(engine);
+
+    if (cut != atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed))
+        att_merge(engine, cut);
+    job->status = ATT_OK;
+    job->lsn = engine->merger.settled_lsn;
+    att_job_finish(engine, job);
+}
+
 /* Runs what waits: a group of row jobs, else the oldest of the others. */
 void att_jobs_run(struct att_engine *engine)
 {
     struct att_job *rows[ATT_GROUP_ROWS], *job;
     uint32_t count = take_rows(&engine->merger, rows);
-    uint64_t cut;
 
     if (count > 0) {
-        run_rows(engine, rows, count);
+        compute_rows(engine, rows, count);
+        for (uint32_t i = 0; i < count; i++)
+            att_job_finish(engine, rows[i]);
         return;
     }
     job = engine->merger.waiting;
     engine->merger.waiting = job->next;
-    switch (job->kind) {
-    case ATT_JOB_SNAPSHOT:
+    if (job->kind == ATT_JOB_SNAPSHOT)
         att_saving_begin(engine, job);
-        break;
-    case ATT_JOB_MERGE:
-        cut = att_merge_count(engine);
-        if (cut != atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed))
-            att_merge(engine, cut);
-        job->status = ATT_OK;
-        job->lsn = engine->merger.settled_lsn;
-        att_job_finish(engine, job);
-        break;
-    default:
-        run_all(engine, job);
-    }
+    else if (job->kind == ATT_JOB_MERGE)
+        run_merge(engine, job);
+    else
+        run_wide(engine, job);
 }

@@ -7,7 +7,8 @@
 #include "engine_impl.h"
 #include "shared.h"
 
-enum { SEEN = 1u << 31 }; /* in newest[], while packing: an entry of the token has been passed */
+enum { DROPPED = 1, OVER_BUDGET = 2 }; /* in review[] */
+enum { SEEN = 1u << 31 };              /* in newest[], while packing: an entry of the token has been passed */
 
 static uint64_t settled(const struct att_engine *engine)
 {
@@ -149,8 +150,9 @@ void att_mark_for_refresh(struct att_engine *engine, uint32_t row)
     engine->merger.needs_refresh[row] = 1;
 }
 
-/* Rows whose Q changed lose their base; rows over the error budget are to be refreshed. Marks only: counted later. */
-static void review_rows(struct att_engine *engine, struct att_work_tile *work)
+/* Rows whose Q changed, and rows that nobody reads, lose their base; rows over the error budget are to be refreshed.
+ * The team only marks them: act_on_review is for one thread. */
+static void review_rows(struct att_engine *engine, struct att_work_tile *work, uint64_t entries)
 {
     struct att_merger *merger = &engine->merger;
 
@@ -159,14 +161,34 @@ static void review_rows(struct att_engine *engine, struct att_work_tile *work)
         const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
         if (row->row == ATT_NO_ROW)
             continue;
-        if (merger->changed_q[row->row] != 0) {
-            merger->review[row->row] = 1;
+        if (merger->changed_q[row->row] != 0 || att_policy_goes_cold(engine, row->row, entries)) {
+            merger->review[row->row] = DROPPED;
             row->row = ATT_NO_ROW;
-            atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
         } else if (att_row_check(row, sums, engine->region.numerics.budget) == ATT_AGAIN) {
-            merger->review[row->row] = 1;
+            merger->review[row->row] = OVER_BUDGET;
         }
     }
+}
+
+static uint64_t packed_entries(const struct att_merger *merger, uint32_t blocks)
+{
+    uint64_t entries = 0;
+
+    for (uint32_t b = 0; b < blocks; b++)
+        entries += merger->entries[b].entries;
+    return entries;
+}
+
+/* Whether the tile holds any row. */
+static bool tile_in_use(const struct att_region *region, uint32_t tile)
+{
+    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
+    const struct att_tile *contents = att_region_tile(region, ATT_WORD_PHYSICAL(word));
+
+    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
+        if (contents->rows[i].row != ATT_NO_ROW)
+            return true;
+    return false;
 }
 
 static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
@@ -174,6 +196,7 @@ static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
     const uint32_t tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
+    const uint64_t packed = packed_entries(merger, blocks);
     const double work_done = (double)merger->slots_used * blocks * ATT_BLOCK * (region->d + region->columns);
 
 #pragma omp parallel num_threads(att_team(engine, work_done))
@@ -182,10 +205,12 @@ static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks
         struct att_scratch *scratch = &merger->scratch[thread];
 #pragma omp for schedule(dynamic)
         for (uint32_t tile = 0; tile < tiles; tile++) {
+            if (!tile_in_use(region, tile))
+                continue;
             att_work_tile_load(engine, &scratch->work, tile);
             for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
-            review_rows(engine, &scratch->work);
+            review_rows(engine, &scratch->work, packed);
             scratch->work.tile->position = cut;
             att_flip(engine, tile, scratch->work.tile, &merger->spare[thread]);
         }
@@ -230,6 +255,27 @@ static void settle(struct att_engine *engine, uint64_t cut)
     }
 }
 
+/* Frees the slots of dropped rows; marks what is to be refreshed: rows over budget, and rows with a new Q that are
+ * being read. */
+static void act_on_review(struct att_engine *engine)
+{
+    struct att_merger *merger = &engine->merger;
+
+    for (uint32_t row = 0; row < engine->region.n_q; row++) {
+        const uint8_t review = merger->review[row];
+        if (review == 0)
+            continue;
+        merger->review[row] = 0;
+        if (review == DROPPED) {
+            merger->free_slot[merger->free_slots++] =
+                atomic_exchange_explicit(&engine->region.slots[row], ATT_NO_SLOT, memory_order_relaxed);
+            atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
+        }
+        if (review == OVER_BUDGET || (merger->changed_q[row] != 0 && !att_policy_goes_cold(engine, row, 0)))
+            att_mark_for_refresh(engine, row);
+    }
+}
+
 /* Merges [settled, cut). */
 void att_merge(struct att_engine *engine, uint64_t cut)
 {
@@ -239,22 +285,20 @@ void att_merge(struct att_engine *engine, uint64_t cut)
     uint32_t blocks;
 
     att_merge_scan(engine, cut);
-    blocks = att_merge_pack(engine, cut, false);
-    att_saving_before_bases(engine);
-    merge_tiles(engine, cut, blocks);
+    if (atomic_load_explicit(&engine->rows_hot, memory_order_relaxed) > 0) {
+        blocks = att_merge_pack(engine, cut, false);
+        att_saving_before_bases(engine);
+        merge_tiles(engine, cut, blocks);
+        act_on_review(engine);
+        atomic_fetch_add_explicit(&engine->merged, packed_entries(merger, blocks), memory_order_relaxed);
+    }
     settle(engine, cut);
-    for (uint64_t position = settled(engine); position < cut; position++)
-        if (entry_at(engine, position)->is_q)
-            att_mark_for_refresh(engine, entry_at(engine, position)->index);
-    for (uint32_t row = 0; row < engine->region.n_q; row++)
-        if (merger->review[row]) {
-            merger->review[row] = 0;
-            att_mark_for_refresh(engine, row);
-        }
     att_merge_unscan(engine, cut);
     merger->settled_lsn = lsn;
     atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
     atomic_fetch_add_explicit(&engine->merges, 1, memory_order_relaxed);
+    atomic_store_explicit(&engine->spent_merged, atomic_load_explicit(&engine->spent, memory_order_relaxed),
+                          memory_order_relaxed);
     /* Release: settled tokens and rows. Partner: the acquire in update.c. */
     atomic_store_explicit(&header->settled, cut, memory_order_release);
     /* Release: this thread has done with the entries. Partner: the acquire in entries.c. */

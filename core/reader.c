@@ -218,7 +218,7 @@ enum att_status att_read_entry(const struct att_region *region, uint32_t row, ui
 
     if (status != ATT_OK)
         return status;
-    att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS], &region->numerics, ret_value, ret_error_bound);
+    att_row_answer(&reading.row, sums, sums + ATT_HEAD_COLUMNS, 1, &region->numerics, ret_value, ret_error_bound);
     return ATT_OK;
 }
 
@@ -227,14 +227,10 @@ enum att_status att_read_row(const struct att_region *region, uint32_t row, doub
     double sums[ATT_HEAD_COLUMNS + ATT_MAX_COLUMNS];
     struct reading reading = {.region = region, .sums = sums, .count = region->d_v};
     enum att_status status = read_row(&reading, row);
-    double worst = 0.0, bound;
 
     if (status != ATT_OK)
         return status;
-    for (uint32_t j = 0; j < region->d_v; j++) {
-        att_row_answer(&reading.row, sums, sums[ATT_HEAD_COLUMNS + j], &region->numerics, &ret_values[j], &bound);
-        worst = bound > worst ? bound : worst;
-    }
-    *ret_error_bound = worst;
+    att_row_answer(&reading.row, sums, sums + ATT_HEAD_COLUMNS, region->d_v, &region->numerics, ret_values,
+                   ret_error_bound);
     return ATT_OK;
 }

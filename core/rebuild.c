@@ -97,7 +97,7 @@ static void publish(struct att_engine *engine, const uint32_t *rows, uint32_t co
     for (uint32_t i = 0; i < count; i++) {
         slots[i] = atomic_load_explicit(&region->slots[rows[i]], memory_order_relaxed);
         if (slots[i] == ATT_NO_SLOT)
-            slots[i] = merger->slots_used++;
+            slots[i] = merger->free_slots > 0 ? merger->free_slot[--merger->free_slots] : merger->slots_used++;
     }
     for (uint32_t i = 0, next; i < count; i = next) {
         const uint32_t tile = slots[i] / ATT_TILE_ROWS;
@@ -110,30 +110,37 @@ static void publish(struct att_engine *engine, const uint32_t *rows, uint32_t co
     for (uint32_t i = 0; i < count; i++) {
         /* Release: the flip that put the base there. Partner: the acquire in reader.c. */
         atomic_store_explicit(&region->slots[rows[i]], slots[i], memory_order_release);
+        merger->needed -= merger->needs_refresh[rows[i]];
         merger->needs_refresh[rows[i]] = 0;
     }
-    merger->needed -= count;
 }
 
-/* Refreshes one group of the rows that need it; returns how many rows. All tiles stand at `settled`, and so will the
- * new bases: nothing has to be folded into them. */
-uint32_t att_refresh_some(struct att_engine *engine)
+/* Refreshes up to a group of rows, each once. All tiles stand at `settled`, and so will the new bases: nothing has to be
+ * folded into them. */
+void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count)
 {
     struct att_merger *merger = &engine->merger;
-    const struct att_region *region = &engine->region;
-    uint32_t rows[ATT_GROUP_ROWS], count = collect(engine, rows), tiles = 0;
+    uint32_t tiles = 0;
 
     if (count == 0)
-        return 0;
+        return;
     for (uint32_t i = 0; i < count; i++) {
         if (i % ATT_TILE_ROWS == 0)
             att_work_tile_clear(engine, &merger->group[tiles++]);
         att_work_tile_add(engine, &merger->group[tiles - 1], rows[i], merger->settled_q_version[rows[i]],
-                          region->q + (size_t)rows[i] * region->d);
+                          engine->region.q + (size_t)rows[i] * engine->region.d);
     }
     att_rebuild(engine, tiles, 0);
     att_saving_before_bases(engine);
     publish(engine, rows, count);
     atomic_fetch_add_explicit(&engine->refreshes, count, memory_order_relaxed);
+}
+
+/* Refreshes one group of the rows that need it; returns how many rows. */
+uint32_t att_refresh_some(struct att_engine *engine)
+{
+    uint32_t rows[ATT_GROUP_ROWS], count = engine->options.never_keep ? 0 : collect(engine, rows);
+
+    att_refresh(engine, rows, count);
     return count;
 }

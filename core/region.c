@@ -149,7 +149,9 @@ enum att_status att_region_create(const struct att_engine_options *options, stru
     if (status != ATT_OK)
         return status;
     memcpy(memory, &h, offsetof(struct att_region_header, count));
-    point(ret_region, memory, &h);
+    point(ret_region, memory,
+          &h); /* The log is written all the time: no update shall be the first to touch a page of it. */
+    memset(part(memory, h.log_keys), 0, h.q - h.log_keys);
     for (uint32_t row = 0; row < h.n_q; row++)
         atomic_store_explicit(&ret_region->slots[row], ATT_NO_SLOT, memory_order_relaxed);
     for (uint32_t tile = 0; tile < h.tiles; tile++)

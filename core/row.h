@@ -46,8 +46,8 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, doubl
 /* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. */
 enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget);
 
-/* O_ij from C_ij, with its bound. Only after att_row_check said ATT_OK. */
-void att_row_answer(const struct att_row *row, const double sums[4], double numerator,
-                    const struct att_numerics *numerics, double *ret_value, double *ret_bound);
+/* O_ij of `count` columns from their C_ij, and the largest of their bounds. Only after att_row_check said ATT_OK. */
+void att_row_answer(const struct att_row *row, const double sums[4], const double *numerators, uint32_t count,
+                    const struct att_numerics *numerics, double *ret_values, double *ret_bound);
 
 #endif

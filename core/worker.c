@@ -1,9 +1,9 @@
 /* The merge thread: what it does next, and how it sleeps.
  *
- * Sleeping is store, full fence, check again, on both sides. `sleeping` is 0 (awake), 1 (with a deadline: wake it only
- * for a job or when a merge is due by size) or 2 (without one: wake it for anything). The merge thread stores 1 or 2,
- * fences, and looks at the log and the jobs again before it waits on the futex; the service publishes, fences, and
- * looks at `sleeping`. One of the two sees the other. */
+ * Sleeping is store, full fence, check again, on both sides. The merge thread stores `sleeping`, fences, and looks again
+ * whether it is wanted before it waits on the futex; the service publishes, fences, and looks at `sleeping`, and wakes it
+ * if it is wanted. One of the two sees the other.
+ */
 #include <errno.h>
 #include <linux/futex.h>
 #include <omp.h>
@@ -15,43 +15,25 @@
 
 #include "engine_impl.h"
 
-#define MERGE_AGE_NS    10000000ull /* pending entries are merged when the oldest is this old */
-#define SAVING_PAUSE_NS 2000000ull  /* before asking a full snapshot sink again */
+#define SAVING_PAUSE_NS 2000000ull /* before asking a full snapshot sink again */
 
-enum { AWAKE = 0, DOZING = 1, ASLEEP = 2, MERGE_NICENESS = 5 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
+enum { MERGE_NICENESS = 5 };
 
 static uint64_t pending(const struct att_engine *engine)
 {
     return att_merge_count(engine) - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
 }
 
-/* A quarter full: a merge is due whatever its age. Appenders that found no room do not wait for the age either. */
-static bool due_by_size(const struct att_engine *engine, uint64_t entries)
+/* A merge is due whatever the reads say when the log is half full, and when an appender found no room. */
+static bool due(const struct att_engine *engine, uint64_t entries)
 {
-    return entries > 0 && (entries >= engine->region.log_capacity / 4 || engine->options.eager ||
-                           atomic_load_explicit(&engine->hungry, memory_order_relaxed));
-}
-
-static bool due(struct att_engine *engine)
-{
-    struct att_merger *merger = &engine->merger;
-    const uint64_t entries = pending(engine);
-
-    if (entries == 0) {
-        merger->oldest_ns = 0;
-        merger->merge_now = false;
+    if (entries == 0)
         return false;
-    }
-    if (merger->oldest_ns == 0)
-        merger->oldest_ns = now_ns();
-    return merger->merge_now || due_by_size(engine, entries) || now_ns() - merger->oldest_ns >= MERGE_AGE_NS;
+    if (atomic_load_explicit(&engine->hungry, memory_order_relaxed))
+        return true;
+    if (atomic_load_explicit(&engine->held, memory_order_relaxed))
+        return false;
+    return entries >= engine->region.log_capacity / 2 || engine->options.eager || att_policy_merge_due(engine, entries);
 }
 
 /* Moves what was submitted to the end of the waiting list, oldest first. */
@@ -79,34 +61,31 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeo
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout_ns ? &timeout : NULL, NULL, 0);
 }
 
-static void sleep_until_wanted(struct att_engine *engine)
+static bool wanted(const struct att_engine *engine)
 {
-    const struct att_merger *merger = &engine->merger;
-    const uint32_t how = pending(engine) > 0 || merger->saving.job ? DOZING : ASLEEP;
-    uint64_t timeout = 0, age;
-
-    if (how == DOZING) {
-        age = merger->oldest_ns ? now_ns() - merger->oldest_ns : 0;
-        timeout = age < MERGE_AGE_NS ? MERGE_AGE_NS - age + 1 : 1;
-        if (merger->saving.job && timeout > SAVING_PAUSE_NS)
-            timeout = SAVING_PAUSE_NS;
-    }
-    /* Sequentially consistent store and fence: partner is the fence in att_engine_kick. */
-    atomic_store_explicit(&engine->sleeping, how, memory_order_seq_cst);
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!atomic_load(&engine->stop) && !atomic_load(&engine->submitted) && !atomic_load(&engine->hungry) &&
-        !(how == ASLEEP && pending(engine) > 0) && !due_by_size(engine, pending(engine)))
-        futex_wait(&engine->sleeping, how, timeout);
-    atomic_store_explicit(&engine->sleeping, AWAKE, memory_order_relaxed);
+    return atomic_load(&engine->stop) || atomic_load(&engine->submitted) || atomic_load(&engine->hungry) ||
+           due(engine, pending(engine));
 }
 
-/* Merges what is due. */
+static void sleep_until_wanted(struct att_engine *engine)
+{
+    /* Sequentially consistent store and fence: partner is the fence in att_engine_kick. */
+    atomic_store_explicit(&engine->sleeping, 1, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!wanted(engine))
+        futex_wait(&engine->sleeping, 1, engine->merger.saving.job ? SAVING_PAUSE_NS : 0);
+    atomic_store_explicit(&engine->sleeping, 0, memory_order_relaxed);
+}
+
+/* Merges if that is due. */
 static bool merge_due(struct att_engine *engine)
 {
-    if (!due(engine))
+    const uint64_t cut = att_merge_count(engine);
+    const uint64_t entries = cut - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+
+    if (!due(engine, entries) && !(engine->merger.merge_now && entries > 0))
         return false;
-    att_merge(engine, att_merge_count(engine));
-    engine->merger.oldest_ns = 0;
+    att_merge(engine, cut);
     engine->merger.merge_now = false;
     return true;
 }
@@ -154,22 +133,22 @@ static void *run(void *argument)
 
 static void wake(struct att_engine *engine)
 {
-    atomic_store_explicit(&engine->sleeping, AWAKE, memory_order_relaxed);
+    atomic_store_explicit(&engine->sleeping, 0, memory_order_relaxed);
     syscall(SYS_futex, &engine->sleeping, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void att_engine_kick(struct att_engine *engine)
 {
-    uint32_t how;
-
-    /* After the release of count or of a job. Partner: the fence in sleep_until_wanted. */
+    /* After the release of count, or of a job. Partner: the fence in sleep_until_wanted. */
     atomic_thread_fence(memory_order_seq_cst);
-    how = atomic_load_explicit(&engine->sleeping, memory_order_relaxed);
-    if (how == AWAKE)
-        return;
-    if (how == ASLEEP || atomic_load_explicit(&engine->submitted, memory_order_relaxed) ||
-        due_by_size(engine, pending(engine)))
+    if (atomic_load_explicit(&engine->sleeping, memory_order_relaxed) && wanted(engine))
         wake(engine);
+}
+
+void att_engine_hold(struct att_engine *engine, bool held)
+{
+    atomic_store_explicit(&engine->held, held, memory_order_relaxed);
+    att_engine_kick(engine);
 }
 
 enum att_status att_worker_start(struct att_engine *engine, struct att_error *error)
