@@ -26,14 +26,15 @@ static void put(struct att_engine *engine, uint64_t position, const float *key, 
     const struct att_region *region = &engine->region;
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
     float *to_key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
-    float *to_value = region->log_values + tile * region->columns * ATT_TILE_LANES + lane;
+    float *to_head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane;
+    float *to_value = region->log_values + tile * region->d_v * ATT_TILE_LANES + lane;
 
     for (uint32_t p = 0; key && p < region->d; p++)
         att_lane_store(to_key + (size_t)p * ATT_TILE_LANES, key[p]);
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        att_lane_store(to_value + (size_t)c * ATT_TILE_LANES, sign * head[c]);
+        att_lane_store(to_head + (size_t)c * ATT_TILE_LANES, sign * head[c]);
     for (uint32_t j = 0; value && j < region->d_v; j++)
-        att_lane_store(to_value + (size_t)(ATT_HEAD_COLUMNS + j) * ATT_TILE_LANES, sign * value[j]);
+        att_lane_store(to_value + (size_t)j * ATT_TILE_LANES, sign * value[j]);
     att_lane_store(region->log_bias + att_log_slot(region, position), bias);
     region->log_entries[att_log_slot(region, position)] = *entry;
 }
@@ -72,14 +73,15 @@ void att_entries_get(const struct att_region *region, uint64_t position, float *
 {
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
     const float *key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
-    const float *value = region->log_values + tile * region->columns * ATT_TILE_LANES + lane;
+    const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane;
+    const float *value = region->log_values + tile * region->d_v * ATT_TILE_LANES + lane;
 
     for (uint32_t p = 0; ret_key && p < region->d; p++)
         ret_key[p] = key[(size_t)p * ATT_TILE_LANES];
     for (uint32_t c = 0; ret_head && c < ATT_HEAD_COLUMNS; c++)
-        ret_head[c] = value[(size_t)c * ATT_TILE_LANES];
+        ret_head[c] = head[(size_t)c * ATT_TILE_LANES];
     for (uint32_t j = 0; ret_value && j < region->d_v; j++)
-        ret_value[j] = value[(size_t)(ATT_HEAD_COLUMNS + j) * ATT_TILE_LANES];
+        ret_value[j] = value[(size_t)j * ATT_TILE_LANES];
     if (ret_bias)
         *ret_bias = region->log_bias[att_log_slot(region, position)];
 }

@@ -80,7 +80,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     kernel->weights(&work);
     kernel->product(ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_LANES, in->values, CHECK_COLUMNS, ret->product);
     kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
-    kernel->head_sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, ret->head, ret->magnitudes);
+    kernel->head_sums(ret->weights, CHECK_TILES, in->values, ret->head, ret->magnitudes);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = in->values + lane * CHECK_COLUMNS;

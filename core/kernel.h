@@ -11,7 +11,7 @@
 
 #include "engine.h"
 
-/* Keys and values come in tiles of 16 entries, one lane each: keys [tile][d][16], values [tile][4 + d_v][16]. */
+/* Keys, heads and values come in tiles of 16 entries, one lane each: [tile][d][16], [tile][4][16], [tile][d_v][16]. */
 enum { ATT_TILE_LANES = 16 };
 
 /* t of a masked entry, and M of a row that has seen no entry: r - M is far below -1000 whatever meets. The door keeps
@@ -44,15 +44,14 @@ struct att_kernel {
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    /* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order
-     * of l; columns: a multiple of 8 */
+    /* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order     * of l; columns: a multiple of 8 */
     void (*product)(const double *weights, size_t stride, uint32_t rows, uint32_t depth, const float *values,
                     uint32_t columns, double *ret_sums);
     /* Over `tiles` tiles of values [tile][columns][16]: sum_l w_l x_l for columns first .. first + count - 1; and for
-     * the four head columns, with sum_l w_l |x_l| */
+     * the four columns of heads [tile][4][16], with sum_l w_l |x_l| */
     void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
                  uint32_t count, double *ret_sums);
-    void (*head_sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, double ret_sums[4],
+    void (*head_sums)(const double *weights, uint32_t tiles, const float *heads, double ret_sums[4],
                       double ret_magnitudes[4]);
 };
 

@@ -5,13 +5,13 @@
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, LONE_TILES = 4 };
+enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, F64_LONE = 4, F32_LONE = 8 };
 enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 3, LONE_VECTORS = 9 };
 #elif defined(__AVX2__)
-enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, LONE_TILES = 2 };
+enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, F64_LONE = 2, F32_LONE = 4 };
 enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 3 };
 #else
-enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, LONE_TILES = 1 };
+enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, F64_LONE = 1, F32_LONE = 1 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
 #endif
 
@@ -84,7 +84,7 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
 {
     const double *q = (const double *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
-    f64x16 t[F64_ROWS * F64_TILES > LONE_TILES ? F64_ROWS * F64_TILES : LONE_TILES];
+    f64x16 t[F64_ROWS * F64_TILES > F64_LONE ? F64_ROWS * F64_TILES : F64_LONE];
 
 #pragma GCC unroll 8
     for (uint32_t c = 0; c < tiles; c++) {
@@ -95,7 +95,7 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
             t[i * tiles + c] = start;
     }
     for (uint32_t p = 0; p < work->d; p++) {
-        f64x16 k[F64_TILES > LONE_TILES ? F64_TILES : LONE_TILES];
+        f64x16 k[F64_TILES > F64_LONE ? F64_TILES : F64_LONE];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < tiles; c++)
             k[c] = f64_widen(f32_load(keys + ((size_t)c * work->d + p) * ATT_LANES));
@@ -121,7 +121,7 @@ LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32
 {
     const float *q = (const float *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
-    f32x16 t[F32_ROWS * F32_TILES > LONE_TILES ? F32_ROWS * F32_TILES : LONE_TILES];
+    f32x16 t[F32_ROWS * F32_TILES > F32_LONE ? F32_ROWS * F32_TILES : F32_LONE];
 
 #pragma GCC unroll 8
     for (uint32_t c = 0; c < tiles; c++) {
@@ -132,7 +132,7 @@ LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32
             t[i * tiles + c] = start;
     }
     for (uint32_t p = 0; p < work->d; p++) {
-        f32x16 k[F32_TILES > LONE_TILES ? F32_TILES : LONE_TILES];
+        f32x16 k[F32_TILES > F32_LONE ? F32_TILES : F32_LONE];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < tiles; c++)
             k[c] = f32_load(keys + ((size_t)c * work->d + p) * ATT_LANES);
@@ -176,12 +176,12 @@ static void weights(const struct att_weights *work)
         for (; row + F32_ROWS <= work->rows; row += F32_ROWS)
             band(work, row, F32_ROWS, F32_TILES, block_f32);
         for (; row < work->rows; row++)
-            band(work, row, 1, LONE_TILES, block_f32);
+            band(work, row, 1, F32_LONE, block_f32);
     } else {
         for (; row + F64_ROWS <= work->rows; row += F64_ROWS)
             band(work, row, F64_ROWS, F64_TILES, block_f64);
         for (; row < work->rows; row++)
-            band(work, row, 1, LONE_TILES, block_f64);
+            band(work, row, 1, F64_LONE, block_f64);
     }
 }
 
@@ -211,7 +211,7 @@ static void sums(const double *weight, uint32_t tiles, const float *values, uint
 }
 
 /* Head columns c: sums and sums of magnitudes together, so that everything is loaded once. */
-static void head_sums(const double *weight, uint32_t tiles, const float *values, uint32_t columns, double ret_sums[4],
+static void head_sums(const double *weight, uint32_t tiles, const float *heads, double ret_sums[4],
                       double ret_magnitudes[4])
 {
     f64x16 sum[4], magnitude[4];
@@ -223,7 +223,7 @@ static void head_sums(const double *weight, uint32_t tiles, const float *values,
         f64x16 w = f64_load(weight + (size_t)tile * ATT_LANES);
 #pragma GCC unroll 4
         for (int c = 0; c < 4; c++) {
-            f64x16 x = f64_widen(f32_load(values + ((size_t)tile * columns + (size_t)c) * ATT_LANES));
+            f64x16 x = f64_widen(f32_load(heads + ((size_t)tile * 4 + (size_t)c) * ATT_LANES));
             sum[c] = f64_fma(w, x, sum[c]);
             magnitude[c] = f64_fma(w, f64_abs(x), magnitude[c]);
         }

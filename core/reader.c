@@ -31,7 +31,7 @@ enum {
 #ifdef ATTND_TSAN
     CHUNK_TILES = 1, /* copied lane by lane: see load_chunk */
 #else
-    CHUNK_TILES = 8,
+    CHUNK_TILES = 16,
 #endif
     CHUNK = CHUNK_TILES * ATT_TILE_LANES
 };
@@ -48,7 +48,7 @@ struct reading {
 
 /* Entries [position, position + lanes) lie in one run of tiles; the caller sees to that. */
 struct chunk {
-    const float *keys, *values;
+    const float *keys, *heads, *values;
     float bias[CHUNK]; /* -inf where no entry of the stretch is */
     uint32_t tiles, entries;
 };
@@ -58,20 +58,24 @@ struct chunk {
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
 {
     static _Thread_local float keys[ATT_MAX_COLUMNS * ATT_TILE_LANES];
-    static _Thread_local float values[(ATT_MAX_COLUMNS + ATT_HEAD_COLUMNS) * ATT_TILE_LANES];
+    static _Thread_local float heads[ATT_HEAD_COLUMNS * ATT_TILE_LANES];
+    static _Thread_local float values[ATT_MAX_COLUMNS * ATT_TILE_LANES];
     const size_t key_floats = (size_t)region->d * ATT_TILE_LANES;
-    const size_t value_floats = (size_t)region->columns * ATT_TILE_LANES;
+    const size_t value_floats = (size_t)region->d_v * ATT_TILE_LANES;
 
     att_shared_load(keys, region->log_keys + tile * key_floats, 4 * key_floats);
     att_shared_load(values, region->log_values + tile * value_floats, 4 * value_floats);
+    att_shared_load(heads, region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES, sizeof heads);
     chunk->keys = keys;
+    chunk->heads = heads;
     chunk->values = values;
 }
 #else
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
 {
     chunk->keys = region->log_keys + tile * region->d * ATT_TILE_LANES;
-    chunk->values = region->log_values + tile * region->columns * ATT_TILE_LANES;
+    chunk->heads = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES;
+    chunk->values = region->log_values + tile * region->d_v * ATT_TILE_LANES;
 }
 #endif
 
@@ -116,7 +120,6 @@ static void weigh_chunk(const struct reading *reading, const struct chunk *chunk
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 {
     const struct att_kernel *kernel = reading->region->kernel;
-    const uint32_t columns = reading->region->columns;
     double weights[CHUNK], largest, magnitudes[4], head[4];
     double added[64];
 
@@ -125,14 +128,13 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         att_row_raise(&reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest);
         weigh_chunk(reading, chunk, weights, &largest);
     }
-    kernel->head_sums(weights, chunk->tiles, chunk->values, columns, head, magnitudes);
+    kernel->head_sums(weights, chunk->tiles, chunk->heads, head, magnitudes);
     att_row_account(&reading->row, reading->sums, magnitudes, chunk->entries, reading->largest);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += head[c];
     for (uint32_t done = 0; done < reading->count; done += 64) {
         uint32_t some = reading->count - done < 64 ? reading->count - done : 64;
-        kernel->sums(weights, chunk->tiles, chunk->values, columns, ATT_HEAD_COLUMNS + reading->first + done, some,
-                     added);
+        kernel->sums(weights, chunk->tiles, chunk->values, reading->region->d_v, reading->first + done, some, added);
         for (uint32_t c = 0; c < some; c++)
             reading->sums[ATT_HEAD_COLUMNS + done + c] += added[c];
     }

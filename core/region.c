@@ -31,7 +31,8 @@ static void lay_out(struct att_region_header *h)
 
     place(&end, sizeof *h);
     h->log_keys = place(&end, 4ull * h->log_capacity * h->d);
-    h->log_values = place(&end, 4ull * h->log_capacity * columns);
+    h->log_heads = place(&end, 4ull * h->log_capacity * ATT_HEAD_COLUMNS);
+    h->log_values = place(&end, 4ull * h->log_capacity * h->d_v);
     h->log_bias = place(&end, 4ull * h->log_capacity);
     h->log_visible = place(&end, 4ull * h->log_capacity);
     h->log_entries = place(&end, sizeof(struct att_entry) * (uint64_t)h->log_capacity);
@@ -73,6 +74,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .tile_bytes = h->tile_bytes,
         .kernel = att_kernel_choose(),
         .log_keys = part(memory, h->log_keys),
+        .log_heads = part(memory, h->log_heads),
         .log_values = part(memory, h->log_values),
         .log_bias = part(memory, h->log_bias),
         .log_visible = part(memory, h->log_visible),

@@ -62,11 +62,11 @@ struct att_region_header {
     double scale;
     double error_budget;
     uint64_t bytes;
-    /* offsets from the header */ uint64_t log_keys, log_values, log_bias, log_visible, log_entries;
+    /* offsets from the header */ uint64_t log_keys, log_heads, log_values, log_bias, log_visible, log_entries;
     uint64_t q, row_version, k, v, bias, live;
     uint64_t slots, words, bases;
     uint64_t tile_bytes;
-    uint64_t reserved1[8];
+    uint64_t reserved1[7];
     /* Owner: service. */
     _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
     _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
@@ -93,7 +93,8 @@ struct att_region {
     size_t bytes, tile_bytes;
     const struct att_kernel *kernel;
     float *log_keys;       /* [log_tiles][d][16] */
-    float *log_values;     /* [log_tiles][4 + d_v][16], each times its sign */
+    float *log_heads;      /* [log_tiles][4][16], each times its sign */
+    float *log_values;     /* [log_tiles][d_v][16], each times its sign */
     float *log_bias;       /* [log_capacity] */
     uint32_t *log_visible; /* [log_capacity]; tokens that are not masked once the entry is the newest */
     struct att_entry *log_entries;

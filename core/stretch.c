@@ -59,14 +59,17 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
 {
     const size_t tile = att_log_tile(region, position), from = position % ATT_TILE_LANES;
     const float *key = region->log_keys + tile * region->d * ATT_TILE_LANES + from;
-    const float *value = region->log_values + tile * region->columns * ATT_TILE_LANES + from;
+    const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
+    const float *value = region->log_values + tile * region->d_v * ATT_TILE_LANES + from;
     float *to = key_lane(stretch, stretch->entries, region->d);
     float *row = begin(stretch, region, region->log_bias[att_log_slot(region, position)]);
 
     for (uint32_t p = 0; p < region->d; p++)
         to[(size_t)p * ATT_TILE_LANES] = key[(size_t)p * ATT_TILE_LANES];
-    for (uint32_t c = 0; c < region->columns; c++)
-        row[c] = (float)stretch->sign * value[(size_t)c * ATT_TILE_LANES];
+    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        row[c] = (float)stretch->sign * head[(size_t)c * ATT_TILE_LANES];
+    for (uint32_t j = 0; j < region->d_v; j++)
+        row[ATT_HEAD_COLUMNS + j] = (float)stretch->sign * value[(size_t)j * ATT_TILE_LANES];
 }
 
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region)

@@ -163,7 +163,7 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
         kernel->weights(&work);
     }
     for (uint32_t row = 0; row < c->rows; row++) {
-        kernel->head_sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, sums, sums + 4);
+        kernel->head_sums(all_of_it + row * lanes, c->tiles, c->values, sums, sums + 4);
         kernel->sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, 0, c->columns, sums + 8);
         sums += 8 + c->columns;
     }
