@@ -25,6 +25,7 @@ struct att_engine_options {
     enum att_precision precision;
     uint32_t log_capacity; /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
     uint32_t threads;      /* of the merge team; 0: one for each processor */
+    bool causal;           /* row i sees tokens 0..i only */
     bool never_keep;       /* no row keeps a base, each read recomputes: to measure against */
     bool eager;            /* merge whenever there is something to merge */
     double error_budget;   /* drift, relative to the row's mean |v|_inf, that triggers a refresh; 0: by precision */

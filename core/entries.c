@@ -36,7 +36,7 @@ static void put(struct att_engine *engine, uint64_t position, const float *key, 
     for (uint32_t j = 0; value && j < region->d_v; j++)
         att_lane_store(to_value + (size_t)j * ATT_TILE_LANES, sign * value[j]);
     att_lane_store(region->log_bias + att_log_slot(region, position), bias);
-    region->log_entries[att_log_slot(region, position)] = *entry;
+    att_shared_store(&region->log_entries[att_log_slot(region, position)], entry, sizeof *entry);
 }
 
 void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,

@@ -59,11 +59,13 @@ void att_policy_note_read(struct att_engine *engine, uint32_t row)
  * refresh does. By the service, before att_policy_note_read. */
 bool att_policy_keep(const struct att_engine *engine, uint32_t row)
 {
-    return !engine->options.never_keep && unread(engine, row) <= refresh_cost(engine->index.used);
+    if (engine->options.never_keep)
+        return false;
+    return engine->options.eager || unread(engine, row) <= refresh_cost(engine->index.used);
 }
 
 /* Whether a hot row goes cold instead of having `entries` more merged into it. By the merge team. */
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries)
 {
-    return unread(engine, row) + entries > refresh_cost(engine->merger.used);
+    return !engine->options.eager && unread(engine, row) + entries > refresh_cost(engine->merger.used);
 }

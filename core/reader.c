@@ -99,6 +99,24 @@ static void take_chunk(const struct att_region *region, uint64_t position, uint6
         chunk->bias[lane] = -INFINITY;
 }
 
+/* The causal mask: row i sees tokens 0..i. Counts what it does see, where the service's count is of no use. */
+static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint64_t position)
+{
+    const struct att_region *region = reading->region;
+    const uint64_t first = position / ATT_TILE_LANES * ATT_TILE_LANES;
+
+    for (uint32_t lane = 0; lane < chunk->tiles * ATT_TILE_LANES; lane++) {
+        uint32_t index;
+        att_shared_load(&index, &region->log_entries[att_log_slot(region, first + lane)].index, sizeof index);
+        if (index > reading->row.row)
+            chunk->bias[lane] = -INFINITY;
+        if (chunk->bias[lane] > -INFINITY)
+            reading->row.tokens +=
+                (int64_t)chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_COLUMNS * ATT_TILE_LANES +
+                                      lane % ATT_TILE_LANES];
+    }
+}
+
 static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, double *weights, double *largest)
 {
     const struct att_weights work = {
@@ -180,10 +198,12 @@ static enum att_status read_once(struct reading *reading, uint32_t row, void *sc
     }
     for (uint64_t at = position; at < count;) {
         take_chunk(region, at, count, &chunk);
+        if (region->causal)
+            mask_later_tokens(reading, &chunk, at);
         fold_chunk(reading, &chunk);
         at += chunk.entries;
     }
-    if (position != count) {
+    if (position != count && !region->causal) {
         att_shared_load(&visible, &region->log_visible[att_log_slot(region, count - 1)], sizeof visible);
         reading->row.tokens = visible;
     }

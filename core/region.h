@@ -58,7 +58,7 @@ struct att_region_header {
     uint32_t log_capacity;
     uint32_t tiles;          /* logical tiles of bases: words */
     uint32_t physical_tiles; /* with the spares */
-    uint32_t reserved0;
+    uint32_t causal;         /* row i sees tokens 0..i only */
     double scale;
     double error_budget;
     uint64_t bytes;
@@ -88,6 +88,7 @@ struct att_region {
     struct att_region_header *header;
     uint32_t n_q, d, d_v, columns /* 4 + d_v */, capacity, log_capacity, log_tiles, tiles, physical_tiles;
     enum att_precision precision;
+    bool causal;
     double scale;
     struct att_numerics numerics;
     size_t bytes, tile_bytes;

@@ -15,14 +15,16 @@ static void *aligned(size_t bytes)
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
 {
     memset(stretch, 0, sizeof *stretch);
+    stretch->index = aligned(sizeof(uint32_t) * ATT_BLOCK);
     stretch->keys = aligned(sizeof(float) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
     stretch->values = aligned(sizeof(float) * ATT_BLOCK * att_padded_columns(d_v));
-    return stretch->keys && stretch->bias && stretch->values;
+    return stretch->index && stretch->keys && stretch->bias && stretch->values;
 }
 
 void att_stretch_release(struct att_stretch *stretch)
 {
+    free(stretch->index);
     free(stretch->keys);
     free(stretch->bias);
     free(stretch->values);
@@ -34,6 +36,8 @@ void att_stretch_clear(struct att_stretch *stretch, int sign)
     stretch->entries = 0;
     stretch->sign = sign;
     stretch->tokens = 0;
+    stretch->first = UINT32_MAX;
+    stretch->last = 0;
 }
 
 static float *key_lane(struct att_stretch *stretch, uint32_t lane, uint32_t d)
@@ -42,12 +46,15 @@ static float *key_lane(struct att_stretch *stretch, uint32_t lane, uint32_t d)
 }
 
 /* Begins the next entry; returns its row of values, the padding cleared. */
-static float *begin(struct att_stretch *stretch, const struct att_region *region, float bias)
+static float *begin(struct att_stretch *stretch, const struct att_region *region, uint32_t token, float bias)
 {
     const uint32_t lane = stretch->entries++, padded = att_padded_columns(region->d_v);
     float *row = stretch->values + (size_t)lane * padded;
 
     stretch->bias[lane] = bias;
+    stretch->index[lane] = token;
+    stretch->first = token < stretch->first ? token : stretch->first;
+    stretch->last = token > stretch->last ? token : stretch->last;
     if (bias > -INFINITY)
         stretch->tokens += stretch->sign;
     for (uint32_t c = region->columns; c < padded; c++)
@@ -58,11 +65,12 @@ static float *begin(struct att_stretch *stretch, const struct att_region *region
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position)
 {
     const size_t tile = att_log_tile(region, position), from = position % ATT_TILE_LANES;
+    const size_t slot = att_log_slot(region, position);
     const float *key = region->log_keys + tile * region->d * ATT_TILE_LANES + from;
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
     const float *value = region->log_values + tile * region->d_v * ATT_TILE_LANES + from;
     float *to = key_lane(stretch, stretch->entries, region->d);
-    float *row = begin(stretch, region, region->log_bias[att_log_slot(region, position)]);
+    float *row = begin(stretch, region, region->log_entries[slot].index, region->log_bias[slot]);
 
     for (uint32_t p = 0; p < region->d; p++)
         to[(size_t)p * ATT_TILE_LANES] = key[(size_t)p * ATT_TILE_LANES];
@@ -109,7 +117,7 @@ void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_regio
         if (!region->live[token] || skip[token] != 0)
             continue;
         tokens[stretch->entries] = token;
-        row = begin(stretch, region, region->bias[token]);
+        row = begin(stretch, region, token, region->bias[token]);
         att_head(norms[token], region->bias[token], row);
         memcpy(row + ATT_HEAD_COLUMNS, region->v + (size_t)token * region->d_v, sizeof(float) * region->d_v);
     }

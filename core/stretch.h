@@ -11,12 +11,14 @@
 enum { ATT_BLOCK = 256, ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
 
 struct att_stretch {
-    uint32_t entries; /* in use; the lanes after them in the last tile are masked and 0 */
-    int sign;         /* +1 or -1, of all of them */
-    int64_t tokens;   /* how many are not masked, times the sign */
-    float *keys;      /* [tiles][d][16] */
-    float *bias;      /* [ATT_BLOCK] */
-    float *values;    /* [ATT_BLOCK][padded]: the head columns, v, zeros; without the sign */
+    uint32_t entries;     /* in use; the lanes after them in the last tile are masked and 0 */
+    int sign;             /* +1 or -1, of all of them */
+    int64_t tokens;       /* how many are not masked, times the sign */
+    uint32_t first, last; /* smallest and largest token index */
+    uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
+    float *keys;          /* [tiles][d][16] */
+    float *bias;          /* [ATT_BLOCK] */
+    float *values;        /* [ATT_BLOCK][padded]: the head columns, v, zeros; without the sign */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
