@@ -74,6 +74,7 @@ struct att_merger {
     pthread_t thread;
     bool running;
     uint64_t settled_lsn;
+    uint64_t cut_lsn;            /* of the cut scanned last */
     uint32_t used;               /* settled tokens lie below this */
     float (*norms)[2];           /* [capacity]: |k|_2 and |v|_inf of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
@@ -133,7 +134,7 @@ void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_
                            const struct att_token *value);
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q);
-void att_entries_cancel(struct att_engine *engine, uint64_t position);
+void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn);
 void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
                      float *ret_bias, float *ret_head);
 void att_entries_publish(struct att_engine *engine, uint64_t count);

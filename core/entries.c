@@ -58,12 +58,12 @@ void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t ro
 }
 
 /* Before the engine has started: turns a pending + entry into one that counts nothing. */
-void att_entries_cancel(struct att_engine *engine, uint64_t position)
+void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn)
 {
     static const float head[ATT_HEAD_COLUMNS];
     struct att_entry entry = engine->region.log_entries[att_log_slot(&engine->region, position)];
-
     entry.sign = 0;
+    entry.lsn = lsn;
     put(engine, position, NULL, NULL, 1.0f, head, -INFINITY, &entry);
 }
 

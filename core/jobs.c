@@ -28,13 +28,6 @@ void att_job_finish(struct att_engine *engine, struct att_job *job)
         engine->options.on_completion(engine->options.context);
 }
 
-static uint64_t lsn_at(const struct att_engine *engine, uint64_t cut)
-{
-    return cut == atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed)
-               ? engine->merger.settled_lsn
-               : engine->region.log_entries[att_log_slot(&engine->region, cut - 1)].lsn;
-}
-
 /* The values of work row i, and the largest bound. ATT_EMPTY: NaN everywhere. */
 static enum att_status answer_row(const struct att_engine *engine, const struct att_work_tile *work, uint32_t i,
                                   uint32_t first, uint32_t count, double *ret_values, double *ret_bound)
@@ -177,7 +170,7 @@ static uint32_t at_most_a_group(uint32_t count)
     return count < ATT_GROUP_ROWS ? count : ATT_GROUP_ROWS;
 }
 
-/* Answers all asks at the present cut, which it returns. Changes their order. */
+/* Answers all asks at the present cut, whose LSN it returns. Changes their order. */
 static uint64_t answer_all(struct att_engine *engine, struct ask *asks, uint32_t count)
 {
     const uint64_t cut = att_merge_count(engine);
@@ -195,7 +188,7 @@ static uint64_t answer_all(struct att_engine *engine, struct ask *asks, uint32_t
     for (uint32_t done = 0; done < left; done += ATT_GROUP_ROWS)
         answer_live(engine, asks + done, at_most_a_group(left - done), blocks);
     att_merge_unscan(engine, cut);
-    return cut;
+    return engine->merger.cut_lsn;
 }
 
 /* Cold rows that the policy keeps get their base first; then they are hot rows. */
@@ -224,7 +217,7 @@ static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint3
     keep_rows(engine, jobs, count);
     for (uint32_t i = 0; i < count; i++)
         asks[i] = (struct ask){jobs[i]->index, jobs[i]};
-    lsn = lsn_at(engine, answer_all(engine, asks, count));
+    lsn = answer_all(engine, asks, count);
     for (uint32_t i = 0; i < count; i++)
         jobs[i]->lsn = lsn;
 }
@@ -238,7 +231,7 @@ void att_job_row_now(struct att_engine *engine, struct att_job *job)
     att_merge_scan(engine, cut);
     answer_live(engine, &ask, 1, att_merge_pack(engine, cut, true));
     att_merge_unscan(engine, cut);
-    job->lsn = lsn_at(engine, cut);
+    job->lsn = engine->merger.cut_lsn;
 }
 
 static void run_wide(struct att_engine *engine, struct att_job *job)
@@ -250,7 +243,7 @@ static void run_wide(struct att_engine *engine, struct att_job *job)
     for (uint32_t row = 0; asks && row < n_q; row++)
         asks[row] = (struct ask){row, job};
     if (asks)
-        job->lsn = lsn_at(engine, answer_all(engine, asks, n_q));
+        job->lsn = answer_all(engine, asks, n_q);
     free(asks);
     att_job_finish(engine, job);
 }

@@ -159,9 +159,18 @@ LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t ro
     uint32_t tile = 0;
 
     for (uint32_t i = 0; i < rows; i++)
-        largest[i] = f64_set(ATT_MASKED);
+        largest[i] = f64_set(
+            ATT_MASKED); /* A lone tile waits for its chain; so the rest goes by halves. All widths are constants after inlining. */
     for (; tile + wide <= work->tiles; tile += wide)
         block(work, row, tile, rows, wide, largest);
+    if (wide >= 8 && tile + 4 <= work->tiles) {
+        block(work, row, tile, rows, 4, largest);
+        tile += 4;
+    }
+    if (wide >= 4 && tile + 2 <= work->tiles) {
+        block(work, row, tile, rows, 2, largest);
+        tile += 2;
+    }
     for (; tile < work->tiles; tile++)
         block(work, row, tile, rows, 1, largest);
     for (uint32_t i = 0; i < rows; i++)

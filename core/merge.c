@@ -26,14 +26,17 @@ uint64_t att_merge_count(const struct att_engine *engine)
     return atomic_load_explicit(&engine->region.header->count, memory_order_acquire);
 }
 
-/* Notes each token's newest entry in [settled, cut), and each changed row of Q. */
+/* Notes each token's newest entry in [settled, cut), each changed row of Q, and the LSN of the cut: the largest there is,
+ * for replay rewrites entries where they are. */
 void att_merge_scan(struct att_engine *engine, uint64_t cut)
 {
     struct att_merger *merger = &engine->merger;
     const uint64_t start = settled(engine);
 
+    merger->cut_lsn = merger->settled_lsn;
     for (uint64_t position = start; position < cut; position++) {
         const struct att_entry *entry = entry_at(engine, position);
+        merger->cut_lsn = entry->lsn > merger->cut_lsn ? entry->lsn : merger->cut_lsn;
         if (entry->is_q)
             merger->changed_q[entry->index] = position + 1;
         else
@@ -281,7 +284,6 @@ void att_merge(struct att_engine *engine, uint64_t cut)
 {
     struct att_merger *merger = &engine->merger;
     struct att_region_header *header = engine->region.header;
-    const uint64_t lsn = entry_at(engine, cut - 1)->lsn;
     uint32_t blocks;
 
     att_merge_scan(engine, cut);
@@ -291,11 +293,12 @@ void att_merge(struct att_engine *engine, uint64_t cut)
         merge_tiles(engine, cut, blocks);
         act_on_review(engine);
         atomic_fetch_add_explicit(&engine->merged, packed_entries(merger, blocks), memory_order_relaxed);
-    }
+    } /* The team's flips, before settled rows of Q are written: partner is the reader's acquire fence. */
+    atomic_thread_fence(memory_order_release);
     settle(engine, cut);
     att_merge_unscan(engine, cut);
-    merger->settled_lsn = lsn;
-    atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
+    merger->settled_lsn = merger->cut_lsn;
+    atomic_store_explicit(&engine->settled_lsn, merger->cut_lsn, memory_order_relaxed);
     atomic_fetch_add_explicit(&engine->merges, 1, memory_order_relaxed);
     atomic_store_explicit(&engine->spent_merged, atomic_load_explicit(&engine->spent, memory_order_relaxed),
                           memory_order_relaxed);

@@ -16,7 +16,8 @@
  *
  * Why it is safe: if any byte read in 3 was of a later use of the tile, 4 makes the flip before that use visible to
  * 5, and the version has changed. If any entry read in 3 was overwritten, the service had read a tail beyond it, and
- * 5 sees that tail. `count` is read after the word, so it is never behind the tile's position. A row that was dropped
+ * 5 sees that tail. `count` is read after the word, so it is never behind the tile's
+ * position (and if it were, the distance between them would show it). A row that was dropped
  * from its tile or whose Q changed is noticed by the ids that lie beside its base.
  *
  * A torn copy can hold any mixture of stored floats: finite, so nothing traps; a position out of reach is caught. */

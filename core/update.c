@@ -179,7 +179,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
     struct att_index *index = &engine->index;
     uint64_t count = index->count;
     if (!index->started && index->newest[token] != 0) {
-        att_entries_cancel(engine, index->newest[token] - 1);
+        att_entries_cancel(engine, index->newest[token] - 1, lsn);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
             return ATT_AGAIN;

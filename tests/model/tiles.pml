@@ -15,7 +15,7 @@
 
 #define N 3   /* entries in all */
 #define CAP 2 /* log slots */
-#define REFRESHES 2
+#define REFRESHES 1
 #define ROW 0
 #define NO_ROW 1
 
@@ -92,53 +92,39 @@ active proctype service()
             d_step {           /* att_entries_publish: release */
                 value[count + 1] = value[count] + (1 << count);
                 q_at[count + 1] = q_at[count];
-                count++
+                count++;
+                old = 0; position = 0; pending = false
             }
         fi
     od
 }
 
-/* att_flip: the contents into the spare, in any order; the word; the release fence. */
+/* att_flip: the contents into the spare; the word; the release fence. (One order of the two halves is enough: with the
+ * reader's it gives an old base at a new position, and the reverse.) */
 inline flip()
 {
     spare = 1 - PHYSICAL(words);
-    if
-    :: tile[spare].position = work.position;
-       d_step { tile[spare].row = work.row; tile[spare].q_version = work.q_version; tile[spare].sum = work.sum }
-    :: d_step { tile[spare].row = work.row; tile[spare].q_version = work.q_version; tile[spare].sum = work.sum }
-       tile[spare].position = work.position
-    fi;
+    tile[spare].position = work.position;
+    d_step { tile[spare].row = work.row; tile[spare].q_version = work.q_version; tile[spare].sum = work.sum }
     d_step {
         words_seen = words; /* a release store: what was stored before is seen with it */
         words = WORD(words, spare);
 #ifndef NO_MERGE_FENCE
-        words_seen = words
+        words_seen = words;
 #endif
+        work.position = 0; work.row = 0; work.q_version = 0; work.sum = 0; spare = 0
     }
 }
 
-/* att_work_tile_load */
-inline load_work()
-{
-    d_step {
-        work.position = tile[PHYSICAL(words)].position;
-        work.row = tile[PHYSICAL(words)].row;
-        work.q_version = tile[PHYSICAL(words)].q_version;
-        work.sum = tile[PHYSICAL(words)].sum
-    }
-}
-
-/* att_fold of the entries [settled, cut) under the settled row of Q. */
+/* att_fold of the entries [settled, cut) under the settled row of Q; inside a d_step. */
 inline fold()
 {
-    d_step {
-        at = settled;
-        do
-        :: at < cut -> work.sum = work.sum + slot_delta[at % CAP] * WEIGHT(settled_q); at++
-        :: else -> break
-        od;
-        at = 0
-    }
+    at = settled;
+    do
+    :: at < cut -> work.sum = work.sum + slot_delta[at % CAP] * WEIGHT(settled_q); at++
+    :: else -> break
+    od;
+    at = 0
 }
 
 inline settle_q()
@@ -155,15 +141,15 @@ active proctype merge()
 {
     physical_tile work;
     byte cut, at, spare, newest_value;
-    byte refreshes = REFRESHES;
+    byte refreshes = REFRESHES, drops = 1;
     bool changed_q, changed, behind, drop;
 
     do
     :: settled == N -> break
     /* att_refresh_some: between two merges all tiles stand at `settled`. */
     :: refreshes > 0 ->
-        refreshes--;
         d_step {
+            refreshes--;
             work.position = settled;
             work.row = ROW;
             work.q_version = settled_q;
@@ -195,39 +181,39 @@ active proctype merge()
 #endif
         if /* a row that is not worth it goes cold */
         :: drop = false
-        :: drop = true
+        :: drops > 0 -> d_step { drop = true; drops-- }
         fi;
-#ifdef LEAVE_BEHIND /* a tile of cold rows is not flipped */
-        behind = behind || drop;
-        drop = false;
+#ifdef LEAVE_BEHIND /* a tile of cold rows only is not flipped, as long as their Q stays */
+        d_step { behind = (behind || drop) && !changed_q; drop = false }
 #endif
         if
         :: behind -> skip
         :: else ->
-            load_work();
-            if
-            :: changed_q || drop -> work.row = NO_ROW /* review_rows; its sums are nobody's from now on */
-            :: else -> fold()
-            fi;
-            work.position = cut;
+            d_step { /* in private memory */
+                work.row = tile[PHYSICAL(words)].row; /* att_work_tile_load */
+                work.q_version = tile[PHYSICAL(words)].q_version;
+                work.sum = tile[PHYSICAL(words)].sum;
+                if
+                :: changed_q || drop -> work.row = NO_ROW /* review_rows; its sums are nobody's from now on */
+                :: else -> fold()
+                fi;
+                work.position = cut
+            }
             flip()
         fi;
         if /* DESIGN section 4: a refresh between tiles. (The code makes none there.) */
-        :: refreshes > 0 && !behind ->
-            refreshes--;
+        :: refreshes > 0 && !behind && !changed_q ->
             d_step {
+                refreshes--;
                 work.position = cut;
                 work.row = ROW;
                 work.q_version = settled_q;
-                work.sum = settled_value * WEIGHT(settled_q)
-            }
+                work.sum = settled_value * WEIGHT(settled_q);
 #ifndef REFRESH_UNFOLDED
-            fold();
+                fold()
 #endif
-            if
-            :: changed_q -> skip /* its row of Q changes: it stays dropped */
-            :: else -> flip()
-            fi
+            }
+            flip()
         :: true
         fi;
 #ifdef SETTLED_EARLY
@@ -238,7 +224,8 @@ active proctype merge()
             if
             :: changed -> settled_value = newest_value
             :: else
-            fi
+            fi;
+            newest_value = 0
         }
         settle_q();
         d_step { words_seen = words; settled = cut } /* release */
@@ -250,7 +237,7 @@ active proctype merge()
 /* read_once. It may stop for ever at every step, as any process here. */
 active proctype reader()
 {
-    byte word, c, position, at, row, q_version, q, tail_read, version_read, word_read;
+    byte word, c, position, at, row, q_version, q, tail_read, version_read;
     short sum;
     bool early;
 
@@ -268,80 +255,79 @@ active proctype reader()
 #ifdef NO_READER_FENCE
     if
     :: true
-    :: d_step { early = true; word_read = words; tail_read = tail }
+    :: atomic {
+           early = true;
+           tail_read = tail;
+           if
+           :: word != words -> goto again
+           :: else
+           fi
+       }
     fi;
 #endif
 #ifdef VERSION_FIRST
     version_read = row_version;
 #endif
-    if /* 3: copies, in any order */
-    :: position = tile[PHYSICAL(word)].position;
-       d_step {
-           row = tile[PHYSICAL(word)].row;
-           q_version = tile[PHYSICAL(word)].q_version;
-           sum = tile[PHYSICAL(word)].sum
-       }
-    :: d_step {
-           row = tile[PHYSICAL(word)].row;
-           q_version = tile[PHYSICAL(word)].q_version;
-           sum = tile[PHYSICAL(word)].sum
-       }
-       position = tile[PHYSICAL(word)].position
-    fi;
+    position = tile[PHYSICAL(word)].position; /* 3 */
+    d_step { /* copy_base */
+        row = tile[PHYSICAL(word)].row;
+        q_version = tile[PHYSICAL(word)].q_version;
+        sum = tile[PHYSICAL(word)].sum
+    }
+    atomic {
 #ifndef NO_DISTANCE_CHECK
-    if
-    :: c < position || c - position > CAP -> goto again
-    :: else
-    fi;
+        if
+        :: c < position || c - position > CAP -> goto again
+        :: else
+        fi;
 #endif
-    q = settled_q;
-    at = position;
+        at = position;
+        q = settled_q
+    }
     do
     :: at < c -> d_step { sum = sum + slot_delta[at % CAP] * WEIGHT(q); at++ }
     :: else -> break
     od;
-    if /* 4: the acquire fence; 5: the checks */
-    :: early
-    :: !early ->
+    /* 4: the acquire fence. 5: the checks, all at the moment of the first: the later ones can only see more changes. */
+    atomic {
         if
-        :: word_read = words
-        :: word_read = words_seen
+        :: early
+        :: !early && word == words
+        :: !early && word == words_seen
+        :: else -> goto again
         fi;
         if
-        :: tail_read = tail
-        :: tail_read = tail_seen
-        fi
-    fi;
+        :: early
+        :: !early -> tail_read = tail
+        :: !early -> tail_read = tail_seen
+        fi;
 #ifndef VERSION_FIRST
-    if
-    :: version_read = row_version
-    :: version_read = q_at[c]
-    fi;
+        if
+        :: version_read = row_version
+        :: version_read = q_at[c]
+        fi;
 #endif
-    if
-    :: word_read != word -> goto again
-    :: else
-    fi;
 #ifndef NO_TAIL_CHECK
-    if
-    :: tail_read > position -> goto again
-    :: else
-    fi;
+        if
+        :: tail_read > position -> goto again
+        :: else
+        fi;
 #endif
 #ifndef NO_ROW_ID
-    if
-    :: row != ROW -> goto again
-    :: else
-    fi;
+        if
+        :: row != ROW -> goto again
+        :: else
+        fi;
 #endif
-    if
-    :: q_version != version_read -> goto again
-    :: else
-    fi;
-    /* Accepted: the state after c entries, and c was `count` at a moment during the call. */
-    assert(sum == value[c] * WEIGHT(q_at[c]));
+        if
+        :: q_version != version_read -> goto again
+        :: else
+        fi;
+        /* Accepted: the state after c entries, and c was `count` at a moment during the call. */
+        assert(sum == value[c] * WEIGHT(q_at[c]))
+    }
 again:
     skip;
     d_step { word = 0; c = 0; position = 0; at = 0; row = 0; q_version = 0; q = 0; sum = 0;
-             tail_read = 0; version_read = 0; word_read = 0; early = false }
+             tail_read = 0; version_read = 0; early = false }
 }

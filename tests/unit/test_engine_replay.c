@@ -1,0 +1,99 @@
+/* Operations applied before the start, as recovery does: compacted in place, and the state is the same. */
+#include <math.h>
+#include <stdio.h>
+
+#include "harness.h"
+
+enum { N_Q = 20, D = 6, D_V = 5, CAPACITY = 40 };
+
+static struct att_op random_op(struct test_random *random, const struct model *model, float *key, float *value)
+{
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = random_below(random, CAPACITY), .key = key, .value = value};
+
+    random_normals(random, key, D, 1.0);
+    random_normals(random, value, D_V, 1.0);
+    if (!model->live[op.index])
+        op.kind = ATT_OP_APPEND;
+    else if (random_one_in(random, 4))
+        op = (struct att_op){.kind = ATT_OP_DELETE, .index = op.index};
+    else if (random_one_in(random, 4))
+        op = (struct att_op){.kind = ATT_OP_SET_Q, .index = random_below(random, N_Q), .key = key};
+    return op;
+}
+
+/* Far more operations than the log could hold uncompacted. */
+static void replayed_operations_are_compacted_and_served(void **state)
+{
+    struct test_random random;
+    struct att_error error;
+    (void)state;
+    random_seed(&random, 314, "replay");
+    for (int round = 0; round < 20; round++) {
+        struct model model;
+        struct att_engine_stats stats;
+        uint64_t lsn = 100;
+        model_init(&model, N_Q, D, D_V, CAPACITY, 0.5);
+        model_fill(&model, &random, CAPACITY / 2, 1.0);
+        struct att_engine_options options = harness_options(&model);
+        options.log_capacity = 128;
+        struct att_engine *engine = harness_create(&model, &options);
+        att_engine_set_lsn(engine, lsn);
+        assert_int_equal(att_engine_prepare(engine, &error), ATT_OK);
+        for (uint32_t i = random_below(&random, 600); i > 0; i--) {
+            float key[D], value[D_V];
+            struct att_op op = random_op(&random, &model, key, value);
+            assert_int_equal(att_engine_apply(engine, &op, ++lsn, &error), ATT_OK);
+            model_apply(&model, &op);
+        }
+        assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+        harness_check_state(engine, &model);
+        harness_check_all(engine, &model, harness_tolerance(ATT_MIXED));
+        struct att_job merge = {.kind = ATT_JOB_MERGE};
+        assert_int_equal(harness_job(engine, &merge), ATT_OK);
+        att_engine_stats(engine, &stats);
+        assert_true(merge.lsn == lsn && stats.settled_lsn == lsn && stats.lsn == lsn);
+        assert_true(stats.log_pending == 0 && stats.tokens == model.tokens);
+        harness_check_all(engine, &model, harness_tolerance(ATT_MIXED));
+        att_engine_free(engine);
+        model_release(&model);
+    }
+}
+
+/* Replay rewrites the entry of token 0 behind that of token 1: the newest LSN is not in the last entry. */
+static void the_lsn_of_a_merge_is_the_largest_of_its_entries(void **state)
+{
+    struct model model;
+    struct test_random random;
+    struct att_error error;
+    float key[D] = {1.0f};
+    const uint32_t tokens[] = {0, 1, 0};
+    uint64_t lsn = 0;
+    (void)state;
+    random_init(&random, 1);
+    model_init(&model, N_Q, D, D_V, CAPACITY, 0.5);
+    model_fill(&model, &random, CAPACITY, 1.0);
+    struct att_engine_options options = harness_options(&model);
+    struct att_engine *engine = harness_create(&model, &options);
+    assert_int_equal(att_engine_prepare(engine, &error), ATT_OK);
+    for (int i = 0; i < 3; i++) {
+        struct att_op set = {.kind = ATT_OP_SET_TOKEN, .index = tokens[i], .key = key};
+        assert_int_equal(att_engine_apply(engine, &set, ++lsn, &error), ATT_OK);
+    }
+    struct att_op delete = {.kind = ATT_OP_DELETE, .index = 0};
+    assert_int_equal(att_engine_apply(engine, &delete, ++lsn, &error), ATT_OK);
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    struct att_job merge = {.kind = ATT_JOB_MERGE};
+    assert_int_equal(harness_job(engine, &merge), ATT_OK);
+    assert_int_equal(merge.lsn, lsn);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(replayed_operations_are_compacted_and_served),
+        cmocka_unit_test(the_lsn_of_a_merge_is_the_largest_of_its_entries),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
