@@ -164,7 +164,7 @@ void att_merge_scan(struct att_engine *engine, uint64_t cut);
 void att_merge_unscan(struct att_engine *engine, uint64_t cut);
 uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only);
 uint64_t att_merge_count(const struct att_engine *engine);
-void att_merge(struct att_engine *engine, uint64_t cut);
+void att_merge_to(struct att_engine *engine, uint64_t cut);
 void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare);
 void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
 const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scratch, uint32_t *ret_version);

@@ -272,7 +272,7 @@ static void run_merge(struct att_engine *engine, struct att_job *job)
     const uint64_t cut = att_merge_count(engine);
 
     if (cut != atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed))
-        att_merge(engine, cut);
+        att_merge_to(engine, cut);
     job->status = ATT_OK;
     job->lsn = engine->merger.settled_lsn;
     att_job_finish(engine, job);

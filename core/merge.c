@@ -280,7 +280,7 @@ static void act_on_review(struct att_engine *engine)
 }
 
 /* Merges [settled, cut). */
-void att_merge(struct att_engine *engine, uint64_t cut)
+void att_merge_to(struct att_engine *engine, uint64_t cut)
 {
     struct att_merger *merger = &engine->merger;
     struct att_region_header *header = engine->region.header;

@@ -85,7 +85,7 @@ static bool merge_due(struct att_engine *engine)
 
     if (!due(engine, entries) && !(engine->merger.merge_now && entries > 0))
         return false;
-    att_merge(engine, cut);
+    att_merge_to(engine, cut);
     engine->merger.merge_now = false;
     return true;
 }

@@ -36,8 +36,8 @@ struct att_connect_options {
 
 /* What is served. */
 struct att_info {
-    uint32_t heads, n_q, d, d_v, capacity;
-    uint32_t precision; /* 0 single, 1 mixed, 2 double */
+    uint32_t heads, n_q, d, d_v, capacity; /* all but heads: of each head */
+    uint32_t precision;                    /* 0 single, 1 mixed, 2 double */
     double scale;
     uint64_t incarnation; /* counts the daemon's starts on this state */
     uint32_t daemon_pid;
@@ -84,7 +84,7 @@ enum att_request_type {
 
 struct att_request {
     enum att_request_type type;
-    uint32_t head; /* 0 */
+    uint32_t head; /* below att_info.heads: ATT_ERANGE; flush, merge, snapshot and what follows are of all heads */
     uint32_t index;
     uint32_t column;
     double number;
@@ -128,6 +128,8 @@ ATT_API uint32_t att_in_flight(const struct att_client *client);
 
 /* ---- Synchronous -------------------------------------------------------------------------------------- */
 
+/* All but att_call speak of head 0. */
+
 /* Any one request; completions of others that arrive meanwhile are kept for att_complete. */
 ATT_API enum att_status att_call(struct att_client *client, const struct att_request *request,
                                  struct att_completion *ret_completion);
@@ -164,7 +166,9 @@ struct att_stat {
     char isa[16];
     char state[128]; /* "serving", or "read-only: why" */
     char durability[24];
-    uint32_t heads, n_q, n_k, tokens, d, d_v; /* n_k: the highest token index ever live + 1 */
+    /* n_q, d, d_v, capacity: of each head; threads: of each head's team; n_k: the highest token index ever live + 1, of
+     * any head; tokens and the counters from log_pending to queries: of all heads together. */
+    uint32_t heads, n_q, n_k, tokens, d, d_v;
     uint32_t capacity, precision, threads, clients;
     double scale;
     uint64_t log_pending, log_capacity, rows_hot, rows_cold, generation, merges, refreshes, updates, queries;

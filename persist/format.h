@@ -30,20 +30,37 @@ static_assert(sizeof(struct att_record) == 48, "att_record");
 static_assert(offsetof(struct att_record, length) == 24, "att_record.length");
 static_assert(offsetof(struct att_record, number) == 44, "att_record.number");
 
-/* What a state is, as stored in every manifest. */
+/* What a state is, as stored in every manifest. Every head has this shape. */
 struct att_state_shape {
-    uint32_t heads; /* 1 */
+    uint32_t heads; /* 1..ATT_MAX_HEADS */
     uint32_t n_q;
     uint32_t d;
     uint32_t d_v;
     uint32_t capacity;
     uint32_t precision; /* enum att_precision */
+    uint32_t causal;    /* 1: row i sees tokens 0..i only */
+    uint32_t reserved;  /* 0 */
     double scale;
     char base_tag[64]; /* the numerics that made the bases */
 };
-static_assert(sizeof(struct att_state_shape) == 96, "att_state_shape");
-static_assert(offsetof(struct att_state_shape, scale) == 24, "att_state_shape.scale");
-static_assert(offsetof(struct att_state_shape, base_tag) == 32, "att_state_shape.base_tag");
+static_assert(sizeof(struct att_state_shape) == 104, "att_state_shape");
+static_assert(offsetof(struct att_state_shape, scale) == 32, "att_state_shape.scale");
+static_assert(offsetof(struct att_state_shape, base_tag) == 40, "att_state_shape.base_tag");
+
+enum { ATT_MAX_HEADS = 1024 };
+
+/* Where a head's part of a snapshot was cut: it holds exactly the head's updates up to this LSN. */
+struct att_head_cut {
+    uint64_t lsn;
+    uint32_t tokens_used; /* highest live index + 1 */
+    uint32_t reserved;    /* 0 */
+};
+static_assert(sizeof(struct att_head_cut) == 16, "att_head_cut");
+static_assert(offsetof(struct att_head_cut, tokens_used) == 8, "att_head_cut.tokens_used");
+
+/* A piece's array number says whose it is: head * ATT_HEAD_ARRAYS + enum att_array (core/engine.h), so that the pieces
+ * of one head lie together, and those of head 0 are numbered as if there were no others. */
+enum { ATT_HEAD_ARRAYS = 16 };
 
 /* ---- Values in DIR/log and DIR/snap --------------------------------------------------------- */
 
@@ -118,29 +135,32 @@ struct att_piece_key {
 };
 static_assert(sizeof(struct att_piece_key) == 24, "att_piece_key");
 
-/* DIR/snap, database "manifest", MDB_INTEGERKEY: uint64_t generation -> this. Written last: it
- * makes the generation complete. `pieces_checksum` is XXH3_64 over the pieces' checksums (8 bytes
- * each) in key order. */
+/* DIR/snap, database "manifest", MDB_INTEGERKEY: uint64_t generation -> this, then shape.heads
+ * att_head_cut. Written last: it makes the generation complete. `pieces_checksum` is XXH3_64 over
+ * the pieces' checksums (8 bytes each) in key order. */
 struct att_manifest {
     struct att_prefix prefix;
     uint64_t generation;
-    uint64_t lsn;         /* of the cut */
+    uint64_t lsn;         /* of the largest cut: LSNs go on behind it */
     uint64_t incarnation; /* that wrote it */
     uint64_t pieces;
     uint64_t bytes; /* of the pieces, without their headers */
     uint64_t pieces_checksum;
-    uint32_t tokens_used;
-    uint32_t reserved; /* 0 */
+    uint64_t replay_lsn;  /* the log behind it is replayed: the smallest cut; with ATT_DURABLE_OFF, which logs nothing
+                             to replay, the largest */
+    uint32_t tokens_used; /* the largest of the cuts' */
+    uint32_t reserved;    /* 0 */
     struct att_state_shape shape;
 };
-static_assert(sizeof(struct att_manifest) == 168, "att_manifest");
+static_assert(sizeof(struct att_manifest) == 184, "att_manifest");
 static_assert(offsetof(struct att_manifest, generation) == 16, "att_manifest.generation");
 static_assert(offsetof(struct att_manifest, lsn) == 24, "att_manifest.lsn");
 static_assert(offsetof(struct att_manifest, incarnation) == 32, "att_manifest.incarnation");
 static_assert(offsetof(struct att_manifest, pieces) == 40, "att_manifest.pieces");
 static_assert(offsetof(struct att_manifest, bytes) == 48, "att_manifest.bytes");
 static_assert(offsetof(struct att_manifest, pieces_checksum) == 56, "att_manifest.pieces_checksum");
-static_assert(offsetof(struct att_manifest, tokens_used) == 64, "att_manifest.tokens_used");
-static_assert(offsetof(struct att_manifest, shape) == 72, "att_manifest.shape");
+static_assert(offsetof(struct att_manifest, replay_lsn) == 64, "att_manifest.replay_lsn");
+static_assert(offsetof(struct att_manifest, tokens_used) == 72, "att_manifest.tokens_used");
+static_assert(offsetof(struct att_manifest, shape) == 80, "att_manifest.shape");
 
 #endif

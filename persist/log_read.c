@@ -138,7 +138,7 @@ static bool was_trimmed(struct att_store *store, uint64_t after)
         return false;
     struct att_snapshot_info infos[8];
     size_t count = att_store_generations(store, infos, 8);
-    return count > 0 && infos[0].lsn > after;
+    return count > 0 && infos[0].replay_lsn > after;
 }
 
 static enum att_status hand_on(const struct att_batch *batch, const unsigned char *records, uint64_t after,

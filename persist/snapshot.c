@@ -6,15 +6,16 @@
  * While ACTIVE, the sink's thread (the merge thread) pushes pieces on `queue`, a stack, and the
  * snapshot thread takes it whole and turns it round: with one exchange that takes everything no
  * node can be freed under a pusher, so the stack has no ABA. A push releases the node's bytes; the
- * exchange acquires them. `cut` is stored before the first piece and `ended` after the last, with
- * release: who acquires `ended` and then takes the queue has everything. generation and shape are
+ * exchange acquires them. `ended` is stored after the last piece and the last cut, with release:
+ * who acquires `ended` and then takes the queue has everything. The sink's threads are the heads'
+ * merge threads, one after the other (the service hands the turn on). generation and shape are
  * plain fields: the service thread writes them while IDLE and publishes them with the store of
  * ACTIVE; the snapshot thread's store of IDLE gives them back.
  *
  * When a write fails or a piece found no memory, the thread keeps taking pieces and drops them
  * until the sink says that it has ended: the sink never learns of it and never blocks.
  *
- * The order that makes a crash harmless at any point: all pieces are committed; every LSN of the
+ * The order that makes a crash harmless at any point: all pieces are committed; every LSN of every
  * cut is durable; the manifest, in its own transaction; then old generations are deleted, each
  * one's manifest first; then the log is trimmed to the older kept generation. docs/format.md goes
  * through it step by step. */
@@ -42,12 +43,17 @@ enum att_status att_store_snapshot_begin(struct att_store *store, const struct a
     /* Acquire: generation and shape are ours again; partner: the release of IDLE in run_one. */
     if (atomic_load_explicit(&snapshot->state, memory_order_acquire) != PERSIST_IDLE)
         return att_fail(error, ATT_EBUSY, "%s: a snapshot is being written already", store->directory);
+    if (shape->heads == 0 || shape->heads > ATT_MAX_HEADS)
+        return att_fail(error, ATT_EINVAL, "%s: a snapshot of %u heads", store->directory, (unsigned)shape->heads);
+    struct att_head_cut *cuts = calloc(shape->heads, sizeof *cuts);
+    if (!cuts)
+        return att_fail(error, ATT_ENOMEM, "%s: no memory for a snapshot", store->directory);
+    free(snapshot->cuts);
+    snapshot->cuts = cuts;
     snapshot->shape = *shape;
     snapshot->generation = ++snapshot->last_generation;
     atomic_store_explicit(&snapshot->ended, false, memory_order_relaxed);
     atomic_store_explicit(&snapshot->no_memory, false, memory_order_relaxed);
-    atomic_store_explicit(&snapshot->cut_lsn, 0, memory_order_relaxed);
-    atomic_store_explicit(&snapshot->cut_tokens, 0, memory_order_relaxed);
     atomic_store_explicit(&store->snapshot_failed, false, memory_order_relaxed);
     /* Release: all of the above; partner: the acquire in persist_snapshot_main. */
     atomic_store_explicit(&snapshot->state, PERSIST_ACTIVE, memory_order_release);
@@ -55,11 +61,10 @@ enum att_status att_store_snapshot_begin(struct att_store *store, const struct a
     return ATT_OK;
 }
 
-void att_store_snapshot_cut(struct att_store *store, uint64_t lsn, uint32_t tokens_used)
+void att_store_snapshot_cut(struct att_store *store, uint32_t head, uint64_t lsn, uint32_t tokens_used)
 {
-    /* Published by the release of `ended`. */
-    atomic_store_explicit(&store->snapshot.cut_lsn, lsn, memory_order_relaxed);
-    atomic_store_explicit(&store->snapshot.cut_tokens, tokens_used, memory_order_relaxed);
+    if (head < store->snapshot.shape.heads)
+        store->snapshot.cuts[head] = (struct att_head_cut){.lsn = lsn, .tokens_used = tokens_used};
 }
 
 bool att_store_snapshot_room(struct att_store *store)
@@ -243,16 +248,33 @@ static void report_prune(struct att_store *store, const struct persist_failure *
                     store->directory, failure->what, persist_strerror(failure->code, buffer, sizeof buffer));
 }
 
+/* What the heads' cuts say together; *ret_least: the smallest. */
+static struct att_snapshot_info join_cuts(const struct att_store *store, uint64_t *ret_least)
+{
+    const struct persist_snapshot *snapshot = &store->snapshot;
+    struct att_snapshot_info all = {0};
+    *ret_least = UINT64_MAX;
+    for (uint32_t head = 0; head < snapshot->shape.heads; head++) {
+        const struct att_head_cut *cut = &snapshot->cuts[head];
+        all.lsn = cut->lsn > all.lsn ? cut->lsn : all.lsn;
+        all.tokens_used = cut->tokens_used > all.tokens_used ? cut->tokens_used : all.tokens_used;
+        *ret_least = cut->lsn < *ret_least ? cut->lsn : *ret_least;
+    }
+    /* Without a log, what came between the cuts cannot be replayed, and its LSNs are no gap. */
+    all.replay_lsn = store->options.durability == ATT_DURABLE_OFF ? all.lsn : *ret_least;
+    return all;
+}
+
 /* The pieces are in. True: the generation is complete. */
 static bool complete(struct att_store *store)
 {
     struct persist_snapshot *snapshot = &store->snapshot;
-    uint64_t lsn = atomic_load_explicit(&snapshot->cut_lsn, memory_order_relaxed);
-    uint32_t tokens = atomic_load_explicit(&snapshot->cut_tokens, memory_order_relaxed);
-    if (!await_durable(store, lsn))
+    uint64_t least;
+    struct att_snapshot_info cut = join_cuts(store, &least);
+    if (!await_durable(store, cut.lsn))
         return false;
     struct att_error error = {ATT_OK, ""};
-    struct persist_failure failure = persist_manifest_write(store, lsn, tokens, &error);
+    struct persist_failure failure = persist_manifest_write(store, &cut, &error);
     if (failure.outcome) {
         if (error.status)
             persist_say(store, "%s", error.text);
@@ -261,19 +283,19 @@ static bool complete(struct att_store *store)
         return false;
     }
     uint64_t keep[2] = {snapshot->generation, snapshot->current};
-    uint64_t older_lsn = snapshot->current_lsn;
+    uint64_t older_replay_lsn = snapshot->current_replay_lsn;
     snapshot->current = snapshot->generation;
-    snapshot->current_lsn = lsn;
+    snapshot->current_replay_lsn = cut.replay_lsn;
     /* Releases; partners: the acquires in att_store_state. */
     if (store->options.durability == ATT_DURABLE_OFF)
-        atomic_store_explicit(&store->durable_lsn, lsn, memory_order_release);
-    atomic_store_explicit(&store->snapshot_lsn, lsn, memory_order_release);
+        atomic_store_explicit(&store->durable_lsn, least, memory_order_release);
+    atomic_store_explicit(&store->snapshot_lsn, least, memory_order_release);
     atomic_store_explicit(&store->generation, snapshot->generation, memory_order_release);
     persist_event(store);
     failure = persist_snapshot_prune(store, keep, false);
     report_prune(store, &failure);
     if (keep[1] && failure.outcome != PERSIST_FINAL)
-        persist_log_trim(store, older_lsn);
+        persist_log_trim(store, older_replay_lsn);
     return true;
 }
 

@@ -194,7 +194,8 @@ static enum att_status check_manifest(const struct att_store *store, uint64_t ke
     if (status)
         return status;
     memcpy(&manifest, value->mv_data, sizeof manifest);
-    if (value->mv_size != sizeof manifest || manifest.generation != key)
+    if (manifest.shape.heads == 0 || manifest.shape.heads > ATT_MAX_HEADS || manifest.generation != key ||
+        value->mv_size != sizeof manifest + manifest.shape.heads * sizeof(struct att_head_cut))
         return att_fail(error, ATT_ECORRUPT, "%s/snap: %s is damaged: it does not fit its key", store->directory, what);
     *ret_manifest = manifest;
     return ATT_OK;
@@ -239,6 +240,7 @@ static struct att_snapshot_info info_of(const struct att_manifest *manifest)
 {
     return (struct att_snapshot_info){.generation = manifest->generation,
                                       .lsn = manifest->lsn,
+                                      .replay_lsn = manifest->replay_lsn,
                                       .incarnation = manifest->incarnation,
                                       .bytes = manifest->bytes,
                                       .pieces = manifest->pieces,
@@ -284,6 +286,31 @@ static enum att_status try_generation(struct att_store *store, uint64_t generati
         status = ATT_ENOENT; /* the daemon deleted it meanwhile */
     if (!status)
         *ret_info = info_of(&manifest);
+    return status;
+}
+
+/* The heads' cuts, which lie behind the manifest that try_generation has found whole. */
+static enum att_status load_cuts(struct att_store *store, const struct att_snapshot_info *info, struct att_error *error)
+{
+    size_t bytes = info->shape.heads * sizeof(struct att_head_cut);
+    uint64_t generation = info->generation;
+    MDB_txn *txn;
+    MDB_val key = {sizeof generation, &generation}, value;
+    free(store->chosen_cuts); /* an earlier choice that was deleted meanwhile */
+    store->chosen_cuts = malloc(bytes);
+    if (!store->chosen_cuts)
+        return att_fail(error, ATT_ENOMEM, "%s/snap: no memory to read a snapshot", store->directory);
+    enum att_status status = persist_env_read(store, &store->snap_env, &txn, error);
+    if (status)
+        return status;
+    int code = mdb_get(txn, store->snap_env.manifests, &key, &value);
+    if (code == MDB_NOTFOUND)
+        status = ATT_ENOENT; /* the daemon deleted it meanwhile */
+    else if (code)
+        status = persist_lmdb_fail(error, store, &store->snap_env, "cannot read a manifest", code);
+    else
+        memcpy(store->chosen_cuts, (const char *)value.mv_data + sizeof(struct att_manifest), bytes);
+    mdb_txn_abort(txn);
     return status;
 }
 
@@ -337,16 +364,18 @@ enum att_status persist_snapshot_load(struct att_store *store, struct att_error 
     store->snapshot.last_generation = largest_number(store, numbers[count - 1]);
     for (size_t i = count; i-- > 0;) {
         struct att_snapshot_info info;
-        if (store->chosen.generation) { /* only the one before it is still of interest, and only its LSN */
+        if (store->chosen.generation) { /* only the one before it is still of interest, and only its replay LSN */
             if (!try_generation(store, numbers[i], false, &info, NULL)) {
                 store->older_generation = info.generation;
-                store->older_lsn = info.lsn;
+                store->older_replay_lsn = info.replay_lsn;
                 break;
             }
             continue;
         }
         struct att_error why;
         enum att_status status = try_generation(store, numbers[i], true, &info, &why);
+        if (status == ATT_OK)
+            status = load_cuts(store, &info, &why);
         if (status == ATT_OK) {
             store->chosen = info;
         } else if (status == ATT_ECORRUPT) {
@@ -380,6 +409,11 @@ enum att_status att_store_snapshot(const struct att_store *store, struct att_sna
     if (ret_warning)
         *ret_warning = store->warning[0] ? store->warning : NULL;
     return ATT_OK;
+}
+
+const struct att_head_cut *att_store_cuts(const struct att_store *store)
+{
+    return store->chosen.generation ? store->chosen_cuts : NULL;
 }
 
 struct hand_on {

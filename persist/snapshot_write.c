@@ -48,7 +48,7 @@ struct persist_failure persist_snapshot_write(struct att_store *store, struct pe
     return failure;
 }
 
-struct persist_failure persist_manifest_write(struct att_store *store, uint64_t lsn, uint32_t tokens_used,
+struct persist_failure persist_manifest_write(struct att_store *store, const struct att_snapshot_info *cut,
                                               struct att_error *error)
 {
     struct persist_env *env = &store->snap_env;
@@ -57,23 +57,27 @@ struct persist_failure persist_manifest_write(struct att_store *store, uint64_t 
     if (persist_generation_walk(store, store->snapshot.generation, false, NULL, NULL, &walk, error))
         return (struct persist_failure){PERSIST_WAIT, EINVAL, "cannot read it back"};
     struct att_manifest manifest = {.generation = store->snapshot.generation,
-                                    .lsn = lsn,
+                                    .lsn = cut->lsn,
+                                    .replay_lsn = cut->replay_lsn,
                                     .incarnation = store->incarnation,
                                     .pieces = walk.pieces,
                                     .bytes = walk.bytes,
                                     .pieces_checksum = walk.checksum,
-                                    .tokens_used = tokens_used,
+                                    .tokens_used = cut->tokens_used,
                                     .shape = store->snapshot.shape};
-    persist_seal(&manifest, sizeof manifest, ATT_MAGIC_MANIFEST);
+    size_t cut_bytes = manifest.shape.heads * sizeof *store->snapshot.cuts;
     MDB_txn *txn;
     bool full;
-    struct persist_failure failure = persist_begin(env, sizeof manifest, &txn, &full);
+    struct persist_failure failure = persist_begin(env, sizeof manifest + cut_bytes, &txn, &full);
     if (failure.outcome)
         return failure;
-    MDB_val key = {sizeof manifest.generation, &manifest.generation}, value = {sizeof manifest, &manifest};
-    int code = mdb_put(txn, env->manifests, &key, &value, MDB_NOOVERWRITE);
+    MDB_val key = {sizeof manifest.generation, &manifest.generation}, value = {sizeof manifest + cut_bytes, NULL};
+    int code = mdb_put(txn, env->manifests, &key, &value, MDB_RESERVE | MDB_NOOVERWRITE);
     if (code)
         return persist_abort(env, txn, full, code, "cannot write the manifest");
+    memcpy(value.mv_data, &manifest, sizeof manifest);
+    memcpy((char *)value.mv_data + sizeof manifest, store->snapshot.cuts, cut_bytes);
+    persist_seal(value.mv_data, value.mv_size, ATT_MAGIC_MANIFEST);
     return persist_commit(env, txn, full);
 }
 

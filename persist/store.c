@@ -96,10 +96,10 @@ static void publish_loaded(struct att_store *store)
     bool off = store->options.durability == ATT_DURABLE_OFF;
     /* With OFF too: what the log of an earlier start holds is on disk. */
     atomic_store_explicit(&store->durable_lsn, store->last_lsn, memory_order_relaxed);
-    atomic_store_explicit(&store->snapshot_lsn, store->chosen.lsn, memory_order_relaxed);
+    atomic_store_explicit(&store->snapshot_lsn, store->chosen.replay_lsn, memory_order_relaxed);
     atomic_store_explicit(&store->generation, store->chosen.generation, memory_order_relaxed);
     store->snapshot.current = store->chosen.generation;
-    store->snapshot.current_lsn = store->chosen.lsn;
+    store->snapshot.current_replay_lsn = store->chosen.replay_lsn;
     store->log.next_lsn = off ? 0 : store->last_lsn + 1;
 }
 
@@ -160,7 +160,7 @@ enum att_status att_store_start(struct att_store *store, struct att_error *error
                         (unsigned long long)ATT_LOG_BUFFER_BYTES);
     /* A trim that a crash interrupted is finished; the log thread finds nothing to do otherwise. */
     if (store->older_generation)
-        atomic_store_explicit(&store->log.trim_to, store->older_lsn, memory_order_relaxed);
+        atomic_store_explicit(&store->log.trim_to, store->older_replay_lsn, memory_order_relaxed);
     int code = pthread_create(&store->log_thread, NULL, persist_log_main, store);
     if (code)
         goto fail_log;
@@ -204,6 +204,8 @@ void att_store_close(struct att_store *store)
     if (store->lock_fd >= 0)
         close(store->lock_fd);
     pthread_mutex_destroy(&store->message_lock);
+    free(store->snapshot.cuts);
+    free(store->chosen_cuts);
     free(store->log.ring);
     free(store);
 }

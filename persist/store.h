@@ -54,7 +54,8 @@ uint64_t att_store_incarnation(const struct att_store *store);
 /* One stored snapshot generation. */
 struct att_snapshot_info {
     uint64_t generation;
-    uint64_t lsn;         /* of its cut */
+    uint64_t lsn;         /* of its largest cut */
+    uint64_t replay_lsn;  /* the log behind it is to be replayed, for each head behind its own cut */
     uint64_t incarnation; /* that wrote it */
     uint64_t bytes;       /* of its pieces */
     uint64_t pieces;
@@ -67,6 +68,9 @@ struct att_snapshot_info {
  * string of the store, or NULL). */
 enum att_status att_store_snapshot(const struct att_store *store, struct att_snapshot_info *ret_info,
                                    const char **ret_warning, struct att_error *error);
+
+/* Its heads' cuts, shape.heads of them. The store's; NULL: no snapshot yet. */
+const struct att_head_cut *att_store_cuts(const struct att_store *store);
 
 /* Reads its pieces in order (array, then offset), each with its checksum verified. The callback's
  * error stops it; its data lives during the call and is aligned to 16 bytes. ATT_AGAIN (read-only):
@@ -111,7 +115,7 @@ void att_store_push(struct att_store *store);
 /* What the store's threads have reached. Any thread; wait-free. */
 struct att_store_state {
     uint64_t durable_lsn;
-    uint64_t snapshot_lsn;
+    uint64_t snapshot_lsn; /* the newest snapshot holds all updates up to here: its smallest cut */
     uint64_t generation;
     bool snapshot_running;
     bool snapshot_failed;     /* the last one; text says why */
@@ -126,16 +130,17 @@ void att_store_message(const struct att_store *store, char *ret_text, size_t siz
 /* ---- Snapshots ------------------------------------------------------------------------------ */
 
 /* Begins a new generation; from ATT_OK on, _end must be called sooner or later. ATT_EBUSY: one is
- * being written. ATT_EREADONLY after a sync error. */
+ * being written. ATT_EREADONLY after a sync error. ATT_EINVAL: impossible number of heads. ATT_ENOMEM. */
 enum att_status att_store_snapshot_begin(struct att_store *store, const struct att_state_shape *shape,
                                          struct att_error *error);
 
-/* The four of an att_sink, in the engine's order. One thread at a time, not necessarily the service
- * thread. They copy and return; the snapshot thread writes behind them in transactions of 1 MiB
- * with pauses of 3 ms. When all pieces are in and the durable LSN has reached the cut's, it writes
- * the manifest, deletes generations but the newest two and trims the log to the older one's LSN;
- * then on_event. */
-void att_store_snapshot_cut(struct att_store *store, uint64_t lsn, uint32_t tokens_used);
+/* What the heads' att_sinks call. One thread at a time, not necessarily the service thread. They
+ * copy and return; the snapshot thread writes behind them in transactions of 1 MiB with pauses of
+ * 3 ms. _cut: once for each head, before _end; _piece: any head's, in any order, numbered as
+ * ATT_HEAD_ARRAYS says; _end: after the last of all heads. Then, when the durable LSN has reached
+ * the largest cut, it writes the manifest, deletes generations but the newest two and trims the
+ * log to the older one's replay LSN; then on_event. */
+void att_store_snapshot_cut(struct att_store *store, uint32_t head, uint64_t lsn, uint32_t tokens_used);
 bool att_store_snapshot_room(struct att_store *store);
 void att_store_snapshot_piece(struct att_store *store, uint32_t array, uint64_t offset, const void *data,
                               uint64_t bytes);

@@ -91,15 +91,14 @@ struct persist_snapshot {
     _Atomic uint64_t queued;               /* bytes in it */
     _Atomic bool ended;                    /* the sink has seen the last piece; written after the last push */
     _Atomic bool no_memory;                /* a piece was lost; written by the sink's thread */
-    _Atomic uint64_t cut_lsn;
-    _Atomic uint32_t cut_tokens;
+    struct att_head_cut *cuts;             /* [shape.heads]; by the sink's thread, published by `ended` */
     /* Written by the service thread while IDLE, read by the snapshot thread while ACTIVE. */
     uint64_t generation;
     struct att_state_shape shape;
     uint64_t last_generation; /* the service thread's: the largest number in use, also by leftovers */
     /* The snapshot thread's. */
     uint64_t current; /* the newest good generation, 0: none */
-    uint64_t current_lsn;
+    uint64_t current_replay_lsn;
 };
 
 /* ---- The log -------------------------------------------------------------------------------- */
@@ -128,11 +127,12 @@ struct att_store {
     struct persist_env log_env;
     struct persist_env snap_env;
     uint64_t incarnation;
-    uint64_t last_lsn;                    /* as of open */
-    uint64_t log_last_lsn;                /* as of open */
-    struct att_snapshot_info chosen;      /* as of open; generation 0: none */
-    uint64_t older_generation, older_lsn; /* the complete one before it, 0: none */
-    enum att_status log_status;           /* not ATT_OK: the newest batch is damaged, appending behind it is refused */
+    uint64_t last_lsn;                           /* as of open */
+    uint64_t log_last_lsn;                       /* as of open */
+    struct att_snapshot_info chosen;             /* as of open; generation 0: none */
+    struct att_head_cut *chosen_cuts;            /* [chosen.shape.heads]; NULL: none */
+    uint64_t older_generation, older_replay_lsn; /* the complete one before it, 0: none */
+    enum att_status log_status; /* not ATT_OK: the newest batch is damaged, appending behind it is refused */
     struct att_error log_error;
     char warning[600];
 
@@ -212,7 +212,8 @@ enum att_status persist_batch_check(const struct att_store *store, uint64_t key,
 
 void *persist_snapshot_main(void *store);
 struct persist_failure persist_snapshot_write(struct att_store *store, struct persist_piece *pieces);
-struct persist_failure persist_manifest_write(struct att_store *store, uint64_t lsn, uint32_t tokens_used,
+/* Writes it for the generation in hand, whose pieces are in. */
+struct persist_failure persist_manifest_write(struct att_store *store, const struct att_snapshot_info *cut,
                                               struct att_error *error);
 /* Deletes generations, keep[0] and keep[1] excepted; when `unfinished_only`, just those without a
  * manifest. */

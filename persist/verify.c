@@ -14,7 +14,7 @@ struct verify {
     void (*finding)(void *context, int severity, const char *text);
     void *context;
     int worst;
-    uint64_t newest_lsn; /* of the whole generations */
+    uint64_t newest_lsn; /* of the whole generations: the log behind it is needed */
     size_t whole;
 };
 
@@ -72,7 +72,7 @@ static enum att_status verify_generation(struct verify *verify, uint64_t generat
         return ATT_OK;
     }
     verify->whole++;
-    verify->newest_lsn = manifest->lsn;
+    verify->newest_lsn = manifest->replay_lsn;
     report(verify, 0, "%s/snap: generation %llu is whole: LSN %llu, %llu pieces, %llu bytes", store->directory,
            (unsigned long long)generation, (unsigned long long)manifest->lsn, (unsigned long long)manifest->pieces,
            (unsigned long long)manifest->bytes);

@@ -18,7 +18,8 @@ static void print_help(void)
          "  --json          one JSON object a line\n"
          "  --durable       query and row wait until what they reflect is on disk\n"
          "  --timeout MS    give up after so many milliseconds without a reply\n"
-         "Options end at COMMAND. A row or token of head H is written H:I where there are several heads.\n");
+         "Options end at COMMAND. A row, token or output column of head H is written H:I where there are several "
+         "heads.\n");
     for (const struct ctl_command *command = ctl_commands; command->name; command++) {
         char left[80];
         snprintf(left, sizeof left, "%s %s", command->name, command->arguments);

@@ -58,7 +58,20 @@ const char *ctl_explain(struct ctl *ctl, enum att_status status, char *buffer, s
 enum att_status ctl_call(struct ctl *ctl, const struct att_request *request, uint32_t timeout_ms,
                          struct att_completion *ret);
 
+/* A row of Q: "I", or "H:I" where there are several heads, which alone is then accepted; within its matrix. All three
+ * complain and return what attnctl ends with. */
+int ctl_parse_row(struct ctl *ctl, const char *text, struct att_request *request);
+/* A column, below `columns` of the matrix named. */
+int ctl_parse_column(struct ctl *ctl, const char *text, const char *matrix, uint32_t columns,
+                     struct att_request *request);
+/* A column of the output: "J" or "H:J", as rows. */
+int ctl_parse_headed_column(struct ctl *ctl, const char *text, struct att_request *request);
+
 /* The commands that have a file of their own. */
+int ctl_query(struct ctl *ctl, int argc, char **argv);
+int ctl_row(struct ctl *ctl, int argc, char **argv);
+int ctl_col(struct ctl *ctl, int argc, char **argv);
+int ctl_all(struct ctl *ctl, int argc, char **argv);
 int ctl_replay(struct ctl *ctl, int argc, char **argv);
 int ctl_exec(struct ctl *ctl, int argc, char **argv);
 int ctl_stat(struct ctl *ctl, int argc, char **argv);

@@ -2,22 +2,15 @@
 #include "attnctl.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "answer.h"
-#include "npy.h"
 #include "progress.h"
 
 enum { PING_PROBES = 31 };
-
-static struct att_answer_style style(const struct ctl *ctl)
-{
-    return (struct att_answer_style){.json = ctl->json, .exact = ctl->info.precision == 2};
-}
 
 /* ---- Errors and calls ---------------------------------------------------------------------------------- */
 
@@ -116,15 +109,16 @@ static int parse_item(struct ctl *ctl, const char *what, const char *text, const
                       struct att_request *request)
 {
     struct att_error error;
-    if (att_parse_headed(what, text, ctl->info.heads, &request->head, &request->index, &error) != ATT_OK)
-        return bad_argument(ctl, &error);
+    enum att_status status = att_parse_headed(what, text, ctl->info.heads, &request->head, &request->index, &error);
+    if (status != ATT_OK)
+        return ctl_error(ctl, status == ATT_ERANGE ? ATT_EXIT_FAILURE : ATT_EXIT_USAGE, "%s", error.text);
     if (request->index >= count)
         return ctl_error(ctl, ATT_EXIT_FAILURE, "%s %" PRIu32 " is outside %s, whose rows are 0..%" PRIu32, what,
                          request->index, matrix, count - 1);
     return ATT_EXIT_OK;
 }
 
-static int parse_row(struct ctl *ctl, const char *text, struct att_request *request)
+int ctl_parse_row(struct ctl *ctl, const char *text, struct att_request *request)
 {
     return parse_item(ctl, "row", text, "Q", ctl->info.n_q, request);
 }
@@ -134,16 +128,31 @@ static int parse_token(struct ctl *ctl, const char *text, struct att_request *re
     return parse_item(ctl, "token", text, "K and V", ctl->info.capacity, request);
 }
 
-static int parse_column(struct ctl *ctl, const char *text, const char *matrix, uint32_t columns,
-                        struct att_request *request)
+static int check_column(struct ctl *ctl, uint32_t column, const char *matrix, uint32_t columns)
+{
+    if (column < columns)
+        return ATT_EXIT_OK;
+    return ctl_error(ctl, ATT_EXIT_FAILURE, "column %" PRIu32 " is outside %s, whose columns are 0..%" PRIu32, column,
+                     matrix, columns - 1);
+}
+
+int ctl_parse_column(struct ctl *ctl, const char *text, const char *matrix, uint32_t columns,
+                     struct att_request *request)
 {
     struct att_error error;
     if (att_parse_u32("column", text, 0, UINT32_MAX - 1, &request->column, &error) != ATT_OK)
         return bad_argument(ctl, &error);
-    if (request->column >= columns)
-        return ctl_error(ctl, ATT_EXIT_FAILURE, "column %" PRIu32 " is outside %s, whose columns are 0..%" PRIu32,
-                         request->column, matrix, columns - 1);
-    return ATT_EXIT_OK;
+    return check_column(ctl, request->column, matrix, columns);
+}
+
+int ctl_parse_headed_column(struct ctl *ctl, const char *text, struct att_request *request)
+{
+    struct att_error error;
+    enum att_status status =
+        att_parse_headed("column", text, ctl->info.heads, &request->head, &request->column, &error);
+    if (status != ATT_OK)
+        return ctl_error(ctl, status == ATT_ERANGE ? ATT_EXIT_FAILURE : ATT_EXIT_USAGE, "%s", error.text);
+    return check_column(ctl, request->column, "V", ctl->info.d_v);
 }
 
 /* Exactly `needed` numbers into a new array, the caller's to free. `shape` explains the number in the message. */
@@ -167,133 +176,6 @@ static int parse_floats(struct ctl *ctl, const char *shape, uint32_t needed, int
     return ATT_EXIT_OK;
 }
 
-/* ---- Reads --------------------------------------------------------------------------------------------- */
-
-static int run_query(struct ctl *ctl, int argc, char **argv)
-{
-    (void)argc;
-    struct att_completion done;
-    struct att_request request = {.type = ATT_REQ_QUERY, .durable = ctl->durable};
-    int code = parse_row(ctl, argv[1], &request);
-    if (code == ATT_EXIT_OK)
-        code = parse_column(ctl, argv[2], "V", ctl->info.d_v, &request);
-    if (code != ATT_EXIT_OK)
-        return code;
-    enum att_status status = ctl_call(ctl, &request, CTL_TIMEOUT_MS, &done);
-    if (status == ATT_EMPTY)
-        att_print_empty(stdout, style(ctl), "value", done.lsn);
-    else if (status == ATT_OK)
-        att_print_query(stdout, style(ctl), done.value, done.error_bound, done.lsn);
-    else
-        return ctl_status_error(ctl, status);
-    return ATT_EXIT_OK;
-}
-
-static int run_row(struct ctl *ctl, int argc, char **argv)
-{
-    (void)argc;
-    struct att_completion done;
-    struct att_request request = {.type = ATT_REQ_ROW, .durable = ctl->durable};
-    int code = parse_row(ctl, argv[1], &request);
-    if (code != ATT_EXIT_OK)
-        return code;
-    double *values = malloc(ctl->info.d_v * sizeof *values);
-    if (!values)
-        return ctl_error(ctl, ATT_EXIT_FAILURE, "not enough memory");
-    request.buffer = values;
-    request.buffer_bytes = ctl->info.d_v * sizeof *values;
-    enum att_status status = ctl_call(ctl, &request, CTL_TIMEOUT_MS, &done);
-    if (status == ATT_EMPTY)
-        att_print_empty(stdout, style(ctl), "values", done.lsn);
-    else if (status == ATT_OK)
-        att_print_row(stdout, style(ctl), values, ctl->info.d_v, done.error_bound, done.lsn);
-    else
-        code = ctl_status_error(ctl, status);
-    free(values);
-    return code;
-}
-
-static int run_col(struct ctl *ctl, int argc, char **argv)
-{
-    (void)argc;
-    struct att_completion done;
-    struct att_request request = {.type = ATT_REQ_COLUMN};
-    int code = parse_column(ctl, argv[1], "V", ctl->info.d_v, &request);
-    if (code != ATT_EXIT_OK)
-        return code;
-    request.buffer_bytes = (size_t)ctl->info.n_q * 2 * sizeof(double);
-    double *pairs = malloc(request.buffer_bytes);
-    if (!pairs)
-        return ctl_error(ctl, ATT_EXIT_FAILURE, "not enough memory for %zu bytes", request.buffer_bytes);
-    request.buffer = pairs;
-    enum att_status status = ctl_call(ctl, &request, CTL_SLOW_TIMEOUT_MS, &done);
-    if (status == ATT_OK)
-        att_print_column(stdout, style(ctl), pairs, ctl->info.n_q, done.lsn);
-    else
-        code = ctl_status_error(ctl, status);
-    free(pairs);
-    return code;
-}
-
-/* Rounds doubles to floats in place; returns how far the worst finite one moved. */
-static double narrow(void *numbers, uint64_t count)
-{
-    char *at = numbers;
-    double moved = 0;
-    for (uint64_t i = 0; i < count; i++) {
-        double wide;
-        memcpy(&wide, at + i * sizeof wide, sizeof wide);
-        float number = (float)wide;
-        memcpy(at + i * sizeof number, &number, sizeof number);
-        if (isfinite(wide))
-            moved = fmax(moved, fabs((double)number - wide));
-    }
-    return moved;
-}
-
-static enum att_status write_all_output(struct ctl *ctl, const char *path, double *values, double *bound,
-                                        struct att_error *error)
-{
-    uint64_t n_q = ctl->info.n_q;
-    uint64_t d_v = ctl->info.d_v;
-    if (style(ctl).exact)
-        return att_npy_write_float64(path, values, n_q, d_v, error);
-    double moved = narrow(values, n_q * d_v);
-    if (moved > 0)
-        *bound = nextafter(*bound + moved, INFINITY);
-    return att_npy_write_float32(path, (const float *)(const void *)values, n_q, d_v, error);
-}
-
-static int run_all(struct ctl *ctl, int argc, char **argv)
-{
-    (void)argc;
-    struct att_completion done = {0};
-    struct att_error error;
-    struct att_request request = {.type = ATT_REQ_ALL};
-    request.buffer_bytes = (size_t)ctl->info.n_q * ctl->info.d_v * sizeof(double);
-    double *values = malloc(request.buffer_bytes);
-    if (!values)
-        return ctl_error(ctl, ATT_EXIT_FAILURE, "not enough memory for %zu bytes", request.buffer_bytes);
-    request.buffer = values;
-    int code = ATT_EXIT_OK;
-    enum att_status status = ctl_call(ctl, &request, CTL_SLOW_TIMEOUT_MS, &done);
-    double bound = done.error_bound;
-    if (status != ATT_OK)
-        code = ctl_status_error(ctl, status);
-    else if (write_all_output(ctl, argv[1], values, &bound, &error) != ATT_OK)
-        code = ctl_error(ctl, ATT_EXIT_FAILURE, "%s", error.text);
-    else if (ctl->json) {
-        char number[ATT_NUMBER_CHARS];
-        att_format_bound(number, bound, style(ctl).exact);
-        fputs("{\"file\":", stdout);
-        att_print_json_string(stdout, argv[1]);
-        printf(",\"rows\":%" PRIu32 ",\"columns\":%" PRIu32 ",\"error_bound\":%s,\"lsn\":%" PRIu64 "}\n", ctl->info.n_q,
-               ctl->info.d_v, isfinite(bound) ? number : "null", done.lsn);
-    }
-    free(values);
-    return code;
-}
-
 /* ---- Updates ------------------------------------------------------------------------------------------- */
 
 /* Sends an update, which prints nothing. */
@@ -310,7 +192,7 @@ static int run_add(struct ctl *ctl, enum att_request_type type, const char *matr
     struct att_request request = {.type = type};
     int code = parse_token(ctl, argv[1], &request);
     if (code == ATT_EXIT_OK)
-        code = parse_column(ctl, argv[2], matrix, columns, &request);
+        code = ctl_parse_column(ctl, argv[2], matrix, columns, &request);
     if (code != ATT_EXIT_OK)
         return code;
     if (att_parse_double("DELTA", argv[3], &request.number, &error) != ATT_OK)
@@ -375,7 +257,7 @@ static int run_set_q(struct ctl *ctl, int argc, char **argv)
     char shape[40];
     float *q;
     struct att_request request = {.type = ATT_REQ_SET_Q};
-    int code = parse_row(ctl, argv[1], &request);
+    int code = ctl_parse_row(ctl, argv[1], &request);
     if (code == ATT_EXIT_OK)
         code =
             parse_floats(ctl, columns_text(shape, sizeof shape, "d", ctl->info.d), ctl->info.d, argc - 2, argv + 2, &q);
@@ -401,6 +283,30 @@ static int run_set_b(struct ctl *ctl, int argc, char **argv)
     return send_update(ctl, &request);
 }
 
+/* "H:" before the numbers; how many arguments it took, or -1 when it is wrong. */
+static int parse_append_head(struct ctl *ctl, int argc, char **argv, uint32_t *ret_head, int *ret_code)
+{
+    struct att_error error;
+    char item[40];
+    uint32_t index;
+    bool given = argc > 1 && strchr(argv[1], ':') != NULL;
+    if (!given && ctl->info.heads == 1)
+        return 0;
+    if (!given) {
+        *ret_code =
+            ctl_error(ctl, ATT_EXIT_USAGE, "there are %" PRIu32 " heads: write append HEAD: K0 ...", ctl->info.heads);
+        return -1;
+    }
+    snprintf(item, sizeof item, "%.30s0", argv[1]); /* as if it were the head's token 0 */
+    enum att_status status = argv[1][strlen(argv[1]) - 1] == ':'
+                                 ? att_parse_headed("HEAD:", item, ctl->info.heads, ret_head, &index, &error)
+                                 : att_fail(&error, ATT_EINVAL, "'%.40s' is not HEAD:", argv[1]);
+    if (status == ATT_OK)
+        return 1;
+    *ret_code = ctl_error(ctl, status == ATT_ERANGE ? ATT_EXIT_FAILURE : ATT_EXIT_USAGE, "%s", error.text);
+    return -1;
+}
+
 static int run_append(struct ctl *ctl, int argc, char **argv)
 {
     char shape[80];
@@ -410,7 +316,10 @@ static int run_append(struct ctl *ctl, int argc, char **argv)
     uint32_t needed = ctl->info.d + ctl->info.d_v;
     snprintf(shape, sizeof shape, "d = %" PRIu32 " for the key, then d_v = %" PRIu32 " for the value", ctl->info.d,
              ctl->info.d_v);
-    int code = parse_floats(ctl, shape, needed, argc - 1, argv + 1, &numbers);
+    int code = ATT_EXIT_OK;
+    int taken = parse_append_head(ctl, argc, argv, &request.head, &code);
+    if (taken >= 0)
+        code = parse_floats(ctl, shape, needed, argc - 1 - taken, argv + 1 + taken, &numbers);
     if (code != ATT_EXIT_OK)
         return code;
     request.key = numbers;
@@ -494,20 +403,20 @@ static int run_ping(struct ctl *ctl, int argc, char **argv)
 /* ---- The table ----------------------------------------------------------------------------------------- */
 
 const struct ctl_command ctl_commands[] = {
-    {"query", "I J", "O[I][J] and its error bound", 2, 2, run_query},
-    {"row", "I", "row I of the output, then the row's error bound", 1, 1, run_row},
-    {"col", "J", "column J: a line VALUE ERROR_BOUND for each row", 1, 1, run_col},
-    {"all", "OUT.npy", "write the whole output", 1, 1, run_all},
+    {"query", "I J", "O[I][J] and its error bound", 2, 2, ctl_query},
+    {"row", "I", "row I of the output, then the row's error bound", 1, 1, ctl_row},
+    {"col", "J", "column J (H:J): a line VALUE ERROR_BOUND for each row", 1, 1, ctl_col},
+    {"all", "OUT.npy", "write the whole output, all heads", 1, 1, ctl_all},
     {"update-k", "I J DELTA", "add DELTA to K[I][J]", 3, 3, run_update_k},
     {"update-v", "I J DELTA", "add DELTA to V[I][J]", 3, 3, run_update_v},
     {"set-k", "I X0 X1 ...", "replace the key of token I", 1, -1, run_set_k},
     {"set-v", "I X0 X1 ...", "replace the value of token I", 1, -1, run_set_v},
     {"set-q", "I X0 X1 ...", "replace row I of Q", 1, -1, run_set_q},
     {"set-b", "I X", "change the key bias of token I (-inf masks it)", 2, 2, run_set_b},
-    {"append", "K0 ... V0 ...", "add a token; prints its index", 0, -1, run_append},
+    {"append", "[H:] K0 ... V0 ...", "add a token (to head H); prints its index", 0, -1, run_append},
     {"delete", "I", "delete token I", 1, 1, run_delete},
-    {"replay", "--kind KIND.npy --index INDEX.npy --rows ROWS.npy [--from A] [--to B]",
-     "apply updates A..B-1 of a trace (kind 0: a key, 1: a value)", 0, -1, ctl_replay},
+    {"replay", "--kind KIND.npy --index INDEX.npy --rows ROWS.npy [--from A] [--to B] [--head H]",
+     "apply updates A..B-1 of a trace (kind 0: a key, 1: a value) to head H [0]", 0, -1, ctl_replay},
     {"exec", "[FILE]", "run commands, one a line, from FILE or standard input", 0, 1, ctl_exec},
     {"flush", "", "wait until all acknowledged so far is on disk", 0, 0, run_flush},
     {"merge", "", "merge what is pending", 0, 0, run_merge},

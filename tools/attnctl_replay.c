@@ -21,7 +21,8 @@ struct trace {
     const char *kind_path, *index_path, *rows_path;
     uint64_t from, to; /* positions [from, to) */
     uint64_t count;    /* of the whole trace */
-    int64_t *kinds;    /* of [from, to) */
+    uint32_t head;
+    int64_t *kinds; /* of [from, to) */
     int64_t *indices;
     struct att_npy rows;
     float *block; /* block_rows rows from block_first on */
@@ -48,6 +49,7 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
                                             {"rows", required_argument, NULL, 'r'},
                                             {"from", required_argument, NULL, 'f'},
                                             {"to", required_argument, NULL, 't'},
+                                            {"head", required_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
     struct att_error error = {0};
     enum att_status status = ATT_OK;
@@ -71,6 +73,9 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
             break;
         case 't':
             status = att_parse_u64("--to", optarg, 0, INT64_MAX, &trace->to, &error);
+            break;
+        case 'h':
+            status = att_parse_head("--head", optarg, ctl->info.heads, &trace->head, &error);
             break;
         case ':':
             return ctl_error(ctl, ATT_EXIT_USAGE, "option '%s' needs a value", argv[optind - 1]);
@@ -218,6 +223,7 @@ static enum att_status send_some(struct ctl *ctl, struct trace *trace, struct ru
         if (status != ATT_OK)
             return status;
         struct att_request request = {.type = ATT_REQ_SET_TOKEN,
+                                      .head = trace->head,
                                       .index = (uint32_t)trace->indices[at],
                                       .key = is_key ? row : NULL,
                                       .value = is_key ? NULL : row,

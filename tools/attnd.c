@@ -73,7 +73,7 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
         .allowed = o->uids,
         .allowed_count = o->uid_count,
         .wait = o->wait,
-        .info = {.heads = 1,
+        .info = {.heads = state->heads.count,
                  .n_q = s->n_q,
                  .d = s->d,
                  .d_v = s->d_v,
@@ -106,9 +106,9 @@ static enum att_status serve(const struct attnd_options *o, struct att_service *
     if (status == ATT_OK)
         status = open_server(o, state, server, path, sizeof path, error);
     if (status == ATT_OK)
-        status = att_service_join(service, &state->service, state->engine, state->store, *server, error);
+        status = att_service_join(service, &state->service, &state->heads, state->store, *server, error);
     if (status == ATT_OK)
-        status = att_engine_start(state->engine, error);
+        status = att_heads_start(&state->heads, error);
     if (status == ATT_OK && state->is_new)
         status = att_service_first_snapshot(service, error);
     if (status != ATT_OK)
@@ -142,7 +142,7 @@ int main(int count, char **arguments)
     if (status == ATT_OK)
         status = serve(&options, service, &state, &server, &error);
     /* Stop, drain, release: the threads that call the service first, then what it uses. */
-    att_engine_free(state.engine);
+    att_heads_release(&state.heads);
     att_store_close(state.store);
     att_server_free(server);
     att_service_free(service);

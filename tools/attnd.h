@@ -21,7 +21,7 @@ struct attnd_options {
     enum att_durability durability;
     enum att_wait wait;
     uint32_t log_capacity, capacity, threads, interval_ms; /* 0: not given */
-    bool eager;
+    bool eager, causal;
     uid_t uids[ATTND_MOST_UIDS];
     size_t uid_count;
 };
@@ -32,7 +32,7 @@ enum att_status attnd_parse(int count, char **arguments, struct attnd_options *r
 
 /* What is served, whether new or recovered. */
 struct attnd_state {
-    struct att_engine *engine;
+    struct att_heads heads;
     struct att_store *store;
     bool is_new;
     struct att_service_options service; /* shape and run options */

@@ -20,6 +20,7 @@ enum attnd_option {
     OPTION_LOG_CAPACITY,
     OPTION_MERGE,
     OPTION_PRECISION,
+    OPTION_CAUSAL,
     OPTION_CAPACITY,
     OPTION_DURABILITY,
     OPTION_THREADS,
@@ -35,20 +36,22 @@ static const char help[] =
     "\n"
     "  --dir DIR              where the state lives; recovered and served if there is one\n"
     "  --q Q.npy --k K.npy --v V.npy [--bias B.npy]\n"
-    "                         create the state in an empty DIR from these arrays\n"
+    "                         create the state in an empty DIR from these arrays: matrices, or\n"
+    "                         heads x rows x columns (the biases heads x n_k) for several heads\n"
     "  --name NAME            of this daemon, for its default socket [default]\n"
     "  --socket PATH          listen here instead\n"
     "  --scale S|auto         s; auto: 1/sqrt(d) [1]\n"
     "  --precision single|mixed|double [mixed]\n"
-    "  --capacity N           room for N tokens in all, to append [as many as K has rows]\n"
-    "  --tau T                bound the entry log: n_k^T entries, 0 < T <= 1\n"
+    "  --capacity N           room for N tokens of each head, to append [as many as K has rows]\n"
+    "  --causal               row i of Q sees tokens 0..i only\n"
+    "  --tau T bound each head's entry log: n_k^T entries, 0 < T <= 1\n"
     "  --log-capacity N       the same: N entries (at least 64) [chosen from the capacity]\n"
     "  --merge auto|eager     eager: merge whenever there is something to merge [auto]\n"
     "  --error-budget REL     drift at which a row is refreshed [by precision]\n"
     "  --durability always|interval:MS|off\n"
     "                         when an update is acknowledged: on disk; at once, synced every\n"
     "                         MS ms; at once, snapshots only [always]\n"
-    "  --threads N            of the merge team [one for each processor]\n"
+    "  --threads N            of each head's merge team [the processors, shared out among the heads]\n"
     "  --wait adaptive|spin|block   how to wait for clients [adaptive]\n"
     "  --allow-uid UID        let this user connect too; may be repeated\n"
     "  --help, --version\n"
@@ -68,6 +71,7 @@ static const struct option long_options[] = {
     {"log-capacity", required_argument, NULL, OPTION_LOG_CAPACITY},
     {"merge", required_argument, NULL, OPTION_MERGE},
     {"precision", required_argument, NULL, OPTION_PRECISION},
+    {"causal", no_argument, NULL, OPTION_CAUSAL},
     {"capacity", required_argument, NULL, OPTION_CAPACITY},
     {"durability", required_argument, NULL, OPTION_DURABILITY},
     {"threads", required_argument, NULL, OPTION_THREADS},
@@ -169,6 +173,9 @@ static enum att_status parse_one(enum attnd_option option, const char *text, str
     case OPTION_V:
         o->v = text;
         return ATT_OK;
+    case OPTION_CAUSAL:
+        o->causal = true;
+        return ATT_OK;
     case OPTION_BIAS:
         o->bias = text;
         return ATT_OK;
@@ -207,6 +214,8 @@ static enum att_status check_together(const struct attnd_options *o, struct att_
                                 : "--v");
     if (o->bias && arrays == 0)
         return att_fail(error, ATT_EINVAL, "--bias goes with --q, --k and --v");
+    if (o->causal && arrays == 0)
+        return att_fail(error, ATT_EINVAL, "--causal goes with --q, --k and --v: a state that exists knows it already");
     if (o->tau != 0.0 && o->log_capacity != 0)
         return att_fail(error, ATT_EINVAL, "--tau and --log-capacity say the same thing: give one of them");
     return ATT_OK;

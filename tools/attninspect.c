@@ -23,7 +23,8 @@ static void print_help(void)
          "  --json        one JSON object a line\n"
          "  --from LSN    log: begin at this LSN\n"
          "  --limit N     log: print at most N records\n"
-         "Commands change nothing in DIR, which may be in use:");
+         "Commands change nothing in DIR, which may be in use. A row of head H is written H:I where there are several\n"
+         "heads; dump then writes heads x rows x columns:");
     for (int i = 0; i < COMMAND_COUNT; i++) {
         char left[40];
         snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].arguments);

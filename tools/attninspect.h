@@ -39,23 +39,23 @@ int inspect_row(struct inspect *inspect, char **argv);
 /* Opens a state read-only. */
 enum att_status inspect_open(const char *directory, struct att_store **ret_store, struct att_error *error);
 
-/* Recovers a private engine, not started; the caller frees it. `overrides`: as for att_recover. */
-enum att_status inspect_recover(struct inspect *inspect, unsigned overrides, struct att_engine **ret_engine,
+/* Recovers private engines, not started; the caller releases them. `overrides`: as for att_recover. */
+enum att_status inspect_recover(struct inspect *inspect, unsigned overrides, struct att_heads *ret_heads,
                                 struct att_recovery *ret_what, struct att_error *error);
 
-/* The tokens as they are after the whole log. */
+/* The tokens of some heads as they are after the whole log. */
 struct inspect_tokens {
-    uint32_t count; /* highest index used + 1 */
-    uint32_t deleted;
-    bool biased;   /* some live token's bias is not 0 */
-    float *keys;   /* count x d; zeros where deleted */
-    float *values; /* count x d_v */
-    float *biases; /* count */
-    uint8_t *live; /* count */
+    uint32_t count;   /* of each head: highest index that any of them uses + 1 */
+    uint32_t deleted; /* not there, of all heads */
+    bool biased;      /* some live token's bias is not 0 */
+    float *keys;      /* heads x count x d; zeros where deleted */
+    float *values;    /* heads x count x d_v */
+    float *biases;    /* heads x count */
+    uint8_t *live;    /* heads x count */
 };
 
 /* Copies them out; release them with inspect_tokens_release (also after a failure, and zeroed ones). */
-enum att_status inspect_tokens_load(const struct att_engine *engine, uint32_t d, uint32_t d_v,
+enum att_status inspect_tokens_load(struct att_engine *const *engines, uint32_t heads, uint32_t d, uint32_t d_v,
                                     struct inspect_tokens *tokens, struct att_error *error);
 void inspect_tokens_release(struct inspect_tokens *tokens);
 

@@ -49,6 +49,7 @@ static void print_shape(const struct inspect *inspect, const struct att_snapshot
     print_number(inspect, "d_v", shape->d_v);
     print_number(inspect, "capacity", shape->capacity);
     print_text(inspect, "precision", precision_name(shape->precision), ",");
+    print_text(inspect, "causal", shape->causal ? "yes" : "no", ",");
     printf(inspect->json ? ",\"scale\":%.17g" : "scale            %.17g\n", shape->scale);
     snprintf(tag, sizeof tag, "%.*s", (int)sizeof shape->base_tag, shape->base_tag);
     print_text(inspect, "base_tag", tag, ",");
@@ -76,6 +77,24 @@ static void print_generations(const struct inspect *inspect, const struct att_sn
         putchar(']');
 }
 
+/* Each head's cut: what its log is replayed behind. */
+static void print_cuts(const struct inspect *inspect, const struct att_snapshot_info *chosen)
+{
+    const struct att_head_cut *cuts = att_store_cuts(inspect->store);
+    if (inspect->json)
+        fputs(",\"head_cuts\":[", stdout);
+    for (uint32_t head = 0; head < chosen->shape.heads; head++) {
+        if (inspect->json)
+            printf("%s{\"head\":%" PRIu32 ",\"lsn\":%" PRIu64 ",\"n_k\":%" PRIu32 "}", head ? "," : "", head,
+                   cuts[head].lsn, cuts[head].tokens_used);
+        else if (chosen->shape.heads > 1)
+            printf("head             %" PRIu32 ": cut at LSN %" PRIu64 ", n_k %" PRIu32 "\n", head, cuts[head].lsn,
+                   cuts[head].tokens_used);
+    }
+    if (inspect->json)
+        putchar(']');
+}
+
 int inspect_info(struct inspect *inspect, char **argv)
 {
     (void)argv;
@@ -95,6 +114,7 @@ int inspect_info(struct inspect *inspect, char **argv)
     print_number(inspect, "incarnation", att_store_incarnation(inspect->store));
     print_number(inspect, "generation", chosen.generation);
     print_number(inspect, "snapshot_lsn", chosen.lsn);
+    print_number(inspect, "replay_lsn", chosen.replay_lsn);
     print_number(inspect, "snapshot_bytes", chosen.bytes);
     print_number(inspect, "lsn", att_store_last_lsn(inspect->store));
     print_number(inspect, "log_first_lsn", log.first_lsn);
@@ -103,6 +123,7 @@ int inspect_info(struct inspect *inspect, char **argv)
     print_number(inspect, "log_batches", log.batches);
     print_number(inspect, "log_bytes", log.bytes);
     print_generations(inspect, infos, count, chosen.generation);
+    print_cuts(inspect, &chosen);
     if (warning)
         print_text(inspect, "warning", warning, ",");
     if (inspect->json)
@@ -115,6 +136,7 @@ int inspect_info(struct inspect *inspect, char **argv)
 struct printing {
     const struct inspect *inspect;
     uint32_t d, d_v;
+    bool several; /* heads: an index is printed H:I */
     uint64_t printed;
     bool limit_reached;
 };
@@ -145,9 +167,12 @@ static void print_array(const char *name, const void *payload, uint32_t first, u
     fputs(shown < count ? " ...]" : "]", stdout);
 }
 
-static void print_head(const struct att_record *record, bool is_entry, bool json)
+static void print_head(const struct att_record *record, bool is_entry, bool several, bool json)
 {
     char column[16] = "-";
+    char head[16] = "";
+    if (several)
+        snprintf(head, sizeof head, "%u:", record->head);
     if (is_entry)
         snprintf(column, sizeof column, "%" PRIu32, record->column);
     if (json)
@@ -156,8 +181,8 @@ static void print_head(const struct att_record *record, bool is_entry, bool json
                record->lsn, att_record_kind_name(record->kind), record->head, record->index, is_entry ? column : "null",
                record->session, record->session_seq);
     else
-        printf("%" PRIu64 " %s %" PRIu32 " %s session=%" PRIu64 " seq=%" PRIu64, record->lsn,
-               att_record_kind_name(record->kind), record->index, column, record->session, record->session_seq);
+        printf("%" PRIu64 " %s %s%" PRIu32 " %s session=%" PRIu64 " seq=%" PRIu64, record->lsn,
+               att_record_kind_name(record->kind), head, record->index, column, record->session, record->session_seq);
 }
 
 static enum att_status print_record(void *context, const struct att_record *record, const void *payload,
@@ -173,7 +198,7 @@ static enum att_status print_record(void *context, const struct att_record *reco
     if (record->length != att_record_bytes(record->fields, self->d, self->d_v))
         return att_fail(error, ATT_ECORRUPT, "log record at LSN %" PRIu64 ": its length does not fit its fields",
                         record->lsn);
-    print_head(record, is_entry, json);
+    print_head(record, is_entry, self->several, json);
     if (record->fields & ATT_FIELD_KEY)
         print_array("key", payload, 0, self->d, json);
     if (record->fields & ATT_FIELD_VALUE)
@@ -199,7 +224,10 @@ int inspect_log(struct inspect *inspect, char **argv)
     att_store_log_info(inspect->store, &log);
     if (log.last_lsn == 0 || inspect->limit == 0 || inspect->from > log.last_lsn)
         return ATT_EXIT_OK;
-    struct printing printing = {.inspect = inspect, .d = snapshot.shape.d, .d_v = snapshot.shape.d_v};
+    struct printing printing = {.inspect = inspect,
+                                .d = snapshot.shape.d,
+                                .d_v = snapshot.shape.d_v,
+                                .several = snapshot.shape.heads > 1};
     uint64_t first = inspect->from > log.first_lsn ? inspect->from : log.first_lsn;
     enum att_status status = att_store_read_log(inspect->store, first - 1, print_record, &printing, &error);
     if (status != ATT_OK && !printing.limit_reached)

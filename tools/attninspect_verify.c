@@ -15,7 +15,8 @@ static const double WORK_LIMIT = 2e9; /* multiplications: seconds */
 
 struct verifying {
     const struct inspect *inspect;
-    int worst; /* severity */
+    int worst;       /* severity */
+    char prefix[32]; /* "head H: " where there are several, while a head is looked at */
 };
 
 static void print_finding(void *context, int severity, const char *text)
@@ -41,8 +42,9 @@ static void finding(struct verifying *self, int severity, const char *format, ..
 {
     char text[700];
     va_list arguments;
+    size_t used = (size_t)snprintf(text, sizeof text, "%s", self->prefix);
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    vsnprintf(text + used, sizeof text - used, format, arguments);
     va_end(arguments);
     print_finding(self, severity, text);
 }
@@ -53,7 +55,8 @@ static void finding(struct verifying *self, int severity, const char *format, ..
 struct oracle {
     struct att_engine *engine;
     const struct inspect_tokens *tokens;
-    uint32_t n_q, d, d_v;
+    uint32_t heads, n_q, d, d_v;
+    bool causal;
     double scale;
     float *q;            /* d */
     double *stored;      /* d_v: the engine's answer */
@@ -61,11 +64,11 @@ struct oracle {
     long double *sums;   /* d_v */
 };
 
-static long double score(const struct oracle *o, uint32_t token)
+static long double score(const struct oracle *o, uint32_t row, uint32_t token)
 {
     const float *key = o->tokens->keys + (size_t)token * o->d;
     long double dot = 0;
-    if (!o->tokens->live[token])
+    if (!o->tokens->live[token] || (o->causal && token > row))
         return -INFINITY;
     for (uint32_t p = 0; p < o->d; p++)
         dot += (long double)o->q[p] * (long double)key[p];
@@ -73,12 +76,12 @@ static long double score(const struct oracle *o, uint32_t token)
 }
 
 /* O[row] into o->sums; false when the row sees no token. */
-static bool recompute(struct oracle *o)
+static bool recompute(struct oracle *o, uint32_t row)
 {
     long double largest = -INFINITY;
     long double denominator = 0;
     for (uint32_t i = 0; i < o->tokens->count; i++) {
-        o->scores[i] = score(o, i);
+        o->scores[i] = score(o, row, i);
         largest = fmaxl(largest, o->scores[i]);
     }
     if (isinf(largest))
@@ -102,7 +105,7 @@ static bool recompute(struct oracle *o)
 static void compare_row(struct verifying *self, struct oracle *o, uint32_t row, enum att_status status, double bound,
                         double *worst)
 {
-    bool has_tokens = recompute(o);
+    bool has_tokens = recompute(o, row);
     if (status == ATT_EMPTY || !has_tokens) {
         if ((status == ATT_EMPTY) == has_tokens)
             finding(self, 2, "row %" PRIu32 ": its base says that it is%s empty, the tokens say the opposite", row,
@@ -140,7 +143,7 @@ static uint32_t greatest_common_divisor(uint32_t a, uint32_t b)
 /* Visits all rows, spread out, until enough hot ones are compared. */
 static enum att_status compare_rows(struct verifying *self, struct oracle *o, const char *when, struct att_error *error)
 {
-    double work = (double)o->tokens->count * (o->d + o->d_v) + 1;
+    double work = ((double)o->tokens->count * (o->d + o->d_v) + 1) * o->heads; /* the heads share the time */
     uint32_t most = WORK_LIMIT / work > MOST_ROWS ? MOST_ROWS : (uint32_t)(WORK_LIMIT / work);
     most = most < FEWEST_ROWS ? FEWEST_ROWS : most;
     uint32_t step = (uint32_t)(0.618 * o->n_q) + 1;
@@ -177,9 +180,15 @@ static enum att_status check_rows(struct verifying *self, struct att_engine *eng
 {
     const struct att_state_shape *shape = &what->snapshot.shape;
     struct inspect_tokens tokens = {0};
-    enum att_status status = inspect_tokens_load(engine, shape->d, shape->d_v, &tokens, error);
-    struct oracle o = {
-        .engine = engine, .tokens = &tokens, .n_q = shape->n_q, .d = shape->d, .d_v = shape->d_v, .scale = what->scale};
+    enum att_status status = inspect_tokens_load(&engine, 1, shape->d, shape->d_v, &tokens, error);
+    struct oracle o = {.engine = engine,
+                       .tokens = &tokens,
+                       .heads = shape->heads,
+                       .n_q = shape->n_q,
+                       .d = shape->d,
+                       .d_v = shape->d_v,
+                       .causal = shape->causal != 0,
+                       .scale = what->scale};
     o.q = malloc(shape->d * sizeof *o.q);
     o.stored = malloc(shape->d_v * sizeof *o.stored);
     o.sums = malloc(shape->d_v * sizeof *o.sums);
@@ -196,14 +205,28 @@ static enum att_status check_rows(struct verifying *self, struct att_engine *eng
     return status;
 }
 
+/* A sample of the rows of every head. */
+static void check_heads(struct verifying *self, const struct att_heads *heads, const struct att_recovery *what,
+                        const char *when)
+{
+    struct att_error error = {0};
+    for (uint32_t head = 0; head < heads->count; head++) {
+        if (heads->count > 1)
+            snprintf(self->prefix, sizeof self->prefix, "head %" PRIu32 ": ", head);
+        if (check_rows(self, heads->engines[head], what, when, &error) != ATT_OK)
+            finding(self, 2, "rows %s: %s", when, error.text);
+    }
+    self->prefix[0] = '\0';
+}
+
 /* Rows of the bases as they are stored, or with the log replayed. */
 static void check_state(struct verifying *self, struct inspect *inspect, bool with_log)
 {
-    struct att_engine *engine;
+    struct att_heads heads;
     struct att_recovery what;
     struct att_error error = {0};
     const char *when = with_log ? "after the log" : "at the snapshot";
-    if (inspect_recover(inspect, with_log ? 0 : ATT_WITHOUT_LOG, &engine, &what, &error) != ATT_OK) {
+    if (inspect_recover(inspect, with_log ? 0 : ATT_WITHOUT_LOG, &heads, &what, &error) != ATT_OK) {
         finding(self, 2, "the state %s cannot be recovered: %s", when, error.text);
         return;
     }
@@ -214,16 +237,14 @@ static void check_state(struct verifying *self, struct inspect *inspect, bool wi
                 what.last_lsn, what.snapshot.generation, what.snapshot.lsn, what.records);
     else if (what.warning && self->worst == 0)
         finding(self, 1, "%s", what.warning);
-    if (what.bases_restored) {
-        if (check_rows(self, engine, &what, when, &error) != ATT_OK)
-            finding(self, 2, "rows %s: %s", when, error.text);
-    } else if (!with_log) {
+    if (what.bases_restored)
+        check_heads(self, &heads, &what, when);
+    else if (!with_log)
         finding(self, 0, "rows: %s",
                 what.bases_in_snapshot ? "another kernel made the bases: this one would not use "
                                          "them"
                                        : "the snapshot holds no bases");
-    }
-    att_engine_free(engine);
+    att_heads_release(&heads);
 }
 
 /* The store could not even be opened: what it says is a finding, too. */

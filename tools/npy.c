@@ -567,13 +567,16 @@ static bool write_all(int fd, const void *data, uint64_t bytes)
 }
 
 /* Magic, length and dict, padded so that the data begins at a multiple of 64. Returns its size. */
-static size_t make_header(char *to, size_t size, enum att_npy_type type, uint64_t rows, uint64_t cols)
+static size_t make_header(char *to, size_t size, enum att_npy_type type, uint64_t heads, uint64_t rows, uint64_t cols)
 {
+    char first[32] = "";
     char columns[32] = "";
+    if (heads > 1)
+        snprintf(first, sizeof first, "%" PRIu64 ", ", heads);
     if (cols > 0)
         snprintf(columns, sizeof columns, " %" PRIu64, cols);
-    int length = snprintf(to + 10, size - 10, "{'descr': '%s', 'fortran_order': False, 'shape': (%" PRIu64 ",%s), }",
-                          types[type].descr, rows, columns);
+    int length = snprintf(to + 10, size - 10, "{'descr': '%s', 'fortran_order': False, 'shape': (%s%" PRIu64 ",%s), }",
+                          types[type].descr, first, rows, columns);
     size_t whole = (10 + (size_t)length + 1 + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN;
     memset(to + 10 + length, ' ', whole - 11 - (size_t)length);
     to[whole - 1] = '\n';
@@ -606,8 +609,8 @@ static int create_beside(const char *path, char *temporary, size_t size)
     return fd;
 }
 
-static enum att_status write_file(const char *path, enum att_npy_type type, const void *data, uint64_t rows,
-                                  uint64_t cols, struct att_error *error)
+enum att_status att_npy_write_heads(const char *path, enum att_npy_type type, const void *data, uint64_t heads,
+                                    uint64_t rows, uint64_t cols, struct att_error *error)
 {
     char temporary[4096];
     char header[256];
@@ -617,8 +620,8 @@ static enum att_status write_file(const char *path, enum att_npy_type type, cons
     int fd = create_beside(path, temporary, sizeof temporary);
     if (fd < 0)
         return fail_errno(error, path, "cannot create", errno);
-    size_t header_bytes = make_header(header, sizeof header, type, rows, cols);
-    uint64_t bytes = rows * (cols ? cols : 1) * types[type].bytes;
+    size_t header_bytes = make_header(header, sizeof header, type, heads, rows, cols);
+    uint64_t bytes = heads * rows * (cols ? cols : 1) * types[type].bytes;
     bool written = write_all(fd, header, header_bytes) && write_all(fd, data, bytes) && fsync(fd) == 0;
     int number = errno;
     if (close(fd) != 0 && written) {
@@ -636,17 +639,17 @@ static enum att_status write_file(const char *path, enum att_npy_type type, cons
 enum att_status att_npy_write_float32(const char *path, const float *data, uint64_t rows, uint64_t cols,
                                       struct att_error *error)
 {
-    return write_file(path, ATT_NPY_F4, data, rows, cols, error);
+    return att_npy_write_heads(path, ATT_NPY_F4, data, 1, rows, cols, error);
 }
 
 enum att_status att_npy_write_float64(const char *path, const double *data, uint64_t rows, uint64_t cols,
                                       struct att_error *error)
 {
-    return write_file(path, ATT_NPY_F8, data, rows, cols, error);
+    return att_npy_write_heads(path, ATT_NPY_F8, data, 1, rows, cols, error);
 }
 
 enum att_status att_npy_write_u8(const char *path, const uint8_t *data, uint64_t rows, uint64_t cols,
                                  struct att_error *error)
 {
-    return write_file(path, ATT_NPY_U1, data, rows, cols, error);
+    return att_npy_write_heads(path, ATT_NPY_U1, data, 1, rows, cols, error);
 }

@@ -75,5 +75,8 @@ enum att_status att_npy_write_float64(const char *path, const double *data, uint
                                       struct att_error *error);
 enum att_status att_npy_write_u8(const char *path, const uint8_t *data, uint64_t rows, uint64_t cols,
                                  struct att_error *error);
+/* The same of any type, heads x rows x cols (heads x rows when cols is 0); with one head, without that dimension. */
+enum att_status att_npy_write_heads(const char *path, enum att_npy_type type, const void *data, uint64_t heads,
+                                    uint64_t rows, uint64_t cols, struct att_error *error);
 
 #endif

@@ -100,6 +100,20 @@ enum att_status att_parse_word(const char *what, const char *text, const char *c
     return att_fail(error, ATT_EINVAL, "%s: '%s' is none of %s", what, text, list);
 }
 
+enum att_status att_parse_head(const char *what, const char *text, uint32_t heads, uint32_t *ret_head,
+                               struct att_error *error)
+{
+    uint32_t head;
+    enum att_status status = att_parse_u32(what, text, 0, UINT32_MAX, &head, error);
+    if (status != ATT_OK)
+        return status;
+    if (head >= heads)
+        return att_fail(error, ATT_ERANGE, "head %" PRIu32 " is out of range: there %s %" PRIu32, head,
+                        heads == 1 ? "is" : "are", heads);
+    *ret_head = head;
+    return ATT_OK;
+}
+
 enum att_status att_parse_headed(const char *what, const char *text, uint32_t heads, uint32_t *ret_head,
                                  uint32_t *ret_index, struct att_error *error)
 {
@@ -112,9 +126,11 @@ enum att_status att_parse_headed(const char *what, const char *text, uint32_t he
                         text);
     if (colon) {
         int length = snprintf(head_text, sizeof head_text, "%.*s", (int)(colon - text), text);
-        if (length < 0 || (size_t)length >= sizeof head_text ||
-            att_parse_u32("head", head_text, 0, heads - 1, &head, NULL) != ATT_OK)
+        if (length < 0 || (size_t)length >= sizeof head_text)
             return att_fail(error, ATT_EINVAL, "%s: '%s': the head is not from 0 to %" PRIu32, what, text, heads - 1);
+        enum att_status parsed = att_parse_head(what, head_text, heads, &head, error);
+        if (parsed != ATT_OK)
+            return parsed;
     }
     enum att_status status = att_parse_u32(what, colon ? colon + 1 : text, 0, UINT32_MAX - 1, &index, error);
     if (status != ATT_OK)

@@ -29,7 +29,11 @@ enum att_status att_parse_float(const char *what, const char *text, bool allow_m
 /* One of a NULL-terminated list of words; its position in *ret. */
 enum att_status att_parse_word(const char *what, const char *text, const char *const *words, int *ret,
                                struct att_error *error);
-/* A row or token: "I", or "H:I". With several heads H is required; with one, only 0 is accepted for it. */
+/* A head's number. ATT_ERANGE: a number, but there are not so many heads. */
+enum att_status att_parse_head(const char *what, const char *text, uint32_t heads, uint32_t *ret_head,
+                               struct att_error *error);
+/* A row or token: "I", or "H:I". With several heads H is required; with one, only 0 is accepted for it. ATT_ERANGE as
+ * att_parse_head. */
 enum att_status att_parse_headed(const char *what, const char *text, uint32_t heads, uint32_t *ret_head,
                                  uint32_t *ret_index, struct att_error *error);
 

@@ -48,16 +48,20 @@ const char *att_record_kind_name(uint16_t kind)
     return known ? known->name : "unknown";
 }
 
-void att_record_from_op(const struct att_op *op, uint64_t lsn, uint64_t session, uint64_t session_seq, uint32_t d,
-                        uint32_t d_v, struct att_record *ret, void *payload)
+void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session, uint64_t session_seq,
+                        uint32_t d, uint32_t d_v, struct att_record *ret, void *payload)
 {
     const struct kind *kind = find_kind((uint32_t)op->kind);
     if (!kind || op->index == ATT_ANY_INDEX) {
         fprintf(stderr, "bug: an update of kind %d that is not absolute was to be logged\n", (int)op->kind);
         abort();
     }
-    struct att_record record = {
-        .lsn = lsn, .session = session, .session_seq = session_seq, .kind = (uint16_t)op->kind, .index = op->index};
+    struct att_record record = {.lsn = lsn,
+                                .session = session,
+                                .session_seq = session_seq,
+                                .kind = (uint16_t)op->kind,
+                                .head = (uint16_t)head,
+                                .index = op->index};
     char *to = payload;
     if (op->key && (kind->may & ATT_FIELD_KEY)) {
         record.fields |= ATT_FIELD_KEY;
@@ -92,11 +96,11 @@ enum att_status att_record_to_op(const struct att_record *record, const void *pa
         return att_fail(error, ATT_ECORRUPT, "log record at LSN %" PRIu64 ": unknown kind %u", record->lsn,
                         record->kind);
     if ((fields & kind->must) != kind->must || (fields & ~kind->may) != 0 ||
-        record->length != att_record_bytes(fields, d, d_v) || record->head != 0)
+        record->length != att_record_bytes(fields, d, d_v))
         return att_fail(error, ATT_ECORRUPT,
                         "log record at LSN %" PRIu64 ": %s with fields %" PRIu32 ", length %" PRIu32
-                        ", head %u makes no sense for d = %" PRIu32 ", d_v = %" PRIu32,
-                        record->lsn, kind->name, fields, record->length, record->head, d, d_v);
+                        " makes no sense for d = %" PRIu32 ", d_v = %" PRIu32,
+                        record->lsn, kind->name, fields, record->length, d, d_v);
     struct att_op op = {.kind = (enum att_op_kind)record->kind, .index = record->index, .column = record->column};
     const char *from = payload;
     if (fields & ATT_FIELD_KEY) {

@@ -19,8 +19,8 @@ size_t att_record_payload_max(uint32_t d, uint32_t d_v);
 /* The record of an update that was applied, hence absolute (ATT_OP_ADD_* never get here: aborts). The payload is
  * written to `payload` (att_record_payload_max bytes, the caller's), zero-padded; of it ret->length - sizeof *ret bytes
  * count. */
-void att_record_from_op(const struct att_op *op, uint64_t lsn, uint64_t session, uint64_t session_seq, uint32_t d,
-                        uint32_t d_v, struct att_record *ret, void *payload);
+void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session, uint64_t session_seq,
+                        uint32_t d, uint32_t d_v, struct att_record *ret, void *payload);
 
 /* Where the arrays of a replayed op live: the payload as stored need not be aligned. The caller's. */
 struct att_record_arrays {
@@ -29,7 +29,7 @@ struct att_record_arrays {
     float bias;
 };
 
-/* The update of a record. *ret points into `arrays`, which must outlive it.
+/* The update of a record, whatever its head. *ret points into `arrays`, which must outlive it.
  * ATT_ECORRUPT: kind, fields or length make no sense together; the message names the LSN. */
 enum att_status att_record_to_op(const struct att_record *record, const void *payload, uint32_t d, uint32_t d_v,
                                  struct att_record_arrays *arrays, struct att_op *ret, struct att_error *error);

@@ -10,30 +10,68 @@
 enum { SPARE_ENTRIES = 64, GROWTH = 4 };
 static const uint32_t MOST_ENTRIES = UINT32_MAX - 63;
 
+/* How many entries a head's log must hold for the replay. The engine compacts what it replays, of a token to one pair,
+ * so `needed` will do at first but for what it does not compact; `most`, two for each record, always does. */
+struct demand {
+    uint64_t records, needed, most;
+};
+
 /* What the store's callbacks work on. */
 struct recovering {
-    struct att_engine *engine;
+    struct att_heads heads;
+    const struct att_head_cut *cuts; /* the store's, of each head */
     struct att_recovery *what;
     uint32_t d, d_v;
     struct att_record_arrays arrays;
+    struct demand *demands; /* of each head */
     bool without_log;
-    bool full; /* the entry log was too small for the replay */
+    bool full; /* the entry log of full_head was too small for the replay */
+    uint32_t full_head;
 };
 
 static enum att_status restore_piece(void *context, uint32_t array, uint64_t offset, const void *data, uint64_t bytes,
                                      struct att_error *error)
 {
     struct recovering *self = context;
-    if (array >= ATT_ARRAY_COUNT)
+    uint32_t head = array / ATT_HEAD_ARRAYS;
+    uint32_t of_head = array % ATT_HEAD_ARRAYS;
+    if (head >= self->heads.count || of_head >= ATT_ARRAY_COUNT)
         return att_fail(error, ATT_ECORRUPT, "snapshot generation %" PRIu64 ": a piece of unknown array %" PRIu32,
                         self->what->snapshot.generation, array);
-    if (array == ATT_ARRAY_BASES) {
+    if (of_head == ATT_ARRAY_BASES) {
         self->what->bases_in_snapshot = true;
         if (!self->what->bases_restored)
             return ATT_OK;
     }
-    struct att_piece piece = {.array = (enum att_array)array, .offset = offset, .bytes = bytes, .data = data};
-    return att_engine_restore(self->engine, &piece, error);
+    struct att_piece piece = {.array = (enum att_array)of_head, .offset = offset, .bytes = bytes, .data = data};
+    if (att_engine_restore(self->heads.engines[head], &piece, error) != ATT_OK)
+        return att_heads_fail(self->heads.count, head, error);
+    return ATT_OK;
+}
+
+/* Whether the record's head is one of ours, and the record behind the head's cut. */
+static enum att_status is_behind(const struct recovering *self, const struct att_record *record, bool *ret_behind,
+                                 struct att_error *error)
+{
+    uint32_t heads = self->what->snapshot.shape.heads;
+    if (record->head >= heads)
+        return att_fail(error, ATT_ECORRUPT,
+                        "log record at LSN %" PRIu64 ": head %u is out of range: there are %" PRIu32, record->lsn,
+                        record->head, heads);
+    *ret_behind = record->lsn > self->cuts[record->head].lsn;
+    return ATT_OK;
+}
+
+static enum att_status count_record(void *context, const struct att_record *record, const void *payload,
+                                    struct att_error *error)
+{
+    (void)payload;
+    struct recovering *self = context;
+    bool behind = false;
+    enum att_status status = is_behind(self, record, &behind, error);
+    if (status == ATT_OK && behind)
+        self->demands[record->head].records++;
+    return status;
 }
 
 static enum att_status replay_record(void *context, const struct att_record *record, const void *payload,
@@ -42,14 +80,23 @@ static enum att_status replay_record(void *context, const struct att_record *rec
     struct recovering *self = context;
     struct att_op op;
     struct att_error inner = {0};
-    enum att_status status = att_record_to_op(record, payload, self->d, self->d_v, &self->arrays, &op, error);
+    bool behind = false;
+    enum att_status status = is_behind(self, record, &behind, error);
     if (status != ATT_OK)
         return status;
-    status = att_engine_apply(self->engine, &op, record->lsn, &inner);
-    self->full = status == ATT_AGAIN;
+    if (!behind) {
+        self->what->last_lsn = record->lsn;
+        return ATT_OK;
+    }
+    status = att_record_to_op(record, payload, self->d, self->d_v, &self->arrays, &op, error);
     if (status != ATT_OK)
-        return att_fail(error, status, "replaying LSN %" PRIu64 " (%s, index %" PRIu32 "): %.400s", record->lsn,
-                        att_record_kind_name(record->kind), record->index,
+        return status;
+    status = att_engine_apply(self->heads.engines[record->head], &op, record->lsn, &inner);
+    self->full = status == ATT_AGAIN;
+    self->full_head = record->head;
+    if (status != ATT_OK)
+        return att_fail(error, status, "replaying LSN %" PRIu64 " (%s, head %u, index %" PRIu32 "): %.400s",
+                        record->lsn, att_record_kind_name(record->kind), record->head, record->index,
                         inner.text[0] ? inner.text : att_status_name(status));
     self->what->records++;
     self->what->last_lsn = record->lsn;
@@ -61,15 +108,13 @@ static enum att_status choose_options(const struct att_recovery *what, const str
                                       unsigned overrides, struct att_engine_options *ret, struct att_error *error)
 {
     const struct att_state_shape *shape = &what->snapshot.shape;
-    if (shape->heads != 1)
-        return att_fail(error, ATT_EVERSION, "the snapshot holds %" PRIu32 " heads; this version serves one",
-                        shape->heads);
     if (shape->precision > ATT_DOUBLE)
         return att_fail(error, ATT_ECORRUPT, "the snapshot names an unknown precision %" PRIu32, shape->precision);
     *ret = *wanted;
     ret->n_q = shape->n_q;
     ret->d = shape->d;
     ret->d_v = shape->d_v;
+    ret->causal = shape->causal != 0;
     if (!(overrides & ATT_OVERRIDE_SCALE))
         ret->scale = shape->scale;
     if (!(overrides & ATT_OVERRIDE_PRECISION))
@@ -82,21 +127,29 @@ static enum att_status choose_options(const struct att_recovery *what, const str
     return ATT_OK;
 }
 
-/* How many entries the log must hold for the replay. The engine compacts what it replays, of a token to one pair, so
- * `expected` will do but for what it does not compact; `most`, two for each record, always does. */
-struct demand {
-    uint64_t expected, most;
-};
-
-static struct demand find_demand(struct att_store *store, uint64_t after, const struct att_engine_options *options)
+static enum att_status find_demands(struct att_store *store, struct recovering *self,
+                                    const struct att_engine_options *options, struct att_error *error)
 {
+    uint64_t after = self->what->snapshot.replay_lsn;
+    uint64_t items = (uint64_t)options->capacity + options->n_q;
     struct att_log_info log;
     att_store_log_info(store, &log);
     uint64_t first = log.first_lsn > after ? log.first_lsn : after + 1;
-    uint64_t records = log.last_lsn >= first ? log.last_lsn - first + 1 : 0;
-    uint64_t items = (uint64_t)options->capacity + options->n_q;
-    return (struct demand){.expected = 2 * (records < items ? records : items) + SPARE_ENTRIES,
-                           .most = 2 * records + SPARE_ENTRIES};
+    uint32_t heads = self->what->snapshot.shape.heads;
+    enum att_status status = ATT_OK;
+    if (self->without_log)
+        return ATT_OK;
+    /* With one head they are all its own; with several, an engine for all of them each would waste memory. */
+    if (heads == 1)
+        self->demands[0].records = log.last_lsn >= first ? log.last_lsn - first + 1 : 0;
+    else
+        status = att_store_read_log(store, after, count_record, self, error);
+    for (uint32_t head = 0; head < heads; head++) {
+        struct demand *demand = &self->demands[head];
+        demand->needed = 2 * (demand->records < items ? demand->records : items) + SPARE_ENTRIES;
+        demand->most = 2 * demand->records + SPARE_ENTRIES;
+    }
+    return status;
 }
 
 /* The engine, with a log that holds the replay. What 0 chooses is known only afterwards. */
@@ -124,47 +177,66 @@ static bool bases_fit(const struct att_engine *engine, const struct att_state_sh
            options->scale == shape->scale;
 }
 
-static enum att_status fill_engine(struct att_store *store, struct recovering *self, struct att_error *error)
+static enum att_status fill_engines(struct att_store *store, struct recovering *self, struct att_error *error)
 {
-    uint64_t lsn = self->what->snapshot.lsn;
     enum att_status status = att_store_read_snapshot(store, restore_piece, self, error);
     if (status != ATT_OK)
         return status;
     self->what->bases_restored = self->what->bases_restored && self->what->bases_in_snapshot;
-    att_engine_set_lsn(self->engine, lsn);
-    status = att_engine_prepare(self->engine, error);
-    if (status != ATT_OK || self->without_log)
-        return status;
-    return att_store_read_log(store, lsn, replay_record, self, error);
+    for (uint32_t head = 0; head < self->heads.count; head++) {
+        att_engine_set_lsn(self->heads.engines[head], self->cuts[head].lsn);
+        if (att_engine_prepare(self->heads.engines[head], error) != ATT_OK)
+            return att_heads_fail(self->heads.count, head, error);
+    }
+    return self->without_log ? ATT_OK
+                             : att_store_read_log(store, self->what->snapshot.replay_lsn, replay_record, self, error);
 }
 
-/* One attempt, with a log of at least so many entries. On failure no engine is left. */
-static enum att_status attempt(struct att_store *store, const struct att_engine_options *chosen, uint64_t needed,
+/* One attempt, with logs of at least what the heads demand. On failure no engine is left. */
+static enum att_status attempt(struct att_store *store, const struct att_engine_options *chosen,
                                struct recovering *self, struct att_error *error)
 {
-    struct att_engine_options options = *chosen;
     struct att_recovery *what = self->what;
-    enum att_status status = create_engine(&options, needed, &self->engine, error);
+    enum att_status status = att_heads_init(&self->heads, what->snapshot.shape.heads, error);
     if (status != ATT_OK)
         return status;
     self->full = false;
     what->records = 0;
     what->last_lsn = what->snapshot.lsn;
-    what->bases_restored = bases_fit(self->engine, &what->snapshot.shape, &options);
-    status = fill_engine(store, self, error);
-    if (status != ATT_OK) {
-        att_engine_free(self->engine);
-        self->engine = NULL;
+    for (uint32_t head = 0; head < self->heads.count && status == ATT_OK; head++) {
+        struct att_engine_options options = *chosen;
+        status = create_engine(&options, self->demands[head].needed, &self->heads.engines[head], error);
     }
+    if (status == ATT_OK) {
+        what->bases_restored = bases_fit(self->heads.engines[0], &what->snapshot.shape, chosen);
+        status = fill_engines(store, self, error);
+    }
+    if (status != ATT_OK)
+        att_heads_release(&self->heads);
+    else if (what->last_lsn < what->snapshot.lsn)
+        what->last_lsn = what->snapshot.lsn;
     return status;
 }
 
+/* Attempts, until no head's log is too small. */
+static enum att_status attempt_all(struct att_store *store, const struct att_engine_options *options,
+                                   struct recovering *self, struct att_error *error)
+{
+    for (;;) {
+        enum att_status status = attempt(store, options, self, error);
+        struct demand *demand = &self->demands[self->full_head];
+        if (status == ATT_OK || !self->full || demand->needed >= demand->most)
+            return status;
+        demand->needed = demand->needed * GROWTH < demand->most ? demand->needed * GROWTH : demand->most;
+    }
+}
+
 enum att_status att_recover(struct att_store *store, const struct att_engine_options *wanted, unsigned overrides,
-                            struct att_engine **ret_engine, struct att_recovery *ret_what, struct att_error *error)
+                            struct att_heads *ret_heads, struct att_recovery *ret_what, struct att_error *error)
 {
     struct att_recovery what = {0};
     struct att_engine_options options;
-    struct recovering self = {.what = &what, .without_log = overrides & ATT_WITHOUT_LOG};
+    struct recovering self = {.what = &what, .cuts = att_store_cuts(store), .without_log = overrides & ATT_WITHOUT_LOG};
     enum att_status status = att_store_snapshot(store, &what.snapshot, &what.warning, error);
     if (status == ATT_OK)
         status = choose_options(&what, wanted, overrides, &options, error);
@@ -177,22 +249,18 @@ enum att_status att_recover(struct att_store *store, const struct att_engine_opt
     self.d_v = options.d_v;
     self.arrays.key = calloc(options.d, sizeof(float));
     self.arrays.value = calloc(options.d_v, sizeof(float));
-    if (!self.arrays.key || !self.arrays.value) {
+    self.demands = calloc(what.snapshot.shape.heads, sizeof *self.demands);
+    if (!self.arrays.key || !self.arrays.value || !self.demands)
         status = att_fail(error, ATT_ENOMEM, "no memory to replay the log");
-        goto free_arrays;
-    }
-    struct demand demand = find_demand(store, what.snapshot.lsn, &options);
-    uint64_t needed = demand.expected;
-    status = attempt(store, &options, needed, &self, error);
-    while (status != ATT_OK && self.full && needed < demand.most) {
-        needed = needed * GROWTH < demand.most ? needed * GROWTH : demand.most;
-        status = attempt(store, &options, needed, &self, error);
-    }
+    if (status == ATT_OK)
+        status = find_demands(store, &self, &options, error);
+    if (status == ATT_OK)
+        status = attempt_all(store, &options, &self, error);
     if (status == ATT_OK) {
-        *ret_engine = self.engine;
+        *ret_heads = self.heads;
         *ret_what = what;
     }
-free_arrays:
+    free(self.demands);
     free(self.arrays.value);
     free(self.arrays.key);
     return status;

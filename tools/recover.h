@@ -1,4 +1,4 @@
-/* Recovery: joins a store and an engine. The daemon serves the result, the inspector looks at it.
+/* Recovery: joins a store and the heads' engines. The daemon serves the result, the inspector looks at it.
  *
  * Thread rule: the thread that owns both, before either is started. Blocks for as long as reading takes. */
 #ifndef ATT_RECOVER_H
@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine.h"
+#include "heads.h"
 #include "store.h"
 
 /* Which fields of the wanted options stand against what the snapshot says. n_q, d and d_v never do. */
@@ -30,12 +30,13 @@ struct att_recovery {
     bool bases_in_snapshot;
 };
 
-/* Creates an engine from the store's chosen snapshot and the log after it, prepared but not started: the caller
- * starts it, or looks at it and frees it. From `wanted` come log_capacity (raised when the replay needs more),
- * threads, eager, error_budget, on_completion, context and what `overrides` names; the rest from the snapshot's shape.
+/* Creates an engine for each head from the store's chosen snapshot and the log after the head's cut, prepared but not
+ * started: the caller starts them, or looks at them, and releases *ret_heads. From `wanted` come log_capacity (raised
+ * when the replay needs more), threads, eager, error_budget, on_completion, context and what `overrides` names; the
+ * rest from the snapshot's shape.
  * Errors: the store's and the engine's; ATT_EINVAL when the capacity wanted is too small for the tokens there are;
  * ATT_ECORRUPT when a record makes no sense (names its LSN). */
 enum att_status att_recover(struct att_store *store, const struct att_engine_options *wanted, unsigned overrides,
-                            struct att_engine **ret_engine, struct att_recovery *ret_what, struct att_error *error);
+                            struct att_heads *ret_heads, struct att_recovery *ret_what, struct att_error *error);
 
 #endif

@@ -7,7 +7,7 @@
 #include "service_impl.h"
 
 /* Requests between two looks at everything else. */
-enum { REQUESTS_A_TURN = 128 };
+enum { REQUESTS_A_TURN = 128, INIT_LOOK_MS = 100 };
 
 enum att_status att_service_create(struct att_service **ret_service, struct att_error *error)
 {
@@ -23,11 +23,12 @@ void att_service_free(struct att_service *service)
     service_drop_outgoing(service);
     free(service->record_payload);
     free(service->row);
+    free(service->touched);
     free(service);
 }
 
 enum att_status att_service_join(struct att_service *service, const struct att_service_options *options,
-                                 struct att_engine *engine, struct att_store *store, struct att_server *server,
+                                 const struct att_heads *heads, struct att_store *store, struct att_server *server,
                                  struct att_error *error)
 {
     struct att_engine_stats stats;
@@ -35,16 +36,16 @@ enum att_status att_service_join(struct att_service *service, const struct att_s
     service->options = *options;
     service->record_payload = malloc(att_record_payload_max(options->d, options->d_v));
     service->row = malloc(sizeof(double) * options->d_v);
-    if (!service->record_payload || !service->row)
+    service->touched = calloc(heads->count, sizeof *service->touched);
+    if (!service->record_payload || !service->row || !service->touched)
         return att_fail(error, ATT_ENOMEM, "not enough memory");
-    att_engine_stats(engine, &stats);
-    service->engine = engine;
+    att_heads_stats(heads, &stats);
+    service->heads = *heads;
     service->store = store;
     service->server = server;
     service->lsn = stats.lsn;
     service->changed_lsn = stats.lsn;
     service->snapshot_ns = att_clock_ns();
-    service_snapshot_init(service);
     /* Release: partner is the acquire in att_service_event. */
     atomic_store_explicit(&service->wakeable, server, memory_order_release);
     return ATT_OK;
@@ -116,13 +117,28 @@ static bool handle(struct att_service *service, const struct att_server_request 
         [ATT_REQ_SHUTDOWN] = shut_down,
         [ATT_REQ_STAT] = service_stat,
     };
-    const uint16_t type = request->header.type;
+    const uint16_t type = request->header.type, head = request->header.head;
+    char text[100];
 
-    if (request->header.head != 0)
-        return service_refuse(service, request, ATT_ERANGE, "there is one head, number 0");
+    if (head >= service->heads.count) {
+        snprintf(text, sizeof text, "head %u is out of range: there %s %u", head,
+                 service->heads.count == 1 ? "is" : "are", service->heads.count);
+        return service_refuse(service, request, ATT_ERANGE, text);
+    }
+    service->touched[head] = true;
     if (type < sizeof handlers / sizeof *handlers && handlers[type])
         return handlers[type](service, request);
     return service_refuse(service, request, ATT_EINVAL, "unknown type of request");
+}
+
+/* Lets the merge threads of the heads that had requests know. */
+static void kick(struct att_service *service)
+{
+    for (uint32_t head = 0; head < service->heads.count; head++) {
+        if (service->touched[head])
+            att_engine_kick(service->heads.engines[head]);
+        service->touched[head] = false;
+    }
 }
 
 static bool serve_requests(struct att_service *service)
@@ -140,7 +156,8 @@ static bool serve_requests(struct att_service *service)
         served++;
     }
     att_store_push(service->store);
-    att_engine_kick(service->engine);
+    if (served > 0)
+        kick(service);
     return served > 0;
 }
 
@@ -165,15 +182,18 @@ static void show_init(struct att_service *service, int *timeout_ms)
 
     if (!service->initialising)
         return;
-    att_engine_stats(service->engine, &stats);
+    *timeout_ms = INIT_LOOK_MS;
+    if (att_clock_ns() - service->init_ns < INIT_LOOK_MS * UINT64_C(1000000))
+        return;
+    service->init_ns = att_clock_ns();
+    att_heads_stats(&service->heads, &stats);
     if (stats.rows_cold == 0) {
         service->initialising = false;
-        fprintf(stderr, "attnd: all %u rows are up to date after %.2f s\n", service->options.n_q,
+        fprintf(stderr, "attnd: all %llu rows are up to date after %.2f s\n", (unsigned long long)stats.rows_hot,
                 att_progress_end(&service->init));
         return;
     }
     att_progress_update(&service->init, stats.rows_hot);
-    *timeout_ms = 100;
 }
 
 static void maybe_snapshot(struct att_service *service, int *ret_timeout_ms)
@@ -223,7 +243,7 @@ enum att_status att_service_run(struct att_service *service, struct att_error *e
     int timeout_ms;
 
     service->initialising = true;
-    att_progress_start(&service->init, "init", service->options.n_q);
+    att_progress_start(&service->init, "init", (uint64_t)service->options.n_q * service->heads.count);
     while (!atomic_load_explicit(&service->stop, memory_order_acquire)) {
         bool busy = serve_requests(service);
         look_around(service);

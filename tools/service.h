@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine.h"
+#include "heads.h"
 #include "server.h"
 #include "store.h"
 
@@ -13,26 +13,27 @@ struct att_service;
 
 struct att_service_options {
     const char *name;
-    uint32_t capacity, n_q, d, d_v;
+    uint32_t capacity, n_q, d, d_v; /* of each head */
     double scale;
     enum att_precision precision;
+    bool causal;
     enum att_durability durability;
     uint32_t interval_ms;
     uint64_t snapshot_bytes;   /* of log after which a snapshot is taken */
     uint32_t snapshot_seconds; /* after which one is taken if anything has changed */
 };
 
-/* First of all: engine, store and server want it as the context of their callbacks. ATT_ENOMEM. */
+/* First of all: engines, store and server want it as the context of their callbacks. ATT_ENOMEM. */
 enum att_status att_service_create(struct att_service **ret_service, struct att_error *error);
 void att_service_free(struct att_service *service);
 
-/* The callback of engine (on_completion) and store (on_event). Any thread. */
+/* The callback of engines (on_completion) and store (on_event). Any thread. */
 void att_service_event(void *service);
 
-/* Joins engine and store, both started, and the server. All stay the caller's; after this nobody else may call their
+/* Joins the heads' engines, the store and the server. All stay the caller's; after this nobody else may call their
  * service-thread functions. ATT_ENOMEM. */
 enum att_status att_service_join(struct att_service *service, const struct att_service_options *options,
-                                 struct att_engine *engine, struct att_store *store, struct att_server *server,
+                                 const struct att_heads *heads, struct att_store *store, struct att_server *server,
                                  struct att_error *error);
 
 /* Takes a snapshot now and returns when it is on disk: for a new state, before it is served. */

@@ -17,9 +17,12 @@ struct deferred {
     size_t payload_bytes;
 };
 
-/* A request that the engine's merge thread works on, and then, for columns and all, its reply going out in chunks. */
+/* A request that an engine's merge thread works on, and then, for columns and all, its reply going out in chunks. */
 struct work {
     struct att_job job;
+    struct att_job *merges; /* owned: a merge is a job for every head instead */
+    uint32_t left;          /* of them */
+    uint64_t lsn;           /* the newest when it was handed over: the answer reflects all up to there */
     uint64_t session;
     struct att_wire_request request;
     size_t bytes, sent; /* of `values` */
@@ -35,9 +38,19 @@ struct waiter {
     struct waiter *next;
 };
 
+/* What a head's merge thread needs to know when it cuts its state for a snapshot. Written before the job is submitted,
+ * and not while it runs. */
+struct cutter {
+    struct att_service *service;
+    uint32_t head;
+    uint64_t
+        covered; /* the LSN when the merge before the cut was asked for: the head's updates up to there are in it */
+    struct att_sink sink;
+};
+
 struct att_service {
     struct att_service_options options;
-    struct att_engine *engine;
+    struct att_heads heads; /* the caller's engines */
     struct att_store *store;
     struct att_server *server;
     _Atomic bool events; /* set by other threads, then att_server_wake: look at engine and store */
@@ -45,6 +58,8 @@ struct att_service {
     _Atomic(struct att_server *) wakeable; /* `server`, once it is there */
     struct att_progress init;              /* the background refresh of all rows, shown on a terminal */
     bool initialising;
+    uint64_t init_ns; /* when it was last looked at */
+    bool *touched;    /* [heads]: had a request in this turn, so its merge thread may have to be woken */
 
     /* updates */
     uint64_t lsn; /* of the newest update */
@@ -63,14 +78,22 @@ struct att_service {
     /* snapshots */
     struct waiter *waiting, *waiting_next; /* for the one that runs; for the one after it */
     bool snapshot_running;
-    bool snapshot_handed;         /* the engine has given all its pieces */
+    bool snapshot_handed;         /* the engines have given all their pieces */
+    uint32_t snapshot_head;       /* whose turn it is: one head at a time hands out its pieces */
     uint64_t snapshot_generation; /* before it */
     uint64_t log_bytes;           /* appended since the last one began */
     uint64_t changed_lsn;         /* the LSN when it began */
     uint64_t snapshot_ns;         /* when the last one began */
     struct att_job merge_job, snapshot_job;
-    struct att_sink sink;
+    struct cutter cutter;
 };
+
+/* The request's engine; `handle` has checked the head. */
+static inline struct att_engine *service_engine(const struct att_service *service,
+                                                const struct att_server_request *request)
+{
+    return service->heads.engines[request->header.head];
+}
 
 /* The handlers of requests return true when the request is taken. */
 
@@ -99,7 +122,6 @@ void service_release_durable(struct att_service *service);
 void service_drop_deferred(struct att_service *service);
 
 /* service_snapshot.c */
-void service_snapshot_init(struct att_service *service);
 bool service_snapshot_wanted(struct att_service *service, const struct att_server_request *request);
 void service_snapshot_begin(struct att_service *service);
 void service_snapshot_job_done(struct att_service *service, const struct att_job *job);

@@ -30,13 +30,14 @@ static bool hand_over(struct att_service *service, const struct att_server_reque
     work->session = request->session;
     work->request = request->header;
     work->bytes = sizeof(double) * values;
+    work->lsn = service->lsn;
     work->job = (struct att_job){.kind = kind,
                                  .index = kind == ATT_JOB_COLUMN ? request->header.column : request->header.index,
                                  .values = work->values,
                                  .bounds = work->values + values,
                                  .user = work};
     service->jobs++;
-    att_engine_submit(service->engine, &work->job);
+    att_engine_submit(service_engine(service, request), &work->job);
     return true;
 }
 
@@ -44,8 +45,8 @@ bool service_query(struct att_service *service, const struct att_server_request 
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
     struct att_error error;
-    enum att_status status = att_engine_query(service->engine, request->header.index, request->header.column,
-                                              &reply.value, &reply.error_bound, &error);
+    enum att_status status = att_engine_query(service_engine(service, request), request->header.index,
+                                              request->header.column, &reply.value, &reply.error_bound, &error);
 
     if (status == ATT_AGAIN)
         return hand_over(service, request, ATT_JOB_ROW, service->options.d_v, 1);
@@ -60,8 +61,8 @@ bool service_row(struct att_service *service, const struct att_server_request *r
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
     struct att_error error;
-    enum att_status status =
-        att_engine_row(service->engine, request->header.index, service->row, &reply.error_bound, &error);
+    enum att_status status = att_engine_row(service_engine(service, request), request->header.index, service->row,
+                                            &reply.error_bound, &error);
 
     if (status == ATT_AGAIN)
         return hand_over(service, request, ATT_JOB_ROW, service->options.d_v, 1);
@@ -87,17 +88,42 @@ bool service_wide(struct att_service *service, const struct att_server_request *
     return service_refuse(service, request, ATT_ERANGE, text);
 }
 
+/* Of every head. */
 bool service_merge(struct att_service *service, const struct att_server_request *request)
 {
-    return hand_over(service, request, ATT_JOB_MERGE, 0, 0);
+    const uint32_t heads = service->heads.count;
+    struct work *work = calloc(1, sizeof *work);
+
+    if (work)
+        work->merges = calloc(heads, sizeof *work->merges);
+    if (!work || !work->merges) {
+        free(work);
+        return service_refuse(service, request, ATT_ENOMEM, "not enough memory");
+    }
+    work->session = request->session;
+    work->request = request->header;
+    work->left = heads;
+    service->jobs++;
+    for (uint32_t head = 0; head < heads; head++) {
+        work->merges[head] = (struct att_job){.kind = ATT_JOB_MERGE, .user = work};
+        att_engine_submit(service->heads.engines[head], &work->merges[head]);
+    }
+    return true;
 }
 
 /* ---- Finished jobs ---- */
 
 static void work_free(struct work *work)
 {
+    free(work->merges);
     free(work->values);
     free(work);
+}
+
+/* Other heads' updates count too: the engine's LSN is that of its own newest one. */
+static uint64_t lsn_of(const struct work *work)
+{
+    return work->job.lsn > work->lsn ? work->job.lsn : work->lsn;
 }
 
 /* A row, or one entry of it. */
@@ -106,7 +132,7 @@ static void finish_row(struct att_service *service, struct work *work)
     struct att_wire_reply reply = service_reply_to(service, &work->request);
     const bool entry = work->request.type == ATT_REQ_QUERY;
 
-    reply.lsn = work->job.lsn;
+    reply.lsn = lsn_of(work);
     reply.status = (uint8_t)work->job.status;
     if (work->job.status == ATT_OK) {
         reply.error_bound = work->job.bounds[0];
@@ -137,13 +163,28 @@ static void finish_wide(struct att_service *service, struct work *work)
     service->outgoing = work;
 }
 
+/* One head's merge; the reply comes with the last. */
+static void finish_merge(struct att_service *service, struct work *work)
+{
+    struct att_wire_reply reply = service_reply_to(service, &work->request);
+
+    if (--work->left > 0)
+        return;
+    service->jobs--;
+    att_server_reply(service->server, work->session, &reply, NULL, 0);
+    work_free(work);
+}
+
 static void finish(struct att_service *service, struct att_job *job)
 {
     struct work *work = job->user;
-    struct att_wire_reply reply;
 
     if (!work) {
         service_snapshot_job_done(service, job);
+        return;
+    }
+    if (work->merges) {
+        finish_merge(service, work);
         return;
     }
     service->jobs--;
@@ -152,10 +193,6 @@ static void finish(struct att_service *service, struct att_job *job)
         work_free(work);
     } else if (job->kind == ATT_JOB_ROW) {
         finish_row(service, work);
-    } else if (job->kind == ATT_JOB_MERGE) {
-        reply = service_reply_to(service, &work->request);
-        att_server_reply(service->server, work->session, &reply, NULL, 0);
-        work_free(work);
     } else {
         finish_wide(service, work);
     }
@@ -165,8 +202,9 @@ void service_collect(struct att_service *service)
 {
     struct att_job *job;
 
-    while ((job = att_engine_completed(service->engine)))
-        finish(service, job);
+    for (uint32_t head = 0; head < service->heads.count; head++)
+        while ((job = att_engine_completed(service->heads.engines[head])))
+            finish(service, job);
 }
 
 /* ---- Chunks ---- */
@@ -179,7 +217,7 @@ static bool send_work(struct att_service *service, struct work *work, bool *ret_
     while (work->sent < work->bytes && att_server_has_room(service->server, work->session)) {
         struct att_wire_reply reply = service_reply_to(service, &work->request);
         size_t bytes = work->bytes - work->sent < chunk ? work->bytes - work->sent : chunk;
-        reply.lsn = work->job.lsn;
+        reply.lsn = lsn_of(work);
         reply.error_bound = work->worst;
         reply.flags = work->sent + bytes < work->bytes ? ATT_WIRE_MORE : 0;
         att_server_reply(service->server, work->session, &reply, (const char *)work->values + work->sent, bytes);

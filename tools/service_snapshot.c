@@ -1,53 +1,60 @@
-/* Snapshots, from the service's side: when one is due, who waits for it. The engine's merge thread hands the pieces to
- * the store, whose snapshot thread writes them. */
+/* Snapshots, from the service's side: when one is due, who waits for it. The engines' merge threads hand the pieces to
+ * the store, whose snapshot thread writes them.
+ *
+ * The heads take turns, so that one thread at a time talks to the store: for each head a merge, when that is done its
+ * snapshot job, when that is done the next head; after the last the store is told that this was all. So each head has
+ * a cut of its own. An engine knows only the LSNs of its own updates: when its newest was 5 and other heads have come
+ * to 90 since, its state is that of 90, and it is cut there; else a head that nobody changes would hold the log back
+ * for ever. `covered` is the common LSN when the merge was asked for: the merge takes in everything of this head up to
+ * there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "service_impl.h"
 
+static_assert((int)ATT_ARRAY_COUNT <= (int)ATT_HEAD_ARRAYS, "the arrays of a head have numbers of their own");
+
 static void sink_begin(void *context, uint64_t lsn, uint32_t tokens_used)
 {
-    struct att_service *service = context;
-    att_store_snapshot_cut(service->store, lsn, tokens_used);
+    const struct cutter *cutter = context;
+    att_store_snapshot_cut(cutter->service->store, cutter->head, lsn > cutter->covered ? lsn : cutter->covered,
+                           tokens_used);
 }
 
 static bool sink_room(void *context)
 {
-    struct att_service *service = context;
-    return att_store_snapshot_room(service->store);
+    const struct cutter *cutter = context;
+    return att_store_snapshot_room(cutter->service->store);
 }
 
 static void sink_piece(void *context, const struct att_piece *piece)
 {
-    struct att_service *service = context;
-    att_store_snapshot_piece(service->store, piece->array, piece->offset, piece->data, piece->bytes);
+    const struct cutter *cutter = context;
+    att_store_snapshot_piece(cutter->service->store, cutter->head * ATT_HEAD_ARRAYS + (uint32_t)piece->array,
+                             piece->offset, piece->data, piece->bytes);
 }
 
+/* Of one head: the store is told by the service thread, after the last. */
 static void sink_end(void *context)
 {
-    struct att_service *service = context;
-    att_store_snapshot_end(service->store);
-}
-
-void service_snapshot_init(struct att_service *service)
-{
-    service->sink = (struct att_sink){service, sink_begin, sink_room, sink_piece, sink_end};
+    (void)context;
 }
 
 static struct att_state_shape shape_of(const struct att_service *service)
 {
     const struct att_service_options *o = &service->options;
     struct att_state_shape shape = {
-        .heads = 1,
+        .heads = service->heads.count,
         .n_q = o->n_q,
         .d = o->d,
         .d_v = o->d_v,
         .capacity = o->capacity,
         .precision = o->precision,
+        .causal = o->causal,
         .scale = o->scale,
     };
-    snprintf(shape.base_tag, sizeof shape.base_tag, "%s", att_engine_base_tag(service->engine));
+    snprintf(shape.base_tag, sizeof shape.base_tag, "%s", att_engine_base_tag(service->heads.engines[0]));
     return shape;
 }
 
@@ -69,7 +76,16 @@ static void answer_waiters(struct att_service *service, enum att_status status, 
     }
 }
 
-/* Begins one: a merge first, so that the cut holds all that was acknowledged, then the pieces. */
+/* The next head's turn: a merge first, so that the cut holds all that was acknowledged, then the pieces. */
+static void begin_head(struct att_service *service, uint32_t head)
+{
+    service->snapshot_head = head;
+    service->cutter = (struct cutter){.service = service, .head = head, .covered = service->lsn};
+    service->cutter.sink = (struct att_sink){&service->cutter, sink_begin, sink_room, sink_piece, sink_end};
+    service->merge_job = (struct att_job){.kind = ATT_JOB_MERGE};
+    att_engine_submit(service->heads.engines[head], &service->merge_job);
+}
+
 void service_snapshot_begin(struct att_service *service)
 {
     struct att_state_shape shape = shape_of(service);
@@ -92,10 +108,7 @@ void service_snapshot_begin(struct att_service *service)
     }
     service->snapshot_running = true;
     service->snapshot_handed = false;
-    service->merge_job = (struct att_job){.kind = ATT_JOB_MERGE};
-    service->snapshot_job = (struct att_job){.kind = ATT_JOB_SNAPSHOT, .sink = &service->sink};
-    att_engine_submit(service->engine, &service->merge_job);
-    att_engine_submit(service->engine, &service->snapshot_job);
+    begin_head(service, 0);
 }
 
 bool service_snapshot_wanted(struct att_service *service, const struct att_server_request *request)
@@ -111,11 +124,20 @@ bool service_snapshot_wanted(struct att_service *service, const struct att_serve
     return true;
 }
 
-/* The engine has handed out all pieces. */
+/* A head's merge is done, or it has handed out all its pieces. */
 void service_snapshot_job_done(struct att_service *service, const struct att_job *job)
 {
-    if (job == &service->snapshot_job)
+    const uint32_t head = service->snapshot_head;
+
+    if (job == &service->merge_job) {
+        service->snapshot_job = (struct att_job){.kind = ATT_JOB_SNAPSHOT, .sink = &service->cutter.sink};
+        att_engine_submit(service->heads.engines[head], &service->snapshot_job);
+    } else if (head + 1 < service->heads.count) {
+        begin_head(service, head + 1);
+    } else {
+        att_store_snapshot_end(service->store);
         service->snapshot_handed = true;
+    }
 }
 
 /* The store's part is done when it says that no snapshot is running. */

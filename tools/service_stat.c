@@ -41,10 +41,10 @@ static void count(const struct att_service *service, const struct att_store_stat
     const struct att_service_options *o = &service->options;
     struct att_engine_stats engine;
 
-    att_engine_stats(service->engine, &engine);
+    att_heads_stats(&service->heads, &engine);
     snprintf(stat->blas_kernel, sizeof stat->blas_kernel, "attnd-%s", engine.kernel); /* ours, not OpenBLAS's */
     snprintf(stat->isa, sizeof stat->isa, "%s", engine.kernel);
-    stat->heads = 1;
+    stat->heads = service->heads.count;
     stat->n_q = o->n_q;
     stat->n_k = (uint32_t)engine.tokens_used;
     stat->tokens = (uint32_t)engine.tokens;

@@ -36,8 +36,8 @@ static void log_and_reply(struct att_service *service, const struct att_server_r
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
 
-    att_record_from_op(op, service->lsn, 0, request->header.session_seq, service->options.d, service->options.d_v,
-                       &service->record, service->record_payload);
+    att_record_from_op(op, request->header.head, service->lsn, 0, request->header.session_seq, service->options.d,
+                       service->options.d_v, &service->record, service->record_payload);
     service->log_bytes += service->record.length;
     service->owed = true;
     service_pay_owed(service);
@@ -62,7 +62,9 @@ bool service_update(struct att_service *service, const struct att_server_request
         att_store_message(service->store, text, sizeof text);
         return service_refuse(service, request, state.refusing == ATT_ENOSPC ? ATT_ENOSPC : ATT_EREADONLY, text);
     }
-    status = service_pay_owed(service) ? att_engine_apply(service->engine, &op, service->lsn + 1, &error) : ATT_AGAIN;
+    status = service_pay_owed(service)
+                 ? att_engine_apply(service_engine(service, request), &op, service->lsn + 1, &error)
+                 : ATT_AGAIN;
     if (status == ATT_AGAIN)
         return false;
     if (status != ATT_OK)

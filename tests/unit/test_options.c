@@ -66,7 +66,7 @@ static void reals_are_finite_and_rounded_once(void **state)
 static void heads_are_needed_only_where_there_are_several(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"1:5", ":5", "0:", "0:1:2", "x:1", "-1", ""};
+    static const char *const bad[] = {":5", "0:", "0:1:2", "x:1", "-1", ""};
     struct att_error error;
     uint32_t head = 9;
     uint32_t index = 9;
@@ -77,6 +77,9 @@ static void heads_are_needed_only_where_there_are_several(void **state)
     assert_int_equal(att_parse_headed("row", "3:7", 4, &head, &index, &error), ATT_OK);
     assert_true(head == 3 && index == 7);
     assert_int_equal(att_parse_headed("row", "7", 4, &head, &index, &error), ATT_EINVAL);
+    assert_int_equal(att_parse_headed("row", "1:5", 1, &head, &index, &error), ATT_ERANGE);
+    assert_int_equal(att_parse_headed("row", "7:0", 3, &head, &index, &error), ATT_ERANGE);
+    assert_string_equal(error.text, "head 7 is out of range: there are 3");
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(att_parse_headed("row", bad[i], 1, &head, &index, &error), ATT_EINVAL);
     assert_true(head == 3 && index == 7);
@@ -194,10 +197,11 @@ static void round_trip(const struct att_op *op)
     struct att_error error = {0};
     memset(payload, 0x55, sizeof payload);
     assert_true(att_record_payload_max(D, D_V) <= sizeof payload);
-    att_record_from_op(op, 12, 34, 56, D, D_V, &record, payload);
+    att_record_from_op(op, 3, 12, 34, 56, D, D_V, &record, payload);
     assert_int_equal(record.lsn, 12);
     assert_int_equal(record.session, 34);
     assert_int_equal(record.session_seq, 56);
+    assert_int_equal(record.head, 3);
     assert_int_equal(record.length % 8, 0);
     assert_int_equal(record.length, att_record_bytes(record.fields, D, D_V));
     memcpy(shifted + 1, payload, record.length - sizeof record); /* stored payloads need not be aligned */
@@ -243,15 +247,14 @@ static void records_that_make_no_sense_are_corrupt(void **state)
     struct att_record good;
     struct att_op back;
     struct att_error error = {0};
-    att_record_from_op(&(struct att_op){.kind = ATT_OP_SET_Q, .key = key}, 99, 0, 0, D, D_V, &good, payload);
-    struct att_record bad[6] = {good, good, good, good, good, good};
+    att_record_from_op(&(struct att_op){.kind = ATT_OP_SET_Q, .key = key}, 0, 99, 0, 0, D, D_V, &good, payload);
+    struct att_record bad[5] = {good, good, good, good, good};
     bad[0].kind = ATT_OP_ADD_K;
     bad[1].kind = 200;
     bad[2].length += 8;
     bad[3].fields |= ATT_FIELD_VALUE;
     bad[4].fields = 0;
-    bad[5].head = 1;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 5; i++) {
         assert_int_equal(att_record_to_op(&bad[i], payload, D, D_V, &arrays, &back, &error), ATT_ECORRUPT);
         assert_non_null(strstr(error.text, "LSN 99"));
     }

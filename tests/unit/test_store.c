@@ -230,7 +230,7 @@ static void a_piece_that_comes_twice_fails_the_snapshot_only(void **state)
     struct att_state_shape shape = make_shape();
     char text[600];
     assert_status(att_store_snapshot_begin(store, &shape, &test_error), ATT_OK);
-    att_store_snapshot_cut(store, 0, 1);
+    att_store_snapshot_cut(store, 0, 0, 1);
     att_store_snapshot_piece(store, 0, 0, "x", 1);
     att_store_snapshot_piece(store, 0, 0, "x", 1);
     att_store_snapshot_end(store);
@@ -254,7 +254,7 @@ static void a_close_in_the_middle_of_a_snapshot_leaves_the_one_before(void **sta
     struct att_state_shape shape = make_shape();
     static unsigned char data[PIECE_BYTES];
     assert_status(att_store_snapshot_begin(store, &shape, &test_error), ATT_OK);
-    att_store_snapshot_cut(store, 20, 1);
+    att_store_snapshot_cut(store, 0, 20, 1);
     for (uint64_t i = 0; i < 30; i++)
         att_store_snapshot_piece(store, 0, i * PIECE_BYTES, data, sizeof data);
     usleep(20000);
@@ -338,7 +338,10 @@ static void a_reader_works_beside_a_live_writer(void **state)
     int how;
     waitpid(child, &how, 0);
     assert_int_equal(how, 0);
-    close(ready[0]), close(ready[1]), close(done[0]), close(done[1]);
+    close(ready[0]);
+    close(ready[1]);
+    close(done[0]);
+    close(done[1]);
 }
 
 static void reading_makes_and_needs_no_file(void **state)

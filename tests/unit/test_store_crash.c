@@ -96,7 +96,7 @@ static void run_until_killed(struct acks *acks, uint64_t random)
         acks->snapshot_lsn = state_of(store).snapshot_lsn;
         if (left == 0 && !state_of(store).snapshot_running && !att_store_snapshot_begin(store, &shape, &test_error)) {
             acks->snapshot_begun = cut = lsn;
-            att_store_snapshot_cut(store, cut, (uint32_t)cut);
+            att_store_snapshot_cut(store, 0, cut, (uint32_t)cut);
             left = PIECES;
         }
         if (left > 0 && att_store_snapshot_room(store)) {
@@ -285,7 +285,7 @@ static void a_sync_that_fails_while_a_snapshot_runs_leaves_no_manifest(void **st
     struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
     struct att_state_shape shape = make_shape();
     assert_status(att_store_snapshot_begin(store, &shape, &test_error), ATT_OK);
-    att_store_snapshot_cut(store, 5, 1);
+    att_store_snapshot_cut(store, 0, 5, 1);
     att_store_snapshot_piece(store, 0, 0, "some", 4);
     usleep(30000);
     int saved = replace_file(&store->log_env, "/dev/null");

@@ -219,7 +219,7 @@ static struct att_state_shape UNUSED make_shape(void)
 static void UNUSED feed_pieces(struct att_store *store, uint64_t lsn, uint64_t seed)
 {
     static unsigned char data[PIECE_BYTES];
-    att_store_snapshot_cut(store, lsn, (uint32_t)seed);
+    att_store_snapshot_cut(store, 0, lsn, (uint32_t)seed);
     for (int i = PIECES; i-- > 0;) { /* not in key order */
         uint32_t array = (uint32_t)(i % ARRAYS);
         uint64_t offset = (uint64_t)(i / ARRAYS) * PIECE_BYTES;

@@ -76,7 +76,7 @@ static void stop_at(struct demo *demo, uint32_t step)
 {
     struct check check = {0};
     check_step(demo->client, &demo->workload, step, &check);
-    printf("  %6" PRId64 " %4.0f%% %9" PRIu64 " %12.1e %12.1e %13.3f%s\n", demo->workload.step_at[step],
+    printf("  %6" PRId64 " %4.0f%% %9" PRIu64 " %12.1e %12.1e %13.3g%s\n", demo->workload.step_at[step],
            100.0 * (double)demo->workload.step_at[step] / demo->workload.edits, check.outputs, check.worst_error,
            check.its_bound, check.worst_ratio, check.violations ? "  ABOVE" : "");
     fflush(stdout);
@@ -102,20 +102,19 @@ static void check_recovered(struct demo *demo, uint32_t have, uint32_t acknowled
     size_t keys = (size_t)w->n_k * w->d, values = (size_t)w->n_k * w->d_v, outputs = (size_t)w->n_q * w->d_v;
     float *k = demo_allocate(keys, sizeof *k), *v = demo_allocate(values, sizeof *v);
     double *answers = demo_allocate(outputs, sizeof *answers), *bounds = demo_allocate(w->n_q, sizeof *bounds);
-    uint32_t stands = (uint32_t)w->step_at[KILL_SPAN]; /* where workload.k and .v are */
     struct check without = {0};
     read_outputs(demo->client, w, answers, bounds);
-    memcpy(k, w->k, keys * sizeof *k);
-    memcpy(v, w->v, values * sizeof *v);
-    workload_apply(w, stands, have, k, v);
+    memcpy(k, w->first_k, keys * sizeof *k);
+    memcpy(v, w->first_v, values * sizeof *v);
+    workload_apply(w, 0, have, k, v);
     check_outputs(w, k, v, answers, bounds, &demo->recovered);
-    memcpy(k, w->k, keys * sizeof *k);
-    memcpy(v, w->v, values * sizeof *v);
-    workload_apply(w, stands, acknowledged - 1, k, v);
+    memcpy(k, w->first_k, keys * sizeof *k);
+    memcpy(v, w->first_v, values * sizeof *v);
+    workload_apply(w, 0, acknowledged - 1, k, v);
     workload_apply(w, acknowledged, have, k, v);
     check_outputs(w, k, v, answers, bounds, &without);
     printf("     all %" PRIu64 " outputs against float64 after %" PRIu32 " edits:\n"
-           "     worst error : bound %.3f (were the last acknowledged edit missing: %.3g)\n",
+           "     worst error : bound %.3g (without the last acknowledged edit: %.3g)\n",
            demo->recovered.outputs, have, demo->recovered.worst_ratio, without.worst_ratio);
     if (demo->recovered.violations)
         problem(demo, "%" PRIu64 " errors above their bounds", demo->recovered.violations);
@@ -226,11 +225,12 @@ static void report_times(struct demo *demo)
     double team = demo_median(t->recompute_team_ns, t->recomputed_team);
     double best = one < team ? one : team;
     double busy = demo_median(demo->reader->samples, (uint32_t)(seen < READER_SAMPLES ? seen : READER_SAMPLES));
-    printf("\n  times: p50, by a client over the ring; the stream and the reader pausing\n");
+    printf("\n  times, p50 (the processors were %.0f%% busy while all of this rested)\n",
+           t->processors > 0 ? 100 * t->busy / t->processors : 0);
     line("  recompute a row: sgemv, exp, sgemv", "%.1f us (%s, %s)", 1e-3 * best, timing_blas_kernel(),
          one <= team ? "1 thread" : "threads");
-    line("  query O[i][j]", "%.2f us: recomputing is %.1f x", 1e-3 * query, best / query);
-    line("  query the row O[i]", "%.2f us: recomputing is %.1f x", 1e-3 * row, best / row);
+    line("  query O[i][j] by a client over the ring", "%.2f us: recomputing %.1f x", 1e-3 * query, best / query);
+    line("  query a row O[i] by a client over the ring", "%.2f us: recomputing %.1f x", 1e-3 * row, best / row);
     line("  query O[i][j] by the reader, edits coming", "%.2f us", 1e-3 * busy);
 }
 
@@ -244,10 +244,10 @@ static void report(struct demo *demo)
     printf("\n  ----------------------------------------------------------------------------\n");
     line("outputs compared with float64", "%" PRIu64 ", %" PRIu64 " at the restart", all.outputs, r->outputs);
     line("worst error; the bound it came with", "%.1e; %.1e", all.worst_error, all.its_bound);
-    line("worst error : bound; above 1", "%.3f; %" PRIu64, all.worst_ratio, all.violations);
+    line("worst error : bound; above 1", "%.3g; %" PRIu64, all.worst_ratio, all.violations);
     line("edits acknowledged", "%" PRIu64 ", %.0f/s, each on disk", s->acks,
          1e9 * (double)s->acks / (double)s->nanoseconds);
-    line("  sent, some twice for the kill", "%" PRIu64, s->sent);
+    line("  sent again after the kill", "%" PRIu64, s->sent - s->acks);
     line("acknowledged edits lost", "%" PRIu64, demo->lost);
     line("queries served to the reader", "%" PRIu64 ", %" PRIu64 " as edits came", (uint64_t)reader->answers,
          demo->reads_streaming);
@@ -268,8 +268,10 @@ static void begin(struct demo *demo, const char *data)
     daemon_start(&demo->daemon, true);
     connect_again(demo);
     demo_need(demo->client, att_get_stat(demo->client, &stat), "stat");
+    if (strcmp(stat.durability, "always") != 0)
+        problem(demo, "the durability is '%s', not 'always'", stat.durability);
     printf("  1. attnd %s serves a real attention head: n_q %" PRIu32 ", n_k %" PRIu32 ", d %" PRIu32 ", d_v %" PRIu32
-           "\n     scale %g (auto), durability %s, kernels %s and OpenBLAS %s;\n     ready in %.0f ms\n",
+           "\n     scale %g (auto), durability %s, kernels %s, %s;\n     ready in %.0f ms\n",
            stat.version, w->n_q, w->n_k, w->d, w->d_v, stat.scale, stat.durability, stat.isa, stat.blas_kernel,
            demo->daemon.ready_ms);
     demo->reader = reader_start(&demo->daemon, w, &demo->reader_pid);

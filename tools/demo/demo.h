@@ -18,7 +18,8 @@
 struct workload {
     uint32_t n_q, n_k, d, d_v;
     double scale;
-    float *q, *k, *v; /* k and v as they are after the edits applied so far (workload_apply) */
+    float *q, *k, *v;         /* k and v: as they are at the step that was played last */
+    float *first_k, *first_v; /* before any edit */
     uint32_t edits;
     int64_t *kind, *index; /* kind 0: a row of K; 1: a row of V */
     float *rows;
@@ -81,8 +82,8 @@ struct stream {
 void stream_begin(struct stream *stream, struct att_client *client);
 /* Returns when everything before `to` is acknowledged. */
 void stream_run(struct stream *stream, uint32_t to);
-/* As stream_run, but kills the daemon as soon as `kill_at` edits are acknowledged and others are on their way, and takes
- * the acknowledgements that it still gave. Returns when the kill was sent (CLOCK_MONOTONIC, ns). */
+/* As stream_run, but kills the daemon soon after `kill_at` edits are acknowledged, others on their way, and takes the
+ * acknowledgements that it still gave. Returns when the kill was sent (CLOCK_MONOTONIC, ns). */
 uint64_t stream_run_and_kill(struct stream *stream, uint32_t to, uint32_t kill_at, struct daemon *daemon);
 
 /* ---- The reader (demo_reader.c) ------------------------------------------------------------------------ */
@@ -135,7 +136,8 @@ enum { TIMING_MOST = 1 << 14 };
 struct timing {
     uint32_t queries, rows, recomputed, recomputed_team;
     uint32_t query_ns[TIMING_MOST], row_ns[TIMING_MOST], recompute_ns[TIMING_MOST], recompute_team_ns[TIMING_MOST];
-    double deviation; /* of the recomputed row from the expected one, relative to its largest value */
+    double busy, processors; /* processor time while all of this rested: what was not idle, and all of it */
+    double deviation;        /* of the recomputed row from the expected one, relative to its largest value */
 };
 
 /* One round, at step_at[step]: queries and rows over the ring, recomputations in this process, in turn. */

@@ -89,6 +89,8 @@ void workload_load(struct workload *workload, const char *directory)
     w.q = load_floats(directory, "Q", &w.n_q, &w.d);
     w.k = load_floats(directory, "K", &w.n_k, &w.d);
     w.v = load_floats(directory, "V", &w.n_k, &w.d_v);
+    w.first_k = load_floats(directory, "K", &w.n_k, &w.d);
+    w.first_v = load_floats(directory, "V", &w.n_k, &w.d_v);
     if (w.d != w.d_v)
         demo_fail("%s: the trace's rows need d = d_v", directory);
     w.kind = load_integers(directory, "trace_kind", &w.edits, 1);
@@ -113,9 +115,9 @@ void workload_load(struct workload *workload, const char *directory)
 
 void workload_release(struct workload *workload)
 {
-    void *arrays[] = {workload->q,     workload->k,           workload->v,         workload->kind,
-                      workload->index, workload->rows,        workload->pair,      workload->step_at,
-                      workload->row,   workload->pair_values, workload->row_values};
+    void *arrays[] = {workload->first_k, workload->first_v,     workload->q,         workload->k,    workload->v,
+                      workload->kind,    workload->index,       workload->rows,      workload->pair, workload->step_at,
+                      workload->row,     workload->pair_values, workload->row_values};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     *workload = (struct workload){0};

@@ -2,9 +2,12 @@
  * its memory, as one would without a daemon: sgemv for the scores, exp, sgemv for the output, float32.
  *
  * They are timed in turn, in short bursts, while the reader and the stream pause. The recomputation is timed with one
- * thread and, in bursts of its own, with OpenBLAS's own choice of threads; the report takes the faster one. */
+ * thread and, in bursts of its own, with OpenBLAS's own choice of threads; the report takes the faster one. An answer
+ * needs two processors at once, so other work on the machine slows it more than a recomputation: what there is of it is
+ * measured too. */
 #include <cblas.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -90,6 +93,21 @@ static void check_recomputed(struct timing *timing, const struct workload *workl
     free(row);
 }
 
+/* Adds the processors' time since the start, by /proc/stat, with this sign. */
+static void add_processor_time(struct timing *timing, int sign)
+{
+    unsigned long long user, nice, system, idle, wait, irq, softirq, steal;
+    FILE *file = fopen("/proc/stat", "r");
+    if (file && fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait, &irq,
+                       &softirq, &steal) == 8) {
+        double busy = (double)(user + nice + system + irq + softirq + steal);
+        timing->busy += sign * busy;
+        timing->processors += sign * (busy + (double)(idle + wait));
+    }
+    if (file)
+        fclose(file);
+}
+
 void timing_round(struct timing *timing, struct att_client *client, const struct workload *workload, uint32_t step)
 {
     static int team;
@@ -98,6 +116,9 @@ void timing_round(struct timing *timing, struct att_client *client, const struct
     if (team == 0)
         team = openblas_get_num_threads();
     usleep(SETTLE_US);
+    add_processor_time(timing, -1);
+    usleep(SETTLE_US);
+    add_processor_time(timing, 1);
     openblas_set_num_threads(1);
     check_recomputed(timing, workload, step);
     for (uint32_t n = 0; n < BURSTS; n++) {

@@ -1,0 +1,107 @@
+/* The accounts of a row's errors, against sums whose rounding errors all go the same way: half the account is too little. */
+#include <math.h>
+
+#include "harness.h"
+#include "kernel.h"
+#include "row.h"
+
+static const double largest[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
+
+/* Adds `weight` to a sum of 1, n times, each time losing all of it. */
+static void the_account_covers_additions_that_all_lose_the_same(void **state)
+{
+    (void)state;
+    enum { TIMES = 1000 };
+    const double weight = 0x1p-53 * (1 - 0x1p-20); /* just below half an ulp of 1 */
+    volatile double sum = 1;
+    struct att_row row = {.tokens = 1};
+    for (int n = 0; n < TIMES; n++) {
+        const double before[ATT_HEAD_COLUMNS] = {sum, sum, sum, sum};
+        const double magnitudes[ATT_HEAD_COLUMNS] = {weight, weight, weight, weight};
+        att_row_account(&row, before, magnitudes, 1, largest);
+        sum = sum + weight;
+    }
+    assert_true(sum == 1);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++) {
+        assert_true(row.error[c] >= TIMES * weight);
+        assert_true(row.error[c] <= 1.01 * TIMES * weight); /* and is no more than it must be */
+    }
+}
+
+/* A block of entries that is summed from 1 up, each addition inside it losing half an ulp. */
+static void the_account_covers_the_sum_inside_a_block(void **state)
+{
+    (void)state;
+    enum { ENTRIES = 512 };
+    const double weight = 0x1p-53 * (1 - 0x1p-20);
+    volatile double sum = 1;
+    double magnitude = 1;
+    struct att_row row = {.tokens = 1};
+    for (int n = 1; n < ENTRIES; n++)
+        sum = sum + weight;
+    magnitude += (ENTRIES - 1) * weight;
+    const double before[ATT_HEAD_COLUMNS] = {0};
+    const double magnitudes[ATT_HEAD_COLUMNS] = {magnitude, magnitude, magnitude, magnitude};
+    att_row_account(&row, before, magnitudes, ENTRIES, largest);
+    assert_true(sum == 1);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        assert_true(row.error[c] >= (ENTRIES - 1) * weight);
+}
+
+static void a_raise_scales_sums_and_errors_exactly(void **state)
+{
+    (void)state;
+    enum { COLUMNS = 6 };
+    struct att_row row = {.tokens = 3, .shift = 10, .error = {1e-9, 2e-9, 3e-9, 4e-9}};
+    double sums[COLUMNS] = {3, 5, 7, 11, -13, 1.0 / 3};
+    att_row_raise(&row, sums, COLUMNS, 610, largest);
+    const double expected[COLUMNS] = {3, 5, 7, 11, -13, 1.0 / 3};
+    for (int c = 0; c < COLUMNS; c++)
+        assert_true(sums[c] == expected[c] * 0x1p-600);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        assert_true(row.error[c] >= (c + 1) * 0.999e-9 * 0x1p-600 && row.error[c] <= (c + 1) * 1.001e-9 * 0x1p-600);
+    assert_true(row.shift == 610);
+    att_row_raise(&row, sums, COLUMNS, 4000, largest); /* so far that nothing is left, but what counts as nothing */
+    for (int c = 0; c < COLUMNS; c++)
+        assert_true(fabs(sums[c]) == 0);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        assert_true(row.error[c] > 0);
+}
+
+static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **state)
+{
+    (void)state;
+    struct att_row row = {.tokens = 2, .error = {1e-3, 1e-18, 1e-18, 1e-18}};
+    const double sums[ATT_HEAD_COLUMNS] = {1.9e-3, 1, 1, 1};
+    assert_int_equal(att_row_check(&row, sums, 1e300), ATT_AGAIN);
+    row.error[0] = 0.9e-3;
+    assert_int_equal(att_row_check(&row, sums, 1e300), ATT_OK);
+    row.tokens = 0;
+    assert_int_equal(att_row_check(&row, sums, 1e300), ATT_EMPTY);
+}
+
+/* D is off by all of E0 one way, C by all of E1 the other way. */
+static void the_bound_of_an_answer_covers_its_error_sums(void **state)
+{
+    (void)state;
+    const struct att_numerics numerics = {0};
+    const struct att_row row = {.tokens = 5, .error = {0.25, 0.5, 0, 0}};
+    const double sums[ATT_HEAD_COLUMNS] = {2, 8, 1, 1}, numerators[] = {1, -6, 4};
+    double values[3], bound;
+    att_row_answer(&row, sums, numerators, 3, &numerics, values, &bound);
+    assert_true(values[0] == 0.5 && values[1] == -3 && values[2] == 2);
+    assert_true(bound >= (6 + 0.5) / (2 - 0.25) - 3); /* the largest value's */
+    assert_true(bound <= 1.01 * ((6 + 0.5) / (2 - 0.25) - 3));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_account_covers_additions_that_all_lose_the_same),
+        cmocka_unit_test(the_account_covers_the_sum_inside_a_block),
+        cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
+        cmocka_unit_test(a_denominator_that_may_be_rounding_alone_gives_no_answer),
+        cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

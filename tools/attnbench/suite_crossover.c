@@ -1,0 +1,202 @@
+/* crossover: the engine left to its policy, against the better of itself forced to recompute at each read (never_keep)
+ * and itself forced to merge whenever there is anything (eager), over mixes of reads and updates.
+ *
+ * A mix is a stream of cycles: one update and R reads, or 1/R updates and one read, R from 0.001 to 1000. One thread
+ * drives it and waits for whatever it must: room in the log, a row's job. Each contestant runs its own stream of the
+ * same mix in turns: a while untimed, until it is where it would be after running for long (Init, and the way from
+ * there, are so excluded), then timed until SEGMENT is over, then a merge, so that it leaves no work behind that runs
+ * into the next one's time. A figure is the median time of a cycle over that of the better of the two. */
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench.h"
+#include "rig.h"
+
+enum { D = 64, CONTESTANTS = 3, TURNS = 5, RATES = 7, AUTO = 0, RECOMPUTE = 1, EAGER = 2 };
+
+enum rows { UNIFORM, ZIPF, ONE, ROW_KINDS };
+
+struct mix {
+    enum rows rows;
+    bool whole; /* rows are read, not entries */
+    double reads_per_update;
+};
+
+struct contestant {
+    struct rig rig;
+    struct bench_random random; /* which rows are read */
+    double times[TURNS];
+};
+
+static const char *const row_names[] = {"uniform", "zipf", "one"};
+static const double rates[RATES] = {0.001, 0.01, 0.1, 1, 10, 100, 1000};
+
+/* Cumulative probabilities of rows, p(r) ~ 1/(r + 1). */
+static double *zipf;
+
+static void make_zipf(uint32_t n)
+{
+    double sum = 0.0;
+
+    zipf = bench_memory(sizeof *zipf * n);
+    for (uint32_t r = 0; r < n; r++)
+        zipf[r] = sum += 1.0 / (r + 1.0);
+    for (uint32_t r = 0; r < n; r++)
+        zipf[r] /= sum;
+}
+
+static uint32_t draw_row(const struct mix *mix, struct contestant *who)
+{
+    const uint32_t n = who->rig.n_q;
+    uint32_t low = 0, high = n - 1;
+    double at;
+
+    if (mix->rows == ONE)
+        return n / 2;
+    if (mix->rows == UNIFORM)
+        return bench_random_below(&who->random, n);
+    at = bench_random_unit(&who->random);
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (zipf[middle] < at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void read_one(const struct mix *mix, struct contestant *who)
+{
+    struct att_engine *engine = who->rig.engine;
+    const uint32_t row = draw_row(mix, who);
+    double values[D], bound;
+    struct att_job job = {.kind = ATT_JOB_ROW, .index = row, .values = values, .bounds = &bound};
+    const enum att_status status = mix->whole ? att_engine_row(engine, row, values, &bound, NULL)
+                                              : att_engine_query(engine, row, row % D, values, &bound, NULL);
+
+    if (status == ATT_AGAIN) {
+        att_engine_submit(engine, &job);
+        while (!att_engine_completed(engine))
+            sched_yield();
+    } else if (status != ATT_OK) {
+        bench_die("row %u has no answer: %s", row, att_status_name(status));
+    }
+    bench_sink = values[0];
+}
+
+static void update(struct contestant *who)
+{
+    const uint32_t token = bench_random_below(&who->rig.queue, who->rig.n_k);
+
+    while (!rig_replace(&who->rig, token)) {
+        att_engine_kick(who->rig.engine);
+        sched_yield();
+    }
+}
+
+static void run_cycle(const struct mix *mix, struct contestant *who)
+{
+    const double r = mix->reads_per_update;
+    const uint32_t updates = r < 1 ? (uint32_t)lround(1 / r) : 1, reads = r < 1 ? 1 : (uint32_t)lround(r);
+
+    for (uint32_t i = 0; i < updates; i++) {
+        update(who);
+        if (i % 64 == 63)
+            att_engine_kick(who->rig.engine);
+    }
+    att_engine_kick(who->rig.engine);
+    for (uint32_t i = 0; i < reads; i++)
+        read_one(mix, who);
+}
+
+/* Whole cycles until the time is over, and at least one; ns for each. */
+static double run_for(const struct mix *mix, struct contestant *who, double seconds)
+{
+    const double start = bench_now(), end = start + seconds * 1e9;
+    uint64_t cycles = 0;
+    double now;
+
+    do {
+        for (int i = 0; i < (mix->reads_per_update > 5 || mix->reads_per_update < 0.2 ? 1 : 16); i++, cycles++)
+            run_cycle(mix, who);
+        now = bench_now();
+    } while (now < end);
+    return (now - start) / (double)cycles;
+}
+
+struct sweep {
+    uint32_t n;
+    double settle, warm, segment; /* seconds: once, before each segment, a segment */
+};
+
+static void create(struct contestant *all, const struct sweep *sweep)
+{
+    for (int c = 0; c < CONTESTANTS; c++) {
+        struct att_engine_options options = rig_options(sweep->n, sweep->n, D);
+        options.never_keep = c == RECOMPUTE;
+        options.eager = c == EAGER;
+        rig_create(&all[c].rig, &options, 50);
+        all[c].random = (struct bench_random){51};
+        rig_start(&all[c].rig);
+        if (c != RECOMPUTE)
+            rig_wait_hot(&all[c].rig);
+    }
+}
+
+/* The ratio. */
+static double run_mix(const struct bench *bench, const struct sweep *sweep, const struct mix *mix)
+{
+    static struct contestant all[CONTESTANTS];
+    double ns[CONTESTANTS], best;
+    char name[64], more[96];
+
+    create(all, sweep);
+    for (int turn = -1; turn < TURNS; turn++) {
+        for (int c = 0; c < CONTESTANTS; c++) {
+            if (turn < 0 && c != RECOMPUTE) {
+                run_for(mix, &all[c], sweep->settle);
+            } else if (turn >= 0) {
+                run_for(mix, &all[c], sweep->warm);
+                all[c].times[turn] = run_for(mix, &all[c], sweep->segment);
+            }
+            rig_merge(&all[c].rig);
+        }
+    }
+    for (int c = 0; c < CONTESTANTS; c++)
+        ns[c] = bench_median(all[c].times, TURNS);
+    best = fmin(ns[RECOMPUTE], ns[EAGER]);
+    snprintf(name, sizeof name, "%s-%s-%g", row_names[mix->rows], mix->whole ? "row" : "entry", mix->reads_per_update);
+    bench_figure(bench, name, ns[AUTO], "ns", best, ns[AUTO] / best);
+    snprintf(more, sizeof more, "%s-recompute", name);
+    bench_figure(bench, more, ns[RECOMPUTE], "ns", NAN, NAN);
+    snprintf(more, sizeof more, "%s-eager", name);
+    bench_figure(bench, more, ns[EAGER], "ns", NAN, NAN);
+    for (int c = 0; c < CONTESTANTS; c++)
+        rig_release(&all[c].rig);
+    return ns[AUTO] / best;
+}
+
+void suite_crossover(const struct bench *bench)
+{
+    const struct sweep quick = {2048, 0.05, 0.01, 0.015}, full = {4096, 1.0, 0.05, 0.1};
+    const struct sweep *sweep = bench->quick ? &quick : &full;
+    double worst = 0.0, reads = 0.0, updates = 0.0;
+
+    make_zipf(sweep->n);
+    for (int rows = 0; rows < ROW_KINDS; rows++)
+        for (int whole = 0; whole < 2; whole++)
+            for (int rate = 0; rate < RATES; rate++) {
+                const struct mix mix = {(enum rows)rows, whole, rates[rate]};
+                const double ratio = run_mix(bench, sweep, &mix);
+                worst = fmax(worst, ratio);
+                reads = rate == RATES - 1 ? fmax(reads, ratio) : reads;
+                updates = rate == 0 ? fmax(updates, ratio) : updates;
+            }
+    bench_figure(bench, "worst", worst, "ratio", NAN, worst);
+    bench_figure(bench, "reads", reads, "ratio", NAN, reads);
+    bench_figure(bench, "updates", updates, "ratio", NAN, updates);
+    free(zipf);
+}
