@@ -150,8 +150,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.spare);
     free(engine->merger.free_slot);
     free(engine->last_read);
-    if (engine->region.header)
-        munmap(engine->region.header, engine->region.bytes);
+    att_region_release(&engine->region);
     if (engine->region_fd >= 0)
         close(engine->region_fd);
     free(engine);
@@ -336,6 +335,18 @@ enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *
     return status;
 }
 
+void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t columns, uint32_t count)
+{
+    if (row >= engine->region.n_q || count == 0)
+        return;
+    const uint64_t pending =
+        engine->index.count - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+    engine->index.queries += count;
+    if (pending > 0)
+        att_policy_spend_many(engine, pending, ATT_HEAD_COLUMNS + columns, count);
+    att_policy_note_read(engine, row);
+}
+
 void att_engine_submit(struct att_engine *engine, struct att_job *job)
 {
     struct att_job *head = atomic_load_explicit(&engine->submitted, memory_order_relaxed);
@@ -397,6 +408,7 @@ void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *
         .lsn = engine->index.lsn,
         .settled_lsn = atomic_load_explicit(&engine->settled_lsn, memory_order_relaxed),
         .region_bytes = region->bytes,
+        .token_bytes = region->token_bytes,
         .threads = engine->options.threads,
         .kernel = region->kernel->name,
     };

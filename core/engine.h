@@ -150,6 +150,10 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
                                struct att_error *error);
 
+/* `count` reads of the row, of `columns` value columns each, that other processes took from the published region:
+ * counted as if they had been asked here, so that merging knows which rows are hot. Nothing for a row out of range. */
+void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t columns, uint32_t count);
+
 /* Work for the merge thread's team, done at one cut of the log: what was applied before the submission is in it. */
 enum att_job_kind {
     ATT_JOB_ROW = 1,     /* one row over the live tokens: values d_v, bounds 1 (the largest) */
@@ -203,6 +207,7 @@ struct att_engine_stats {
     uint64_t lsn;         /* of the newest update */
     uint64_t settled_lsn;
     uint64_t region_bytes; /* of the published region, mapped */
+    uint64_t token_bytes;  /* of the settled tokens, mapped */
     uint32_t threads;
     const char *kernel; /* "avx512", "avx2" or "plain" */
 };

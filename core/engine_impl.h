@@ -176,6 +176,7 @@ void att_job_finish(struct att_engine *engine, struct att_job *job);
 
 /* policy.c */
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
+void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
 void att_policy_note_read(struct att_engine *engine, uint32_t row);
 bool att_policy_keep(const struct att_engine *engine, uint32_t row);

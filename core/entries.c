@@ -20,23 +20,27 @@ enum att_status att_entries_room(struct att_engine *engine, uint32_t entries)
     return index->count + entries - index->tail <= engine->region.log_capacity ? ATT_OK : ATT_AGAIN;
 }
 
+/* Into one lane of a tile: x times sign. */
+static void put_lane(float *lane, const float *x, uint32_t count, float sign)
+{
+    for (uint32_t i = 0; i < count; i++)
+        att_lane_store(lane + (size_t)i * ATT_TILE_LANES, sign * x[i]);
+}
+
 static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
                 const float head[ATT_HEAD_COLUMNS], float bias, const struct att_entry *entry)
 {
     const struct att_region *region = &engine->region;
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
-    float *to_key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
-    float *to_head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane;
-    float *to_value = region->log_values + tile * region->d_v * ATT_TILE_LANES + lane;
+    const size_t slot = tile * ATT_TILE_LANES + lane;
 
-    for (uint32_t p = 0; key && p < region->d; p++)
-        att_lane_store(to_key + (size_t)p * ATT_TILE_LANES, key[p]);
-    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        att_lane_store(to_head + (size_t)c * ATT_TILE_LANES, sign * head[c]);
-    for (uint32_t j = 0; value && j < region->d_v; j++)
-        att_lane_store(to_value + (size_t)j * ATT_TILE_LANES, sign * value[j]);
-    att_lane_store(region->log_bias + att_log_slot(region, position), bias);
-    att_shared_store(&region->log_entries[att_log_slot(region, position)], entry, sizeof *entry);
+    put_lane(region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane, head, ATT_HEAD_COLUMNS, sign);
+    if (key)
+        put_lane(region->log_keys + tile * region->d * ATT_TILE_LANES + lane, key, region->d, 1.0f);
+    if (value)
+        put_lane(region->log_values + tile * region->d_v * ATT_TILE_LANES + lane, value, region->d_v, sign);
+    att_lane_store(region->log_bias + slot, bias);
+    att_shared_store(&region->log_entries[slot], entry, sizeof *entry);
 }
 
 void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
@@ -67,6 +71,12 @@ void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t l
     put(engine, position, NULL, NULL, 1.0f, head, -INFINITY, &entry);
 }
 
+static void get_lane(float *x, const float *lane, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        x[i] = lane[(size_t)i * ATT_TILE_LANES];
+}
+
 /* The entry's token, or row of Q; any of them may be NULL. The entry is a `+`, so nothing has a sign. */
 void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
                      float *ret_bias, float *ret_head)
@@ -76,12 +86,12 @@ void att_entries_get(const struct att_region *region, uint64_t position, float *
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane;
     const float *value = region->log_values + tile * region->d_v * ATT_TILE_LANES + lane;
 
-    for (uint32_t p = 0; ret_key && p < region->d; p++)
-        ret_key[p] = key[(size_t)p * ATT_TILE_LANES];
-    for (uint32_t c = 0; ret_head && c < ATT_HEAD_COLUMNS; c++)
-        ret_head[c] = head[(size_t)c * ATT_TILE_LANES];
-    for (uint32_t j = 0; ret_value && j < region->d_v; j++)
-        ret_value[j] = value[(size_t)j * ATT_TILE_LANES];
+    if (ret_key)
+        get_lane(ret_key, key, region->d);
+    if (ret_head)
+        get_lane(ret_head, head, ATT_HEAD_COLUMNS);
+    if (ret_value)
+        get_lane(ret_value, value, region->d_v);
     if (ret_bias)
         *ret_bias = region->log_bias[att_log_slot(region, position)];
 }

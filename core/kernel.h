@@ -1,7 +1,7 @@
 /* The one kernel: weights of rows against entries, and sums of their value columns.
  *
- * w(row, entry) = exp(s q.k + b) is computed as poly(t - r) 2^(r - M), t = (s q.k + b) log2(e), r = round(t), by one
- * chain of fused multiply-adds over p = 0..d-1 for each lane. It is the same, bit for bit, for every shape of the work,
+ * w(row, entry) = exp(s q.k + b) is computed as poly(t - r) 2^(r - M), t = (s q.k + b) log2(e), r = round(t), by four
+ * chains of fused multiply-adds over the quarters of p = 0..d-1, for each lane. It is the same, bit for bit, for every shape of the work,
  * instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md derives the bounds. */
 #ifndef ATT_KERNEL_H
 #define ATT_KERNEL_H
@@ -36,8 +36,7 @@ struct att_weights {
 };
 
 struct att_kernel {
-    const char *name;
-    /* |k|_2 rounded up, and |v|_inf */
+    const char *name; /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
     void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
     /* a tile of keys, [d][16], from 16 rows */
     void (*transpose)(const float *const rows[ATT_TILE_LANES], uint32_t d, float *ret_tile);

@@ -5,13 +5,16 @@
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, F64_LONE = 4, F32_LONE = 8 };
+enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, F64_LONE = 2, F32_LONE = 4 };
+enum { F64_SIDE_BY_SIDE = 1, F32_SIDE_BY_SIDE = 1 };
 enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 3, LONE_VECTORS = 9 };
 #elif defined(__AVX2__)
-enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, F64_LONE = 2, F32_LONE = 4 };
+enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, F64_LONE = 2, F32_LONE = 1 };
+enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 1 };
 enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 3 };
 #else
 enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, F64_LONE = 1, F32_LONE = 1 };
+enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 0 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
 #endif
 
@@ -78,12 +81,65 @@ LANES_INLINE f64x16 weigh_single(const struct att_weights *work, uint32_t row, f
     return f64_scale(f64_widen(exp2_f32(f32_sub(t, r))), f64_sub(wide, f64_set(work->shift[row])));
 }
 
+/* A score is the sum of four chains, over the quarters of 0..d-1 (the last takes the rest), added in their order. */
+enum { CHAINS = 4 };
+
+/* sum[i][c] += q[i][p] k[c][p] for p in [from, to), each a chain in the order of p. */
+LANES_INLINE void chain_f64(f64x16 *sum, const double *q, const float *keys, uint32_t d, uint32_t from, uint32_t to,
+                            uint32_t rows, uint32_t tiles)
+{
+    for (uint32_t p = from; p < to; p++) {
+        f64x16 k[F64_TILES > F64_LONE ? F64_TILES : F64_LONE];
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < tiles; c++)
+            k[c] = f64_widen(f32_load(keys + ((size_t)c * d + p) * ATT_LANES));
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++) {
+            f64x16 x = f64_set(q[(size_t)i * d + p]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < tiles; c++)
+                sum[i * tiles + c] = f64_fma(x, k[c], sum[i * tiles + c]);
+        }
+    }
+}
+
+/* One row: its chains side by side, for a lone chain waits for itself. */
+LANES_INLINE void chains_f64(f64x16 *t, const double *q, const float *keys, uint32_t d, uint32_t tiles)
+{
+    const uint32_t length = d / CHAINS;
+    f64x16 sum[CHAINS][F64_LONE];
+
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < tiles; c++) {
+        sum[0][c] = t[c];
+        sum[1][c] = sum[2][c] = sum[3][c] = f64_set(0);
+    }
+    for (uint32_t k = 0; k < length; k++)
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < CHAINS; j++) {
+            const uint32_t p = j * length + k;
+            f64x16 x = f64_set(q[p]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < tiles; c++)
+                sum[j][c] = f64_fma(x, f64_widen(f32_load(keys + ((size_t)c * d + p) * ATT_LANES)), sum[j][c]);
+        }
+    chain_f64(sum[CHAINS - 1], q, keys, d, CHAINS * length, d, 1, tiles);
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < tiles; c++) {
+        t[c] = sum[0][c];
+#pragma GCC unroll 4
+        for (uint32_t j = 1; j < CHAINS; j++)
+            t[c] = f64_fma(sum[j][c], f64_set(1.0), t[c]);
+    }
+}
+
 /* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float64. */
 LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
                             f64x16 *largest)
 {
     const double *q = (const double *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
+    const uint32_t d = work->d, length = d / CHAINS;
     f64x16 t[F64_ROWS * F64_TILES > F64_LONE ? F64_ROWS * F64_TILES : F64_LONE];
 
 #pragma GCC unroll 8
@@ -94,17 +150,19 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
         for (uint32_t i = 0; i < rows; i++)
             t[i * tiles + c] = start;
     }
-    for (uint32_t p = 0; p < work->d; p++) {
-        f64x16 k[F64_TILES > F64_LONE ? F64_TILES : F64_LONE];
-#pragma GCC unroll 8
-        for (uint32_t c = 0; c < tiles; c++)
-            k[c] = f64_widen(f32_load(keys + ((size_t)c * work->d + p) * ATT_LANES));
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++) {
-            f64x16 x = f64_set(q[(size_t)i * work->d + p]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < tiles; c++)
-                t[i * tiles + c] = f64_fma(x, k[c], t[i * tiles + c]);
+    if (rows == 1 && F64_SIDE_BY_SIDE) {
+        chains_f64(t, q, keys, d, tiles);
+    } else {
+        chain_f64(t, q, keys, d, 0, length, rows, tiles);
+        for (uint32_t j = 1; j < CHAINS; j++) {
+            f64x16 sum[F64_ROWS * F64_TILES > F64_LONE ? F64_ROWS * F64_TILES : F64_LONE];
+#pragma GCC unroll 24
+            for (uint32_t k = 0; k < rows * tiles; k++)
+                sum[k] = f64_set(0);
+            chain_f64(sum, q, keys, d, j * length, j == CHAINS - 1 ? d : (j + 1) * length, rows, tiles);
+#pragma GCC unroll 24
+            for (uint32_t k = 0; k < rows * tiles; k++)
+                t[k] = f64_fma(sum[k], f64_set(1.0), t[k]);
         }
     }
 #pragma GCC unroll 8
@@ -115,12 +173,62 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
                       weigh(work, row + i, t[i * tiles + c], &largest[i]));
 }
 
-/* The same with scores in float32, for precision single. */
+/* sum[i][c] += q[i][p] k[c][p] for p in [from, to), each a chain in the order of p. */
+LANES_INLINE void chain_f32(f32x16 *sum, const float *q, const float *keys, uint32_t d, uint32_t from, uint32_t to,
+                            uint32_t rows, uint32_t tiles)
+{
+    for (uint32_t p = from; p < to; p++) {
+        f32x16 k[F32_TILES > F32_LONE ? F32_TILES : F32_LONE];
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < tiles; c++)
+            k[c] = f32_load(keys + ((size_t)c * d + p) * ATT_LANES);
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++) {
+            f32x16 x = f32_set(q[(size_t)i * d + p]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < tiles; c++)
+                sum[i * tiles + c] = f32_fma(x, k[c], sum[i * tiles + c]);
+        }
+    }
+}
+
+/* One row: its chains side by side, for a lone chain waits for itself. */
+LANES_INLINE void chains_f32(f32x16 *t, const float *q, const float *keys, uint32_t d, uint32_t tiles)
+{
+    const uint32_t length = d / CHAINS;
+    f32x16 sum[CHAINS][F32_LONE];
+
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < tiles; c++) {
+        sum[0][c] = t[c];
+        sum[1][c] = sum[2][c] = sum[3][c] = f32_set(0);
+    }
+    for (uint32_t k = 0; k < length; k++)
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < CHAINS; j++) {
+            const uint32_t p = j * length + k;
+            f32x16 x = f32_set(q[p]);
+#pragma GCC unroll 8
+            for (uint32_t c = 0; c < tiles; c++)
+                sum[j][c] = f32_fma(x, f32_load(keys + ((size_t)c * d + p) * ATT_LANES), sum[j][c]);
+        }
+    chain_f32(sum[CHAINS - 1], q, keys, d, CHAINS * length, d, 1, tiles);
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < tiles; c++) {
+        t[c] = sum[0][c];
+#pragma GCC unroll 4
+        for (uint32_t j = 1; j < CHAINS; j++)
+            t[c] = f32_fma(sum[j][c], f32_set(1.0f), t[c]);
+    }
+}
+
+/* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float32. */
 LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
                             f64x16 *largest)
 {
     const float *q = (const float *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
+    const uint32_t d = work->d, length = d / CHAINS;
     f32x16 t[F32_ROWS * F32_TILES > F32_LONE ? F32_ROWS * F32_TILES : F32_LONE];
 
 #pragma GCC unroll 8
@@ -131,17 +239,19 @@ LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32
         for (uint32_t i = 0; i < rows; i++)
             t[i * tiles + c] = start;
     }
-    for (uint32_t p = 0; p < work->d; p++) {
-        f32x16 k[F32_TILES > F32_LONE ? F32_TILES : F32_LONE];
-#pragma GCC unroll 8
-        for (uint32_t c = 0; c < tiles; c++)
-            k[c] = f32_load(keys + ((size_t)c * work->d + p) * ATT_LANES);
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++) {
-            f32x16 x = f32_set(q[(size_t)i * work->d + p]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < tiles; c++)
-                t[i * tiles + c] = f32_fma(x, k[c], t[i * tiles + c]);
+    if (rows == 1 && F32_SIDE_BY_SIDE) {
+        chains_f32(t, q, keys, d, tiles);
+    } else {
+        chain_f32(t, q, keys, d, 0, length, rows, tiles);
+        for (uint32_t j = 1; j < CHAINS; j++) {
+            f32x16 sum[F32_ROWS * F32_TILES > F32_LONE ? F32_ROWS * F32_TILES : F32_LONE];
+#pragma GCC unroll 24
+            for (uint32_t k = 0; k < rows * tiles; k++)
+                sum[k] = f32_set(0);
+            chain_f32(sum, q, keys, d, j * length, j == CHAINS - 1 ? d : (j + 1) * length, rows, tiles);
+#pragma GCC unroll 24
+            for (uint32_t k = 0; k < rows * tiles; k++)
+                t[k] = f32_fma(sum[k], f32_set(1.0f), t[k]);
         }
     }
 #pragma GCC unroll 8
@@ -244,30 +354,36 @@ static void head_sums(const double *weight, uint32_t tiles, const float *heads, 
     }
 }
 
-/* Eight partial sums and maxima, so that the loop has no chain; the order is part of no result that matters, but it is
- * the same everywhere. */
+/* Partial sums and maxima, so that the loops have no chain. |v| is compared as bits, so that NaN is larger than infinity
+ * and infinity than all numbers: what is not finite comes through both ways. */
 static void head(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2])
 {
-    double square[8] = {0.0};
-    float largest[8] = {0.0f};
+    double square[16] = {0.0};
+    uint32_t largest[16] = {0}, bits;
     uint32_t p = 0, j = 0;
 
-    for (; p + 8 <= d; p += 8)
-        for (int k = 0; k < 8; k++)
+    for (; p + 16 <= d; p += 16)
+        for (int k = 0; k < 16; k++)
             square[k] += (double)key[p + k] * (double)key[p + k];
     for (; p < d; p++)
         square[0] += (double)key[p] * (double)key[p];
-    for (; j + 8 <= d_v; j += 8)
-        for (int k = 0; k < 8; k++)
-            largest[k] = fabsf(value[j + k]) > largest[k] ? fabsf(value[j + k]) : largest[k];
-    for (; j < d_v; j++)
-        largest[0] = fabsf(value[j]) > largest[0] ? fabsf(value[j]) : largest[0];
-    for (int k = 1; k < 8; k++) {
+    for (; j + 16 <= d_v; j += 16)
+        for (int k = 0; k < 16; k++) {
+            memcpy(&bits, value + j + k, sizeof bits);
+            bits &= 0x7fffffffu;
+            largest[k] = bits > largest[k] ? bits : largest[k];
+        }
+    for (; j < d_v; j++) {
+        memcpy(&bits, value + j, sizeof bits);
+        bits &= 0x7fffffffu;
+        largest[0] = bits > largest[0] ? bits : largest[0];
+    }
+    for (int k = 1; k < 16; k++) {
         square[0] += square[k];
         largest[0] = largest[k] > largest[0] ? largest[k] : largest[0];
     }
-    ret_norm_largest[0] = nextafterf((float)(sqrt(square[0]) * (1.0 + 0x1p-40)), INFINITY);
-    ret_norm_largest[1] = largest[0];
+    ret_norm_largest[0] = (float)(sqrt(square[0]) * (1.0 + 0x1p-22));
+    memcpy(&ret_norm_largest[1], &largest[0], sizeof largest[0]);
 }
 
 static void transpose(const float *const rows[ATT_LANES], uint32_t d, float *ret_tile)

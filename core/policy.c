@@ -12,12 +12,17 @@
 #define MERGE_FRACTION 0.15 /* of a merge's cost, spent by queries on the log, makes it due; best in simulation */
 
 /* What queries have spent on pending entries. Owner: service; read by the merge thread. */
-void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns)
+void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries)
 {
     const double ns = QUERY_NS + QUERY_NS_TERM * (double)pending * (engine->region.d + columns);
 
-    engine->index.spent += (uint64_t)ns;
+    engine->index.spent += (uint64_t)(ns * queries);
     atomic_store_explicit(&engine->spent, engine->index.spent, memory_order_relaxed);
+}
+
+void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns)
+{
+    att_policy_spend_many(engine, pending, columns, 1);
 }
 
 /* Whether they have spent enough since the last merge. Any of the two threads. */

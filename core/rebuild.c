@@ -77,9 +77,6 @@ static void place(struct att_engine *engine, struct att_work_tile *work, uint32_
 {
     const struct att_work_tile *from = &engine->merger.group[i / ATT_TILE_ROWS];
     const uint32_t columns = engine->region.columns;
-
-    if (work->tile->rows[at].row == ATT_NO_ROW)
-        atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
     work->tile->rows[at] = from->tile->rows[i % ATT_TILE_ROWS];
     memcpy(att_tile_sums(work->tile, at, columns), att_tile_sums(from->tile, i % ATT_TILE_ROWS, columns),
            sizeof(double) * columns);
@@ -107,9 +104,10 @@ static void publish(struct att_engine *engine, const uint32_t *rows, uint32_t co
         work->tile->position = atomic_load_explicit(&region->header->settled, memory_order_relaxed);
         att_flip(engine, tile, work->tile, &merger->spare[0]);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        /* Release: the flip that put the base there. Partner: the acquire in reader.c. */
-        atomic_store_explicit(&region->slots[rows[i]], slots[i], memory_order_release);
+    for (uint32_t i = 0; i < count;
+         i++) { /* Release: the flip that put the base there. Partner: the acquire in reader.c. */
+        uint32_t before = atomic_exchange_explicit(&region->slots[rows[i]], slots[i], memory_order_release);
+        atomic_fetch_add_explicit(&engine->rows_hot, before == ATT_NO_SLOT, memory_order_relaxed);
         merger->needed -= merger->needs_refresh[rows[i]];
         merger->needs_refresh[rows[i]] = 0;
     }

@@ -38,10 +38,6 @@ static void lay_out(struct att_region_header *h)
     h->log_entries = place(&end, sizeof(struct att_entry) * (uint64_t)h->log_capacity);
     h->q = place(&end, 4ull * h->n_q * h->d);
     h->row_version = place(&end, 4ull * h->n_q);
-    h->k = place(&end, 4ull * h->capacity * h->d);
-    h->v = place(&end, 4ull * h->capacity * h->d_v);
-    h->bias = place(&end, 4ull * h->capacity);
-    h->live = place(&end, h->capacity);
     h->slots = place(&end, 4ull * h->n_q);
     h->words = place(&end, 8ull * h->tiles);
     h->tile_bytes = (sizeof(struct att_tile) + 8 * ATT_TILE_ROWS * columns + 63) / 64 * 64;
@@ -81,10 +77,6 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .log_visible = part(memory, h->log_visible),
         .log_entries = part(memory, h->log_entries),
         .q = part(memory, h->q),
-        .k = part(memory, h->k),
-        .v = part(memory, h->v),
-        .bias = part(memory, h->bias),
-        .live = part(memory, h->live),
         .row_version = part(memory, h->row_version),
         .slots = part(memory, h->slots),
         .words = part(memory, h->words),
@@ -92,17 +84,24 @@ static void point(struct att_region *region, void *memory, const struct att_regi
     };
 }
 
-static enum att_status map_memory(uint64_t bytes, void **ret_memory, int *ret_fd, struct att_error *error)
+/* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching. */
+static enum att_status check_memory(uint64_t bytes, struct att_error *error)
 {
     struct sysinfo machine;
+
+    if (sysinfo(&machine) != 0 || bytes / machine.mem_unit <= machine.totalram)
+        return ATT_OK;
+    return att_fail(
+        error, ATT_ENOMEM,
+        "the state needs %.1f GiB of memory, this machine has %.1f: use a smaller --capacity or --log-capacity",
+        (double)bytes / 0x1p30, (double)machine.totalram * machine.mem_unit / 0x1p30);
+}
+
+static enum att_status map_memory(uint64_t bytes, void **ret_memory, int *ret_fd, struct att_error *error)
+{
     void *memory;
     int fd;
 
-    if (sysinfo(&machine) == 0 && bytes / machine.mem_unit > machine.totalram)
-        return att_fail(error, ATT_ENOMEM,
-                        "the state needs %.1f GiB of memory, this machine has %.1f: use a smaller --capacity or "
-                        "--log-capacity",
-                        (double)bytes / 0x1p30, (double)machine.totalram * machine.mem_unit / 0x1p30);
     fd = memfd_create("attnd-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return att_fail(error, ATT_ENOMEM, "cannot create shared memory: %s", strerror(errno));
@@ -127,6 +126,35 @@ close_fd:
     return ATT_ENOMEM;
 }
 
+/* K, V, bias and live, in one mapping with large pages where the system gives them. */
+static enum att_status map_tokens(struct att_region *region, struct att_error *error)
+{
+    const size_t keys = sizeof(float) * region->capacity * region->d;
+    const size_t values = sizeof(float) * region->capacity * region->d_v, biases = sizeof(float) * region->capacity;
+    void *memory;
+
+    region->token_bytes = keys + values + biases + region->capacity;
+    memory =
+        mmap(NULL, region->token_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return att_fail(error, ATT_ENOMEM, "cannot get %.1f MiB of memory for %u tokens: %s",
+                        (double)region->token_bytes / 0x1p20, region->capacity, strerror(errno));
+    (void)madvise(memory, region->token_bytes, MADV_HUGEPAGE); /* a wish */
+    region->k = memory;
+    region->v = part(memory, keys);
+    region->bias = part(memory, keys + values);
+    region->live = part(memory, keys + values + biases);
+    return ATT_OK;
+}
+
+void att_region_release(struct att_region *region)
+{
+    if (region->k)
+        munmap(region->k, region->token_bytes);
+    if (region->header)
+        munmap(region->header, region->bytes);
+}
+
 enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region, int *ret_fd,
                                   struct att_error *error)
 {
@@ -149,12 +177,17 @@ enum att_status att_region_create(const struct att_engine_options *options, stru
 
     h.physical_tiles = h.tiles + options->threads;
     lay_out(&h);
-    status = map_memory(h.bytes, &memory, ret_fd, error);
+    status = check_memory(h.bytes + (uint64_t)h.capacity * (4ull * (h.d + h.d_v + 1) + 1), error);
+    if (status == ATT_OK)
+        status = map_memory(h.bytes, &memory, ret_fd, error);
     if (status != ATT_OK)
         return status;
     memcpy(memory, &h, offsetof(struct att_region_header, count));
-    point(ret_region, memory,
-          &h); /* The log is written all the time: no update shall be the first to touch a page of it. */
+    point(ret_region, memory, &h);
+    status = map_tokens(ret_region, error);
+    if (status != ATT_OK)
+        return status;
+    /* The log is written all the time: no update shall be the first to touch a page of it. */
     memset(part(memory, h.log_keys), 0, h.q - h.log_keys);
     for (uint32_t row = 0; row < h.n_q; row++)
         atomic_store_explicit(&ret_region->slots[row], ATT_NO_SLOT, memory_order_relaxed);

@@ -3,11 +3,13 @@
  * | part                                   | owner (alone writes)                                          |
  * |----------------------------------------|---------------------------------------------------------------|
  * | count, row_version, log slots          | service                                                       |
- * | settled, tail, words, tiles, slots,    |                                                               |
- * | Q, K, V, bias, live                    | merge                                                         |
+ * | settled, tail, words, tiles, slots, Q  | merge                                                         |
  * | geometry                               | written before the region is shared, then constant            |
  *
- * The protocol between them is described at the top of reader.c. Positions in the entry log count up from 0 and are
+ * The settled tokens (K, V, bias, live; owner: merge) are in private memory: no reader needs them, and there they can
+ * have large pages, which tokens met at random want.
+ *
+ * The protocol between the owners is described at the top of reader.c. Positions in the entry log count up from 0 and are
  * never reused; position p lives in lane p % 16 of log tile (p / 16) % log_tiles. */
 #ifndef ATT_REGION_H
 #define ATT_REGION_H
@@ -63,10 +65,10 @@ struct att_region_header {
     double error_budget;
     uint64_t bytes;
     /* offsets from the header */ uint64_t log_keys, log_heads, log_values, log_bias, log_visible, log_entries;
-    uint64_t q, row_version, k, v, bias, live;
+    uint64_t q, row_version;
     uint64_t slots, words, bases;
     uint64_t tile_bytes;
-    uint64_t reserved1[7];
+    uint64_t reserved1[11];
     /* Owner: service. */
     _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
     _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
@@ -99,17 +101,22 @@ struct att_region {
     float *log_bias;       /* [log_capacity] */
     uint32_t *log_visible; /* [log_capacity]; tokens that are not masked once the entry is the newest */
     struct att_entry *log_entries;
-    float *q, *k, *v, *bias;
+    float *q;
+    float *k, *v, *bias; /* settled tokens: the daemon's own memory, NULL in a reader's view */
     uint8_t *live;
+    size_t token_bytes;            /* of them, from k on */
     _Atomic uint32_t *row_version; /* [n_q]; live version of each row of Q. Owner: service */
     _Atomic uint32_t *slots;       /* [n_q]; where a row's base is, ATT_NO_SLOT: cold. Owner: merge */
     _Atomic uint64_t *words;       /* [tiles] */
     uint8_t *bases;                /* [physical_tiles] tiles of tile_bytes */
 };
 
-/* Creates the memory (a sealed memfd: it can neither shrink nor grow) and fills in the geometry. ATT_ENOMEM. */
+/* Creates the memory (a sealed memfd: it can neither shrink nor grow) and the settled tokens' beside it, and fills in the
+ * geometry. ATT_ENOMEM. Released by att_region_release, which allows zeroed ones. */
 enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region, int *ret_fd,
                                   struct att_error *error);
+
+void att_region_release(struct att_region *region);
 
 /* A reader's view of a region that somebody else created: checks magic, version and that every part lies inside.
  * ATT_EVERSION, ATT_EPROTOCOL. */

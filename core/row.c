@@ -9,8 +9,7 @@
 
 static float up(double x)
 {
-    float rounded = (float)x;
-    return rounded < x ? nextafterf(rounded, INFINITY) : rounded;
+    return (float)(x * (1.0 + 0x1p-22)) + 0x1p-148f;
 }
 
 void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS])
@@ -48,7 +47,7 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, doubl
     struct att_numerics numerics;
 
     numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_DOUBLE : ATT_EPSILON_FLOAT;
-    numerics.kappa = 1.1 * (d + 6.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
+    numerics.kappa = 1.1 * (d + 10.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
     numerics.budget = budget > 0.0 ? budget : precision == ATT_DOUBLE ? 1e-11 : 5e-7;
     return numerics;
 }

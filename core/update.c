@@ -43,10 +43,13 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
                                 struct att_error *error)
 {
     const struct att_region *region = &engine->region;
+    enum att_status status = ATT_OK;
     float norm_largest[2];
-    enum att_status status = check_row("K", index, token->key, region->d, error);
 
-    if (status == ATT_OK)
+    region->kernel->head(token->key, region->d, token->value, region->d_v, norm_largest);
+    if (!isfinite(norm_largest[0]) || !isfinite(norm_largest[1]))
+        status = check_row("K", index, token->key, region->d, error);
+    if (status == ATT_OK && !isfinite(norm_largest[1]))
         status = check_row("V", index, token->value, region->d_v, error);
     if (status != ATT_OK)
         return status;
@@ -54,7 +57,6 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
         return att_fail(error, ATT_ENOTFINITE,
                         "the bias of token %u would be %g: it must be finite, or -inf to mask the token", index,
                         (double)token->bias);
-    region->kernel->head(token->key, region->d, token->value, region->d_v, norm_largest);
     att_head(norm_largest, token->bias, token->head);
     if (!((double)token->head[2] * fmax(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
         return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
@@ -329,11 +331,29 @@ static enum att_status modify(struct att_engine *engine, struct att_op *op, uint
     return ATT_OK;
 }
 
+/* A token at random is in no cache: its lines are asked for together, before the first of them is waited for. */
+static void prefetch(const struct att_engine *engine, uint32_t token)
+{
+    const struct att_region *region = &engine->region;
+    const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
+
+    __builtin_prefetch(&engine->index.newest[token]);
+    __builtin_prefetch(&engine->index.live[token]);
+    __builtin_prefetch(&engine->merger.norms[token]);
+    __builtin_prefetch(&region->bias[token]);
+    for (uint32_t p = 0; p < region->d && p < 256; p += 16)
+        __builtin_prefetch(key + p);
+    for (uint32_t j = 0; j < region->d_v && j < 256; j += 16)
+        __builtin_prefetch(value + j);
+}
+
 enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
     struct att_index *index = &engine->index;
     enum att_status status;
 
+    if (op->kind != ATT_OP_SET_Q && op->index < engine->region.capacity)
+        prefetch(engine, op->index);
     switch (op->kind) {
     case ATT_OP_APPEND:
         status = append(engine, op, lsn, error);

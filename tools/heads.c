@@ -58,6 +58,7 @@ void att_heads_stats(const struct att_heads *heads, struct att_engine_stats *ret
         all.rows_cold += one.rows_cold;
         all.tokens += one.tokens;
         all.region_bytes += one.region_bytes;
+        all.token_bytes += one.token_bytes;
         all.tokens_used = one.tokens_used > all.tokens_used ? one.tokens_used : all.tokens_used;
         all.lsn = one.lsn > all.lsn ? one.lsn : all.lsn;
         all.settled_lsn = one.settled_lsn < all.settled_lsn ? one.settled_lsn : all.settled_lsn;

@@ -67,7 +67,7 @@ static void count(const struct att_service *service, const struct att_store_stat
     stat->lsn = service->lsn;
     stat->durable_lsn = state->durable_lsn;
     stat->snapshot_lsn = state->snapshot_lsn;
-    stat->region_bytes = engine.region_bytes;
+    stat->region_bytes = engine.region_bytes + engine.token_bytes;
     stat->rss_bytes = resident_bytes();
     stat->incarnation = att_store_incarnation(service->store);
 }
