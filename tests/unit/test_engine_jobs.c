@@ -336,6 +336,9 @@ static void a_quiet_snapshot_gives_the_same_answers_bit_for_bit(void **state)
     (void)state;
     struct snapshot snapshot = {.patience = 1};
     struct att_sink sink = sink_of(&snapshot);
+    att_engine_free(fixture.engine);
+    fixture.options.eager = true; /* every row is kept */
+    fixture.engine = harness_start(&fixture.model, &fixture.options);
     update(500);
     struct att_job merge = {.kind = ATT_JOB_MERGE};
     assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
@@ -361,7 +364,7 @@ static void a_quiet_snapshot_gives_the_same_answers_bit_for_bit(void **state)
             fail_msg("row %u is hot, and restored it answers %s", i, att_status_name(theirs));
         compared += ours == ATT_OK;
     }
-    assert_true(compared > 0);
+    assert_true(compared > N_Q / 2);
     struct att_engine_stats stats;
     att_engine_stats(second, &stats);
     assert_int_equal(stats.lsn, fixture.lsn);

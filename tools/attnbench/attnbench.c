@@ -24,6 +24,8 @@ static const struct suite suites[] = {
     {"accuracy", suite_accuracy, "error bounds against the true error, and drift"},
     {"crossover", suite_crossover, "mixes of reads and updates, against the better of two plain strategies"},
     {"scale", suite_scale, "resident bytes of the published region"},
+    {"ipc", suite_ipc, "round trips through the ring, against a bare echo over the same ring"},
+    {"direct", suite_direct, "reads of the published region by other processes"},
 };
 
 enum { SUITES = sizeof suites / sizeof *suites };

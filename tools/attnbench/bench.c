@@ -80,12 +80,22 @@ float *bench_floats(size_t count)
     return bench_memory(sizeof(float) * count);
 }
 
-double bench_now(void)
+static double read_clock(clockid_t clock)
 {
     struct timespec now;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
+double bench_now(void)
+{
+    return read_clock(CLOCK_MONOTONIC);
+}
+
+double bench_cpu(void)
+{
+    return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static int by_size(const void *left, const void *right)
@@ -99,6 +109,17 @@ double bench_median(double *values, uint32_t count)
 {
     qsort(values, count, sizeof *values, by_size);
     return (values[count / 2] + values[(count - 1) / 2]) / 2.0;
+}
+
+void bench_log_add(struct bench_log *log, double ns)
+{
+    if (log->count <= BENCH_ROUNDS)
+        log->ns[log->count++] = ns;
+}
+
+double bench_log_median(struct bench_log *log)
+{
+    return bench_median(log->ns + 1, log->count - 1);
 }
 
 void bench_interleave(const struct bench_run *runs, uint32_t count, double seconds, double *ret_medians)

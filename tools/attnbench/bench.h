@@ -30,6 +30,7 @@ void *bench_memory(size_t bytes);
 float *bench_floats(size_t count);
 
 double bench_now(void); /* monotonic, ns */
+double bench_cpu(void); /* of all threads of this process, ns */
 
 /* Reorders the values. */
 double bench_median(double *values, uint32_t count);
@@ -41,6 +42,16 @@ struct bench_run {
 };
 
 enum { BENCH_RUNS = 8, BENCH_ROUNDS = 201, BENCH_ROUNDS_LEAST = 5 };
+
+/* CPU times of a run, beside the times that it returns: on a busy machine they say more. */
+struct bench_log {
+    double ns[BENCH_ROUNDS + 1];
+    uint32_t count;
+};
+
+/* Appends; the first one was the warming up. */
+void bench_log_add(struct bench_log *log, double ns);
+double bench_log_median(struct bench_log *log);
 
 /* Runs them in turn, round after round: one round to warm up, then BENCH_ROUNDS_LEAST of them, then more until
  * `seconds` are over. Whatever else the machine does meanwhile hits all of them alike. Medians into ret_medians. */
@@ -69,5 +80,7 @@ void suite_update(const struct bench *bench);
 void suite_accuracy(const struct bench *bench);
 void suite_crossover(const struct bench *bench);
 void suite_scale(const struct bench *bench);
+void suite_ipc(const struct bench *bench);
+void suite_direct(const struct bench *bench);
 
 #endif

@@ -123,7 +123,7 @@ INLINE void scale_body(float *x, size_t count, float by)
 LANES_FOR(plain, )
 #ifdef __x86_64__
 LANES_FOR(avx2, __attribute__((target("avx2,fma"))))
-LANES_FOR(avx512, __attribute__((target("avx512f,avx2,fma,prefer-vector-width=512"))))
+LANES_FOR(avx512, __attribute__((target("avx512f,avx2,fma"))))
 #endif
 
 const struct bench_lanes *bench_lanes_choose(void)

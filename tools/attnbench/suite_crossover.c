@@ -3,9 +3,10 @@
  *
  * A mix is a stream of cycles: one update and R reads, or 1/R updates and one read, R from 0.001 to 1000. One thread
  * drives it and waits for whatever it must: room in the log, a row's job. Each contestant runs its own stream of the
- * same mix in turns: a while untimed, until it is where it would be after running for long (Init, and the way from
- * there, are so excluded), then timed until SEGMENT is over, then a merge, so that it leaves no work behind that runs
- * into the next one's time. A figure is the median time of a cycle over that of the better of the two. */
+ * same mix: first untimed, until all tokens have been replaced twice or `settle` is over, so that Init, and the way
+ * from there to where a long run would be, are excluded; then in turns, each a while untimed, then timed, then a merge,
+ * so that it leaves no work behind that runs into the next one's time. A figure is the median time of a cycle over that
+ * of the better of the two. */
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
@@ -27,6 +28,8 @@ struct mix {
 struct contestant {
     struct rig rig;
     struct bench_random random; /* which rows are read */
+    double most_reads;          /* in a cycle: a longer one is cut short, its time scaled up */
+    uint64_t updates, reads, jobs;
     double times[TURNS];
 };
 
@@ -77,7 +80,9 @@ static void read_one(const struct mix *mix, struct contestant *who)
     const enum att_status status = mix->whole ? att_engine_row(engine, row, values, &bound, NULL)
                                               : att_engine_query(engine, row, row % D, values, &bound, NULL);
 
+    who->reads++;
     if (status == ATT_AGAIN) {
+        who->jobs++;
         att_engine_submit(engine, &job);
         while (!att_engine_completed(engine))
             sched_yield();
@@ -91,6 +96,7 @@ static void update(struct contestant *who)
 {
     const uint32_t token = bench_random_below(&who->rig.queue, who->rig.n_k);
 
+    who->updates++;
     while (!rig_replace(&who->rig, token)) {
         att_engine_kick(who->rig.engine);
         sched_yield();
@@ -99,7 +105,7 @@ static void update(struct contestant *who)
 
 static void run_cycle(const struct mix *mix, struct contestant *who)
 {
-    const double r = mix->reads_per_update;
+    const double r = fmin(mix->reads_per_update, who->most_reads);
     const uint32_t updates = r < 1 ? (uint32_t)lround(1 / r) : 1, reads = r < 1 ? 1 : (uint32_t)lround(r);
 
     for (uint32_t i = 0; i < updates; i++) {
@@ -112,9 +118,10 @@ static void run_cycle(const struct mix *mix, struct contestant *who)
         read_one(mix, who);
 }
 
-/* Whole cycles until the time is over, and at least one; ns for each. */
-static double run_for(const struct mix *mix, struct contestant *who, double seconds)
+/* Whole cycles until the time is over, or so many updates are done; at least one. ns for each. */
+static double run_for(const struct mix *mix, struct contestant *who, double seconds, uint64_t updates)
 {
+    const uint64_t last = who->updates + updates;
     const double start = bench_now(), end = start + seconds * 1e9;
     uint64_t cycles = 0;
     double now;
@@ -123,13 +130,14 @@ static double run_for(const struct mix *mix, struct contestant *who, double seco
         for (int i = 0; i < (mix->reads_per_update > 5 || mix->reads_per_update < 0.2 ? 1 : 16); i++, cycles++)
             run_cycle(mix, who);
         now = bench_now();
-    } while (now < end);
-    return (now - start) / (double)cycles;
+    } while (now < end && who->updates < last);
+    return (now - start) / (double)cycles * fmax(1.0, mix->reads_per_update / who->most_reads);
 }
 
 struct sweep {
     uint32_t n;
-    double settle, warm, segment; /* seconds: once, before each segment, a segment */
+    double settle, warm, segment; /* seconds: once at most; before each segment; a segment */
+    double budget;                /* for all mixes: settling is cut short to keep it */
 };
 
 static void create(struct contestant *all, const struct sweep *sweep)
@@ -140,10 +148,40 @@ static void create(struct contestant *all, const struct sweep *sweep)
         options.eager = c == EAGER;
         rig_create(&all[c].rig, &options, 50);
         all[c].random = (struct bench_random){51};
+        all[c].updates = all[c].reads = all[c].jobs = 0;
+        /* Recomputing has no memory: its 20th read costs what its 1000th does. */
+        all[c].most_reads = c == RECOMPUTE ? 20.0 : INFINITY;
         rig_start(&all[c].rig);
         if (c != RECOMPUTE)
             rig_wait_hot(&all[c].rig);
     }
+}
+
+static void run_turns(const struct sweep *sweep, const struct mix *mix, struct contestant *all)
+{
+    for (int turn = -1; turn < TURNS; turn++) {
+        for (int c = 0; c < CONTESTANTS; c++) {
+            if (c != RECOMPUTE)
+                run_for(mix, &all[c], turn < 0 ? sweep->settle : sweep->warm, turn < 0 ? 2 * sweep->n : UINT32_MAX);
+            if (turn >= 0)
+                all[c].times[turn] = run_for(mix, &all[c], sweep->segment, UINT32_MAX);
+            rig_merge(&all[c].rig);
+        }
+    }
+}
+
+static void describe(const struct bench *bench, const char *name, const struct contestant *all)
+{
+    const struct att_engine_stats ours = rig_stats(&all[AUTO].rig), eager = rig_stats(&all[EAGER].rig);
+
+    bench_note(
+        bench,
+        "%s: auto %llu rows hot, %llu refreshes, %llu merges, %llu updates, %llu of %llu reads by jobs; eager %llu "
+        "hot, %llu merges, %llu of %llu reads by jobs",
+        name, (unsigned long long)ours.rows_hot, (unsigned long long)ours.refreshes, (unsigned long long)ours.merges,
+        (unsigned long long)ours.updates, (unsigned long long)all[AUTO].jobs, (unsigned long long)all[AUTO].reads,
+        (unsigned long long)eager.rows_hot, (unsigned long long)eager.merges, (unsigned long long)all[EAGER].jobs,
+        (unsigned long long)all[EAGER].reads);
 }
 
 /* The ratio. */
@@ -154,17 +192,7 @@ static double run_mix(const struct bench *bench, const struct sweep *sweep, cons
     char name[64], more[96];
 
     create(all, sweep);
-    for (int turn = -1; turn < TURNS; turn++) {
-        for (int c = 0; c < CONTESTANTS; c++) {
-            if (turn < 0 && c != RECOMPUTE) {
-                run_for(mix, &all[c], sweep->settle);
-            } else if (turn >= 0) {
-                run_for(mix, &all[c], sweep->warm);
-                all[c].times[turn] = run_for(mix, &all[c], sweep->segment);
-            }
-            rig_merge(&all[c].rig);
-        }
-    }
+    run_turns(sweep, mix, all);
     for (int c = 0; c < CONTESTANTS; c++)
         ns[c] = bench_median(all[c].times, TURNS);
     best = fmin(ns[RECOMPUTE], ns[EAGER]);
@@ -174,23 +202,32 @@ static double run_mix(const struct bench *bench, const struct sweep *sweep, cons
     bench_figure(bench, more, ns[RECOMPUTE], "ns", NAN, NAN);
     snprintf(more, sizeof more, "%s-eager", name);
     bench_figure(bench, more, ns[EAGER], "ns", NAN, NAN);
+    describe(bench, name, all);
     for (int c = 0; c < CONTESTANTS; c++)
         rig_release(&all[c].rig);
     return ns[AUTO] / best;
 }
 
+enum { MIXES = ROW_KINDS * 2 * RATES };
+
 void suite_crossover(const struct bench *bench)
 {
-    const struct sweep quick = {2048, 0.05, 0.01, 0.015}, full = {4096, 1.0, 0.05, 0.1};
-    const struct sweep *sweep = bench->quick ? &quick : &full;
+    const struct sweep quick = {2048, 0.25, 0.01, 0.015, 36.0}, full = {4096, 2.0, 0.05, 0.1, 900.0};
+    const struct sweep *plan = bench->quick ? &quick : &full;
+    const double end = bench_now() + plan->budget * 1e9;
+    struct sweep sweep = *plan;
     double worst = 0.0, reads = 0.0, updates = 0.0;
+    int done = 0;
 
-    make_zipf(sweep->n);
+    make_zipf(sweep.n);
     for (int rows = 0; rows < ROW_KINDS; rows++)
         for (int whole = 0; whole < 2; whole++)
             for (int rate = 0; rate < RATES; rate++) {
                 const struct mix mix = {(enum rows)rows, whole, rates[rate]};
-                const double ratio = run_mix(bench, sweep, &mix);
+                const double share = (end - bench_now()) * 1e-9 / (MIXES - done++);
+                double ratio;
+                sweep.settle = fmax(0.01, fmin(plan->settle, 0.25 * share));
+                ratio = run_mix(bench, &sweep, &mix);
                 worst = fmax(worst, ratio);
                 reads = rate == RATES - 1 ? fmax(reads, ratio) : reads;
                 updates = rate == 0 ? fmax(updates, ratio) : updates;

@@ -3,7 +3,10 @@
  *
  * A merge is timed from its submission to its completion on the merge thread: waking it, scanning and packing the log,
  * folding, settling the tokens. Its flops are counted as 4 n p d, as if the four head columns, exp and all bookkeeping
- * were free. Rows are read before each merge, or they would go cold. */
+ * were free. Rows are read before each merge, or they would go cold.
+ *
+ * Figures that end in -cpu are the same in CPU time of the process instead of wall time: where other programs want the
+ * processors too, they are what a quiet machine would show, but for caches and memory. */
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -19,24 +22,33 @@ struct merging {
     struct rig *rig;
     uint32_t pending;
     float *a, *b, *c; /* the floor's */
+    struct bench_log *log;
 };
+
+static struct bench_log logs[4]; /* sgemm or the rival; mixed; single; the others */
 
 /* ns */
 static double run_merge(void *context)
 {
     const struct merging *merging = context;
+    double cpu, took;
 
     rig_touch_rows(merging->rig, N);
     rig_replace_some(merging->rig, merging->pending / 2);
-    return rig_merge(merging->rig);
+    cpu = bench_cpu();
+    took = rig_merge(merging->rig);
+    bench_log_add(merging->log, bench_cpu() - cpu);
+    return took;
 }
 
 /* ns */
 static double run_sgemm(void *context)
 {
     const struct merging *merging = context;
+    const double cpu = bench_cpu(), took = 1e9 * rival_sgemm_seconds(SGEMM, merging->a, merging->b, merging->c);
 
-    return 1e9 * rival_sgemm_seconds(SGEMM, merging->a, merging->b, merging->c);
+    bench_log_add(&logs[0], bench_cpu() - cpu);
+    return took;
 }
 
 static void create(struct rig *rig, enum att_precision precision, uint32_t threads)
@@ -56,6 +68,12 @@ static void figure(const struct bench *bench, const char *name, uint32_t pending
     bench_figure(bench, name, ours, "GF/s", limit, ours / limit);
 }
 
+static void reset_logs(void)
+{
+    for (int i = 0; i < 4; i++)
+        logs[i].count = 0;
+}
+
 static void check_hot(const struct rig *rig)
 {
     const struct att_engine_stats stats = rig_stats(rig);
@@ -67,7 +85,8 @@ static void check_hot(const struct rig *rig)
 static void measure_merges(const struct bench *bench)
 {
     struct rig mixed, single, full, team;
-    struct merging on_mixed = {.rig = &mixed, .pending = PENDING}, on_single, on_double, on_team, small, large;
+    struct merging on_mixed = {.rig = &mixed, .pending = PENDING, .log = &logs[3]}, on_single, on_double, on_team,
+                   small, large;
     double ns[7];
 
     on_mixed.a = bench_floats((size_t)SGEMM * SGEMM);
@@ -80,7 +99,9 @@ static void measure_merges(const struct bench *bench)
     bench_random_fill(&mixed.random, on_mixed.a, (size_t)SGEMM * SGEMM, 1.0);
     bench_random_fill(&mixed.random, on_mixed.b, (size_t)SGEMM * SGEMM, 1.0);
     on_single = on_double = on_team = small = large = on_mixed;
+    on_mixed.log = &logs[1];
     on_single.rig = &single;
+    on_single.log = &logs[2];
     on_double.rig = &full;
     on_team.rig = &team;
     small.pending = 64;
@@ -88,6 +109,7 @@ static void measure_merges(const struct bench *bench)
     const struct bench_run runs[] = {{run_sgemm, &on_mixed},  {run_merge, &on_mixed}, {run_merge, &on_single},
                                      {run_merge, &on_double}, {run_merge, &on_team},  {run_merge, &small},
                                      {run_merge, &large}};
+    reset_logs();
     bench_interleave(runs, 7, bench->quick ? 3.0 : 20.0, ns);
     check_hot(&mixed);
     check_hot(&single);
@@ -95,6 +117,8 @@ static void measure_merges(const struct bench *bench)
     check_hot(&team);
     figure(bench, "p256-t1", PENDING, ns[1], ns[0]);
     figure(bench, "p256-t1-single", PENDING, ns[2], ns[0]);
+    figure(bench, "p256-t1-cpu", PENDING, bench_log_median(&logs[1]), bench_log_median(&logs[0]));
+    figure(bench, "p256-t1-single-cpu", PENDING, bench_log_median(&logs[2]), bench_log_median(&logs[0]));
     figure(bench, "p256-t1-double", PENDING, ns[3], ns[0]);
     figure(bench, "p64-t1", 64, ns[5], ns[0]);
     figure(bench, "p1024-t1", 1024, ns[6], ns[0]);
@@ -141,6 +165,7 @@ static void measure_cores(const struct bench *bench)
 struct init {
     struct att_engine_options options;
     struct rival *rival;
+    struct bench_log *log;
 };
 
 /* ns from the start until no row is cold */
@@ -148,13 +173,15 @@ static double run_init(void *context)
 {
     const struct init *init = context;
     struct rig rig;
-    double start, took;
+    double start, took, cpu;
 
     rig_create_from(&rig, &init->options, init->rival->q, init->rival->k, init->rival->v);
+    cpu = bench_cpu();
     start = bench_now();
     rig_start(&rig);
     rig_wait_hot(&rig);
     took = bench_now() - start;
+    bench_log_add(init->log, bench_cpu() - cpu);
     rig_release(&rig);
     return took;
 }
@@ -163,10 +190,18 @@ static double run_init(void *context)
 static double run_rival(void *context)
 {
     const struct init *init = context;
-    const double start = bench_now();
+    const double start = bench_now(), cpu = bench_cpu();
 
     rival_all(init->rival);
+    bench_log_add(&logs[0], bench_cpu() - cpu);
     return bench_now() - start;
+}
+
+static void cpu_figure(const struct bench *bench, const char *name, int log)
+{
+    const double ours = bench_log_median(&logs[log]), rival = bench_log_median(&logs[0]);
+
+    bench_figure(bench, name, ours * 1e-6, "ms", rival * 1e-6, ours / rival);
 }
 
 static void measure_init(const struct bench *bench)
@@ -174,7 +209,8 @@ static void measure_init(const struct bench *bench)
     const uint32_t rows = bench->quick ? 2048 : N;
     float *q = bench_floats((size_t)rows * D), *k = bench_floats((size_t)N * D), *v = bench_floats((size_t)N * D);
     struct rival rival = {.n_q = rows, .n_k = N, .d = D, .d_v = D, .scale = 0.125f, .q = q, .k = k, .v = v};
-    struct init mixed = {.options = rig_options(rows, N, D), .rival = &rival}, single = mixed, full = mixed;
+    struct init mixed = {.options = rig_options(rows, N, D), .rival = &rival, .log = &logs[1]};
+    struct init single = mixed, full = mixed;
     const struct bench_run runs[] = {{run_rival, &mixed}, {run_init, &mixed}, {run_init, &single}, {run_init, &full}};
     struct bench_random random = {21};
     char text[200];
@@ -189,9 +225,14 @@ static void measure_init(const struct bench *bench)
     bench_note(bench, "Init of %u rows; rival: %s", rows, text);
     single.options.precision = ATT_SINGLE;
     full.options.precision = ATT_DOUBLE;
+    single.log = &logs[2];
+    full.log = &logs[3];
+    reset_logs();
     bench_interleave(runs, 4, bench->quick ? 1.0 : 20.0, ns);
     bench_figure(bench, "init", ns[1] * 1e-6, "ms", ns[0] * 1e-6, ns[1] / ns[0]);
     bench_figure(bench, "init-single", ns[2] * 1e-6, "ms", ns[0] * 1e-6, ns[2] / ns[0]);
+    cpu_figure(bench, "init-cpu", 1);
+    cpu_figure(bench, "init-single-cpu", 2);
     bench_figure(bench, "init-double", ns[3] * 1e-6, "ms", ns[0] * 1e-6, ns[3] / ns[0]);
     rival_release(&rival);
     free(rival.out);

@@ -87,7 +87,7 @@ void suite_scale(const struct bench *bench)
 {
     static const struct shape shapes[] = {
         {"square", 4096, 4096, 64, 4096, false},  {"tokens", 256, 262144, 64, 256, false},
-        {"rows", 32768, 2048, 64, 32768, false},  {"small", 64, 64, 16, 64, false},
+        {"rows", 32768, 2048, 64, 32768, false},  {"small", 1024, 512, 32, 1024, false},
         {"few-hot", 16384, 1024, 64, 512, false}, {"cold", 16384, 1024, 64, 0, true},
     };
     double worst = 0.0;

@@ -66,7 +66,7 @@ static double run_memcpy(void *context)
     return took / BATCH;
 }
 
-/* ns for touching all that an update of the token must touch, each update after the one before */
+/* ns for touching all that an update of the token must touch; the processor may overlap as many as it can */
 static double run_touches(void *context)
 {
     struct updating *work = context;

@@ -1,0 +1,37 @@
+/* An attnd of its own, on a temporary directory, and clients of it. Whatever fails ends the program. */
+#ifndef ATT_BENCH_SERVED_H
+#define ATT_BENCH_SERVED_H
+
+#include <sys/types.h>
+
+#include "attn.h"
+#include "bench.h"
+
+struct served {
+    pid_t pid;
+    uint32_t n_q, n_k, d;
+    char root[64], socket[80];
+};
+
+/* Starts the attnd that lies beside this program: random arrays, one thread, no durability; waits until no row is cold. */
+void served_start(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity);
+void served_stop(struct served *served);
+
+struct att_client *served_connect(const struct served *served, bool direct);
+
+/* Replaces key and value of a random token, `depth` at a time in flight, `count` times. */
+void served_update(struct att_client *client, const struct served *served, struct bench_random *random,
+                   uint32_t count, uint32_t depth);
+
+/* What the child does until it is killed; it gets its own client. Killed with served_end_child. */
+pid_t served_child(const struct served *served, void (*work)(const struct served *served, void *context),
+                   void *context);
+void served_end_child(pid_t pid);
+
+/* Binds this process to one processor, if there is one of this number: two of them must not share one by accident. */
+void served_pin(pid_t pid, int processor);
+
+/* The value below which `part` of them lie; reorders them. */
+double served_quantile(double *values, uint32_t count, double part);
+
+#endif
