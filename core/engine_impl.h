@@ -50,7 +50,7 @@ struct att_work_tile {
 /* One thread's scratch for folding. */
 struct att_scratch {
     double *weights;  /* [64][ATT_BLOCK] */
-    double *products; /* [64][att_padded_columns] */
+    double *products; /* heads, then values: see fold.c */
     double largest[ATT_TILE_ROWS];
     double shift[ATT_TILE_ROWS];
     struct att_work_tile work;

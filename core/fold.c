@@ -50,7 +50,7 @@ enum att_status att_fold_init(struct att_engine *engine, struct att_error *error
     for (uint32_t i = 0; i < engine->options.threads; i++) {
         struct att_scratch *scratch = &merger->scratch[i];
         scratch->weights = aligned(sizeof(double) * ATT_TILE_ROWS * ATT_BLOCK);
-        scratch->products = aligned(sizeof(double) * ATT_TILE_ROWS * att_padded_columns(region->d_v));
+        scratch->products = aligned(sizeof(double) * ATT_TILE_ROWS * (ATT_HEAD_PADDED + att_padded(region->d_v)));
         complete = complete && scratch->weights && scratch->products && work_tile_init(engine, &scratch->work);
     }
     if (complete)
@@ -225,15 +225,36 @@ static void load_largest(const struct att_region *region, double ret_largest[4])
         ret_largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
 }
 
+/* products: [rows][ATT_HEAD_PADDED] of the heads, then [rows][padded d_v] of the values. */
+static void multiply(struct att_engine *engine, struct att_scratch *scratch, uint32_t rows,
+                     const struct att_stretch *stretch)
+{
+    struct att_product work = {
+        .rows = rows,
+        .depth = stretch->entries,
+        .columns = ATT_HEAD_PADDED,
+        .weights = scratch->weights,
+        .stride = ATT_BLOCK,
+        .values = stretch->heads,
+        .value_stride = ATT_HEAD_PADDED,
+        .sums = scratch->products,
+    };
+
+    engine->region.kernel->product(&work);
+    work.columns = att_padded(engine->region.d_v);
+    work.values = stretch->values;
+    work.value_stride = stretch->value_stride;
+    work.sums = scratch->products + (size_t)rows * ATT_HEAD_PADDED;
+    engine->region.kernel->product(&work);
+}
+
 void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
               const struct att_stretch *stretch)
 {
-    const uint32_t columns = engine->region.columns, padded = att_padded_columns(engine->region.d_v);
-    const uint32_t depth = att_stretch_tiles(stretch) * ATT_TILE_LANES;
+    const uint32_t columns = engine->region.columns, padded = att_padded(engine->region.d_v);
     double largest[4];
-    enum sight seen;
+    enum sight seen = stretch->entries == 0 || work->rows == 0 ? SEES_NOTHING : sight(&engine->region, work, stretch);
 
-    seen = stretch->entries == 0 || work->rows == 0 ? SEES_NOTHING : sight(&engine->region, work, stretch);
     if (seen == SEES_NOTHING)
         return;
     load_largest(&engine->region, largest);
@@ -243,13 +264,15 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
         weigh_tile(engine, scratch, work, stretch, largest);
     else
         weigh_causal(engine, scratch, work, stretch, largest);
-    engine->region.kernel->product(scratch->weights, ATT_BLOCK, work->rows, depth, stretch->values, padded,
-                                   scratch->products);
+    multiply(engine, scratch, work->rows, stretch);
     for (uint32_t i = 0; i < work->rows; i++) {
-        const double *product = scratch->products + (size_t)i * padded;
+        const double *head = scratch->products + (size_t)i * ATT_HEAD_PADDED;
+        const double *value = scratch->products + (size_t)work->rows * ATT_HEAD_PADDED + (size_t)i * padded;
         double *sums = att_tile_sums(work->tile, i, columns);
-        att_row_account(&work->tile->rows[i], sums, product, depth, largest);
-        for (uint32_t c = 0; c < columns; c++)
-            sums[c] += stretch->sign * product[c];
+        att_row_account(&work->tile->rows[i], sums, head, stretch->entries, largest);
+        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+            sums[c] += stretch->sign * head[c];
+        for (uint32_t j = 0; j < engine->region.d_v; j++)
+            sums[ATT_HEAD_COLUMNS + j] += stretch->sign * value[j];
     }
 }

@@ -75,10 +75,20 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .largest = ret->largest,
     };
 
+    const struct att_product product = {
+        .rows = CHECK_ROWS,
+        .depth = CHECK_LANES,
+        .columns = CHECK_COLUMNS,
+        .weights = ret->weights,
+        .stride = CHECK_LANES,
+        .values = in->values,
+        .value_stride = CHECK_COLUMNS,
+        .sums = ret->product,
+    };
     const float *rows[ATT_TILE_LANES];
 
     kernel->weights(&work);
-    kernel->product(ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_LANES, in->values, CHECK_COLUMNS, ret->product);
+    kernel->product(&product);
     kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
     kernel->head_sums(ret->weights, CHECK_TILES, in->values, ret->head, ret->magnitudes);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);

@@ -35,6 +35,17 @@ struct att_weights {
     double *largest;     /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
 };
 
+/* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order of l. */
+struct att_product {
+    uint32_t rows, depth;
+    uint32_t columns;      /* a multiple of 8; the values of a row may be read up to here */
+    const double *weights; /* rows x stride */
+    size_t stride;
+    const float *values; /* depth x value_stride */
+    size_t value_stride;
+    double *sums; /* rows x columns: out */
+};
+
 struct att_kernel {
     const char *name; /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
     void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
@@ -43,9 +54,7 @@ struct att_kernel {
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    /* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order     * of l; columns: a multiple of 8 */
-    void (*product)(const double *weights, size_t stride, uint32_t rows, uint32_t depth, const float *values,
-                    uint32_t columns, double *ret_sums);
+    void (*product)(const struct att_product *work);
     /* Over `tiles` tiles of values [tile][columns][16]: sum_l w_l x_l for columns first .. first + count - 1; and for
      * the four columns of heads [tile][4][16], with sum_l w_l |x_l| */
     void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,

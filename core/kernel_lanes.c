@@ -7,11 +7,11 @@
 #if defined(__AVX512F__)
 enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, F64_LONE = 2, F32_LONE = 4 };
 enum { F64_SIDE_BY_SIDE = 1, F32_SIDE_BY_SIDE = 1 };
-enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 3, LONE_VECTORS = 9 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8 };
 #elif defined(__AVX2__)
 enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, F64_LONE = 2, F32_LONE = 1 };
 enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 1 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 3 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4 };
 #else
 enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, F64_LONE = 1, F32_LONE = 1 };
 enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 0 };
@@ -398,9 +398,14 @@ static void transpose(const float *const rows[ATT_LANES], uint32_t d, float *ret
 }
 
 /* `rows` x 8 `vectors` sums in registers; both are constants after inlining. */
-LANES_INLINE void product_block(const double *weight, size_t stride, uint32_t depth, const float *values,
-                                uint32_t columns, double *ret_sums, uint32_t rows, uint32_t vectors)
+LANES_INLINE void product_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
+                                uint32_t vectors)
 {
+    const double *weight = work->weights + row * work->stride;
+    const float *values = work->values + column;
+    double *sums = work->sums + (size_t)row * work->columns + column;
+    const size_t stride = work->stride, value_stride = work->value_stride;
+    const uint32_t depth = work->depth;
     f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_ROWS * PRODUCT_VECTORS : LONE_VECTORS];
 
 #pragma GCC unroll 24
@@ -410,7 +415,7 @@ LANES_INLINE void product_block(const double *weight, size_t stride, uint32_t de
         f64x8 x[PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_VECTORS : LONE_VECTORS];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
-            x[c] = f64x8_widen(values + (size_t)l * columns + 8 * c);
+            x[c] = f64x8_widen(values + l * value_stride + 8 * c);
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
@@ -421,31 +426,27 @@ LANES_INLINE void product_block(const double *weight, size_t stride, uint32_t de
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
-            f64x8_store(ret_sums + (size_t)i * columns + 8 * c, sum[i * vectors + c]);
+            f64x8_store(sums + (size_t)i * work->columns + 8 * c, sum[i * vectors + c]);
 }
 
-LANES_INLINE void product_band(const double *weight, size_t stride, uint32_t depth, const float *values,
-                               uint32_t columns, double *ret_sums, uint32_t rows, uint32_t vectors)
+LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uint32_t rows, uint32_t vectors)
 {
-    uint32_t c = 0;
+    uint32_t column = 0;
 
-    for (; c + 8 * vectors <= columns; c += 8 * vectors)
-        product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, vectors);
-    for (; c < columns; c += 8)
-        product_block(weight, stride, depth, values + c, columns, ret_sums + c, rows, 1);
+    for (; column + 8 * vectors <= work->columns; column += 8 * vectors)
+        product_block(work, row, column, rows, vectors);
+    for (; column < work->columns; column += 8)
+        product_block(work, row, column, rows, 1);
 }
 
-static void product(const double *weight, size_t stride, uint32_t rows, uint32_t depth, const float *values,
-                    uint32_t columns, double *ret_sums)
+static void product(const struct att_product *work)
 {
-    uint32_t i = 0;
+    uint32_t row = 0;
 
-    for (; i + PRODUCT_ROWS <= rows; i += PRODUCT_ROWS)
-        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, PRODUCT_ROWS,
-                     PRODUCT_VECTORS);
-    for (; i < rows; i++)
-        product_band(weight + i * stride, stride, depth, values, columns, ret_sums + (size_t)i * columns, 1,
-                     LONE_VECTORS);
+    for (; row + PRODUCT_ROWS <= work->rows; row += PRODUCT_ROWS)
+        product_band(work, row, PRODUCT_ROWS, PRODUCT_VECTORS);
+    for (; row < work->rows; row++)
+        product_band(work, row, 1, LONE_VECTORS);
 }
 
 const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head, transpose, scale_q, weights, product, sums, head_sums};

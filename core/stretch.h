@@ -18,7 +18,11 @@ struct att_stretch {
     uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
     float *keys;          /* [tiles][d][16] */
     float *bias;          /* [ATT_BLOCK] */
-    float *values;        /* [ATT_BLOCK][padded]: the head columns, v, zeros; without the sign */
+    float *heads;         /* [ATT_BLOCK][ATT_HEAD_PADDED]: the head columns, zeros; without the sign */
+    const float
+        *values; /* [entries] rows of d_v, value_stride apart: in `packed`, or the settled tokens where they are */
+    size_t value_stride;
+    float *packed; /* [ATT_BLOCK][padded d_v] */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
@@ -29,10 +33,12 @@ static inline uint32_t att_stretch_tiles(const struct att_stretch *stretch)
     return (stretch->entries + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
 }
 
-/* The row length of `values`: 4 + d_v, rounded up to whole vectors. */
-static inline uint32_t att_padded_columns(uint32_t d_v)
+enum { ATT_HEAD_PADDED = 8 };
+
+/* d_v rounded up to whole vectors. */
+static inline uint32_t att_padded(uint32_t d_v)
 {
-    return (ATT_HEAD_COLUMNS + d_v + 7) / 8 * 8;
+    return (d_v + 7) / 8 * 8;
 }
 
 /* Empties it. */
@@ -42,8 +48,8 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
 /* Masks the rest of the last tile. After the last add. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
 
-/* Packs, from empty to finished, the settled tokens of [first, end) that are live and untouched (skip[token] is 0);
- * end - first <= ATT_BLOCK. norms: |k|_2 and |v|_inf of each token. */
+/* Packs, from empty to finished, the settled tokens [first, end), at most ATT_BLOCK: keys transposed, values where they
+ * are. Those that are not live, or touched (skip[token] is not 0), are masked. norms: |k|_2 and |v|_inf of each token. */
 void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region, const float (*norms)[2],
                              const uint32_t *skip, uint32_t first, uint32_t end);
 #endif
