@@ -60,7 +60,7 @@ static bool allocate(struct att_engine *engine)
     index->next.value = calloc(engine->region.d_v, sizeof(float));
     index->now.key = calloc(engine->region.d, sizeof(float));
     index->now.value = calloc(engine->region.d_v, sizeof(float));
-    merger->norms = calloc(capacity, sizeof *merger->norms);
+    merger->heads = calloc(capacity + 1, sizeof *merger->heads); /* read in whole vectors */
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
@@ -70,7 +70,7 @@ static bool allocate(struct att_engine *engine)
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->next.key && index->next.value &&
-           index->now.key && index->now.value && merger->norms && merger->newest && merger->changed_q &&
+           index->now.key && index->now.value && merger->heads && merger->newest && merger->changed_q &&
            merger->settled_q_version && merger->review && merger->needs_refresh && merger->spare && merger->free_slot &&
            engine->last_read && att_saving_init(engine);
 }
@@ -142,7 +142,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->index.next.value);
     free(engine->index.now.key);
     free(engine->index.now.value);
-    free(engine->merger.norms);
+    free(engine->merger.heads);
     free(engine->merger.newest);
     free(engine->merger.changed_q);
     free(engine->merger.settled_q_version);
@@ -216,7 +216,7 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
         status = att_check_token(engine, token, &value, error);
         if (status != ATT_OK)
             return status;
-        region->kernel->head(value.key, region->d, value.value, region->d_v, engine->merger.norms[token]);
+        memcpy(engine->merger.heads[token], value.head, sizeof value.head);
         index->visible += value.bias > -INFINITY;
         index->live[token] = value.bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
         index->live_count++;

@@ -74,9 +74,9 @@ struct att_merger {
     pthread_t thread;
     bool running;
     uint64_t settled_lsn;
-    uint64_t cut_lsn;            /* of the cut scanned last */
-    uint32_t used;               /* settled tokens lie below this */
-    float (*norms)[2];           /* [capacity]: |k|_2 and |v|_inf of the settled tokens */
+    uint64_t cut_lsn;                 /* of the cut scanned last */
+    uint32_t used;                    /* settled tokens lie below this */
+    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity + 1]: the head columns of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
     uint32_t *settled_q_version; /* [n_q]: of the settled rows of Q */
@@ -113,9 +113,9 @@ struct att_engine {
 
     /* The policy's books: see policy.c. */
     _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
-    _Atomic uint64_t *last_read;   /* [n_q]: `merged` at the row's last read. Owner: service */
+    _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
     _Atomic uint64_t spent_merged; /* `spent` at the last merge. Owner: merge */
-    _Atomic uint64_t merged;       /* entries merged so far, compacted. Owner: merge */
+    _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
 
     /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
     _Atomic(struct att_job *) submitted;
@@ -178,6 +178,7 @@ void att_job_finish(struct att_engine *engine, struct att_job *job);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
+void att_policy_note_merge(struct att_engine *engine, uint64_t entries);
 void att_policy_note_read(struct att_engine *engine, uint32_t row);
 bool att_policy_keep(const struct att_engine *engine, uint32_t row);
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries);

@@ -236,7 +236,7 @@ static void multiply(struct att_engine *engine, struct att_scratch *scratch, uin
         .weights = scratch->weights,
         .stride = ATT_BLOCK,
         .values = stretch->heads,
-        .value_stride = ATT_HEAD_PADDED,
+        .value_stride = ATT_HEAD_COLUMNS,
         .sums = scratch->products,
     };
 

@@ -231,8 +231,7 @@ static void settle_token(struct att_engine *engine, uint32_t token, uint64_t pos
     region->live[token] = lives;
     if (!lives)
         return;
-    att_entries_get(region, position, key, value, &region->bias[token], NULL);
-    region->kernel->head(key, region->d, value, region->d_v, engine->merger.norms[token]);
+    att_entries_get(region, position, key, value, &region->bias[token], engine->merger.heads[token]);
     engine->merger.used = token + 1 > engine->merger.used ? token + 1 : engine->merger.used;
 }
 
@@ -292,7 +291,7 @@ void att_merge_to(struct att_engine *engine, uint64_t cut)
         att_saving_before_bases(engine);
         merge_tiles(engine, cut, blocks);
         act_on_review(engine);
-        atomic_fetch_add_explicit(&engine->merged, packed_entries(merger, blocks), memory_order_relaxed);
+        att_policy_note_merge(engine, packed_entries(merger, blocks));
     } /* The team's flips, before settled rows of Q are written: partner is the reader's acquire fence. */
     atomic_thread_fence(memory_order_release);
     settle(engine, cut);

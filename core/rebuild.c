@@ -11,8 +11,8 @@ static void pack_tokens(struct att_engine *engine, struct att_stretch *stretch, 
     const struct att_merger *merger = &engine->merger;
     const uint32_t start = first < merger->used ? first : merger->used, left = merger->used - start;
 
-    att_stretch_pack_tokens(stretch, &engine->region, (const float(*)[2])merger->norms, merger->newest, start,
-                            start + (left < ATT_BLOCK ? left : ATT_BLOCK));
+    att_stretch_pack_tokens(stretch, &engine->region, (const float(*)[ATT_HEAD_COLUMNS])merger->heads, merger->newest,
+                            start, start + (left < ATT_BLOCK ? left : ATT_BLOCK));
 }
 
 /* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to

@@ -18,9 +18,9 @@ bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
     stretch->index = aligned(sizeof(uint32_t) * ATT_BLOCK);
     stretch->keys = aligned(sizeof(float) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
-    stretch->heads = aligned(sizeof(float) * ATT_BLOCK * ATT_HEAD_PADDED);
+    stretch->packed_heads = aligned(sizeof(float) * (ATT_BLOCK + 1) * ATT_HEAD_COLUMNS);
     stretch->packed = aligned(sizeof(float) * ATT_BLOCK * att_padded(d_v));
-    return stretch->index && stretch->keys && stretch->bias && stretch->heads && stretch->packed;
+    return stretch->index && stretch->keys && stretch->bias && stretch->packed_heads && stretch->packed;
 }
 
 void att_stretch_release(struct att_stretch *stretch)
@@ -28,7 +28,7 @@ void att_stretch_release(struct att_stretch *stretch)
     free(stretch->index);
     free(stretch->keys);
     free(stretch->bias);
-    free(stretch->heads);
+    free(stretch->packed_heads);
     free(stretch->packed);
     memset(stretch, 0, sizeof *stretch);
 }
@@ -47,21 +47,16 @@ static float *key_lane(struct att_stretch *stretch, uint32_t lane, uint32_t d)
     return stretch->keys + (size_t)(lane / ATT_TILE_LANES) * d * ATT_TILE_LANES + lane % ATT_TILE_LANES;
 }
 
-/* Begins the next entry; returns its row of heads, the padding cleared. */
-static float *begin(struct att_stretch *stretch, uint32_t token, float bias)
+/* Notes the next lane's token and bias. */
+static void note(struct att_stretch *stretch, uint32_t token, float bias)
 {
     const uint32_t lane = stretch->entries++;
-    float *head = stretch->heads + (size_t)lane * ATT_HEAD_PADDED;
 
     stretch->bias[lane] = bias;
     stretch->index[lane] = token;
     stretch->first = token < stretch->first ? token : stretch->first;
     stretch->last = token > stretch->last ? token : stretch->last;
-    if (bias > -INFINITY)
-        stretch->tokens += stretch->sign;
-    for (uint32_t c = ATT_HEAD_COLUMNS; c < ATT_HEAD_PADDED; c++)
-        head[c] = 0.0f;
-    return head;
+    stretch->tokens += bias > -INFINITY ? stretch->sign : 0;
 }
 
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position)
@@ -72,8 +67,9 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
     const float *value = region->log_values + tile * region->d_v * ATT_TILE_LANES + from;
     float *to_key = key_lane(stretch, lane, region->d), *to_value = stretch->packed + (size_t)lane * padded;
-    float *to_head = begin(stretch, region->log_entries[slot].index, region->log_bias[slot]);
+    float *to_head = stretch->packed_heads + (size_t)lane * ATT_HEAD_COLUMNS;
 
+    note(stretch, region->log_entries[slot].index, region->log_bias[slot]);
     for (uint32_t p = 0; p < region->d; p++)
         to_key[(size_t)p * ATT_TILE_LANES] = key[(size_t)p * ATT_TILE_LANES];
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
@@ -88,6 +84,7 @@ void att_stretch_finish(struct att_stretch *stretch, const struct att_region *re
 {
     const uint32_t end = att_stretch_tiles(stretch) * ATT_TILE_LANES;
 
+    stretch->heads = stretch->packed_heads;
     stretch->values = stretch->packed;
     stretch->value_stride = att_padded(region->d_v);
     for (uint32_t lane = stretch->entries; lane < end; lane++) {
@@ -113,18 +110,18 @@ static void pack_keys(struct att_stretch *stretch, const struct att_region *regi
     }
 }
 
-void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region, const float (*norms)[2],
-                             const uint32_t *skip, uint32_t first, uint32_t end)
+void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region,
+                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end)
 {
     att_stretch_clear(stretch, 1);
     for (uint32_t token = first; token < end; token++) {
         const bool counts = region->live[token] && skip[token] == 0;
-        float *head = begin(stretch, token, counts ? region->bias[token] : -INFINITY);
-        att_head(norms[token], region->bias[token], head);
+        note(stretch, token, counts ? region->bias[token] : -INFINITY);
     }
     if (stretch->tokens == 0)
         stretch->entries = 0; /* nothing here counts */
     pack_keys(stretch, region, first);
+    stretch->heads = heads[first];
     stretch->values = region->v + (size_t)first * region->d_v;
     stretch->value_stride = region->d_v;
 }

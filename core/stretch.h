@@ -18,11 +18,13 @@ struct att_stretch {
     uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
     float *keys;          /* [tiles][d][16] */
     float *bias;          /* [ATT_BLOCK] */
-    float *heads;         /* [ATT_BLOCK][ATT_HEAD_PADDED]: the head columns, zeros; without the sign */
+    const float
+        *heads; /* [entries][4]: the head columns, without the sign: in `packed_heads`, or the settled tokens' */
     const float
         *values; /* [entries] rows of d_v, value_stride apart: in `packed`, or the settled tokens where they are */
     size_t value_stride;
-    float *packed; /* [ATT_BLOCK][padded d_v] */
+    float *packed_heads; /* [ATT_BLOCK + 1][4]: whole vectors are read */
+    float *packed;       /* [ATT_BLOCK][padded d_v] */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
@@ -49,7 +51,9 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
 
 /* Packs, from empty to finished, the settled tokens [first, end), at most ATT_BLOCK: keys transposed, values where they
- * are. Those that are not live, or touched (skip[token] is not 0), are masked. norms: |k|_2 and |v|_inf of each token. */
-void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region, const float (*norms)[2],
-                             const uint32_t *skip, uint32_t first, uint32_t end);
+ * are. Those that are not live, or touched (skip[token] is not 0), are masked. heads: of all
+ * settled tokens. */
+void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region,
+                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first,
+                             uint32_t end);
 #endif

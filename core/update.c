@@ -115,7 +115,7 @@ static void load_token(const struct att_engine *engine, uint32_t index, float *r
     if (ret_bias)
         *ret_bias = region->bias[index];
     if (ret_head)
-        att_head(engine->merger.norms[index], region->bias[index], ret_head);
+        memcpy(ret_head, engine->merger.heads[index], sizeof engine->merger.heads[index]);
 }
 
 enum att_status att_engine_token(const struct att_engine *engine, uint32_t token, float *ret_key, float *ret_value,
@@ -339,7 +339,7 @@ static void prefetch(const struct att_engine *engine, uint32_t token)
 
     __builtin_prefetch(&engine->index.newest[token]);
     __builtin_prefetch(&engine->index.live[token]);
-    __builtin_prefetch(&engine->merger.norms[token]);
+    __builtin_prefetch(&engine->merger.heads[token]);
     __builtin_prefetch(&region->bias[token]);
     for (uint32_t p = 0; p < region->d && p < 256; p += 16)
         __builtin_prefetch(key + p);
