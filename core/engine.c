@@ -75,15 +75,6 @@ static bool allocate(struct att_engine *engine)
            engine->last_read && att_saving_init(engine);
 }
 
-static void empty_tiles(struct att_engine *engine)
-{
-    for (uint32_t physical = 0; physical < engine->region.physical_tiles; physical++)
-        for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
-            att_region_tile(&engine->region, physical)->rows[i].row = ATT_NO_ROW;
-    for (uint32_t thread = 0; thread < engine->options.threads; thread++)
-        engine->merger.spare[thread] = engine->region.tiles + thread;
-}
-
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
                                   struct att_error *error)
 {
@@ -118,7 +109,8 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     status = att_fold_init(engine, error);
     if (status != ATT_OK)
         goto free_engine;
-    empty_tiles(engine);
+    for (uint32_t thread = 0; thread < engine->options.threads; thread++)
+        engine->merger.spare[thread] = engine->region.tiles + thread;
     *ret_engine = engine;
     return ATT_OK;
 
@@ -184,6 +176,10 @@ enum att_status att_engine_restore(struct att_engine *engine, const struct att_p
         return att_fail(error, ATT_ECORRUPT, "a piece of array %d does not fit: %llu bytes from %llu on of %zu",
                         (int)piece->array, (unsigned long long)piece->bytes, (unsigned long long)piece->offset, bytes);
     memcpy(memory + piece->offset, piece->data, piece->bytes);
+    if (piece->array == ATT_ARRAY_BASES && piece->bytes > 0) {
+        uint32_t tiles = (uint32_t)((piece->offset + piece->bytes - 1) / engine->region.tile_bytes) + 1;
+        engine->merger.restored_tiles = tiles > engine->merger.restored_tiles ? tiles : engine->merger.restored_tiles;
+    }
     return ATT_OK;
 }
 
@@ -235,24 +231,27 @@ static void index_bases(struct att_engine *engine)
     const struct att_region *region = &engine->region;
     uint32_t last = 0;
 
-    for (uint32_t slot = 0; slot < region->tiles * ATT_TILE_ROWS; slot++) {
-        struct att_row *row = &att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS];
-        att_region_tile(region, slot / ATT_TILE_ROWS)->position = 0;
-        if (row->row == ATT_NO_ROW)
+    /* Only tiles that were restored: looking at the others would already give them memory. */
+    for (uint32_t slot = 0; slot < engine->merger.restored_tiles * ATT_TILE_ROWS; slot++) {
+        struct att_tile *tile = att_region_tile(region, slot / ATT_TILE_ROWS);
+        struct att_row *row = &tile->rows[slot % ATT_TILE_ROWS];
+        const uint32_t id = att_row_id(row);
+        tile->position = 0;
+        if (id == ATT_NO_ROW)
             continue;
-        if (row->row >= region->n_q || slot >= region->n_q ||
-            atomic_load_explicit(&region->slots[row->row], memory_order_relaxed) != ATT_NO_SLOT) {
-            row->row = ATT_NO_ROW;
+        if (id >= region->n_q || slot >= region->n_q ||
+            atomic_load_explicit(&region->slots[id], memory_order_relaxed) != ATT_NO_SLOT) {
+            att_row_set_id(row, ATT_NO_ROW);
             continue;
         }
         row->q_version = 0;
-        atomic_store_explicit(&region->slots[row->row], slot, memory_order_relaxed);
+        atomic_store_explicit(&region->slots[id], slot, memory_order_relaxed);
         atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
         last = slot + 1;
     }
     engine->merger.slots_used = last;
     for (uint32_t slot = last; slot-- > 0;)
-        if (att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS].row == ATT_NO_ROW)
+        if (att_row_id(&att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS]) == ATT_NO_ROW)
             engine->merger.free_slot[engine->merger.free_slots++] = slot;
     for (uint32_t row = 0; row < region->n_q; row++)
         if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)

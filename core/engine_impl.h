@@ -85,6 +85,7 @@ struct att_merger {
     uint32_t needed;             /* how many */
     uint32_t cursor;             /* where the search for them goes on */
     uint32_t slots_used;         /* slots that have ever held a row lie below this */
+    uint32_t restored_tiles;     /* before the start: from 0 on */
     uint32_t *free_slot;         /* [n_q]: those of them that hold none, a stack */
     uint32_t free_slots;
     uint32_t *spare;             /* [threads]: physical tiles that no word names */

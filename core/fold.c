@@ -85,8 +85,6 @@ void att_fold_free(struct att_engine *engine)
 void att_work_tile_clear(struct att_engine *engine, struct att_work_tile *work)
 {
     memset(work->tile, 0, engine->region.tile_bytes);
-    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
-        work->tile->rows[i].row = ATT_NO_ROW;
     work->rows = 0;
 }
 
@@ -109,7 +107,7 @@ void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, ui
 {
     const uint32_t i = work->rows++;
 
-    work->tile->rows[i] = (struct att_row){.row = row,
+    work->tile->rows[i] = (struct att_row){.inverted = ~row,
                                            .q_version = q_version,
                                            .shift = ATT_NO_SHIFT,
                                            .q_norm = att_q_norm(engine->region.scale, engine->region.d, q)};
@@ -127,7 +125,7 @@ void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, u
     memcpy(work->tile, att_region_tile(region, ATT_WORD_PHYSICAL(word)), region->tile_bytes);
     work->rows = 0;
     for (uint32_t i = 0; i < ATT_TILE_ROWS; i++) {
-        uint32_t row = work->tile->rows[i].row;
+        uint32_t row = att_row_id(&work->tile->rows[i]);
         if (row != ATT_NO_ROW)
             work->rows = i + 1;
         scale_row(engine, work, i, row != ATT_NO_ROW ? region->q + (size_t)row * region->d : NULL);
@@ -191,7 +189,7 @@ static void weigh_causal(struct att_engine *engine, struct att_scratch *scratch,
     for (uint32_t i = 0; i < work->rows; i++) {
         struct att_row *row = &work->tile->rows[i];
         for (uint32_t lane = 0; lane < lanes; lane++) {
-            const bool seen = lane < stretch->entries && stretch->index[lane] <= row->row;
+            const bool seen = lane < stretch->entries && stretch->index[lane] <= att_row_id(row);
             bias[lane] = seen ? stretch->bias[lane] : -INFINITY;
             row->tokens += bias[lane] > -INFINITY ? stretch->sign : 0;
         }
@@ -212,7 +210,7 @@ static enum sight sight(const struct att_region *region, const struct att_work_t
     if (!region->causal)
         return SEES_ALL;
     for (uint32_t i = 0; i < work->rows; i++) {
-        const uint32_t row = work->tile->rows[i].row;
+        const uint32_t row = att_row_id(&work->tile->rows[i]);
         first = row < first ? row : first;
         last = row != ATT_NO_ROW && row > last ? row : last;
     }

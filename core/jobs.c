@@ -48,7 +48,7 @@ static enum att_status answer_row(const struct att_engine *engine, const struct 
 static void answer_into(const struct att_engine *engine, struct att_job *job, const struct att_work_tile *work,
                         uint32_t i)
 {
-    const uint32_t row = work->tile->rows[i].row, d_v = engine->region.d_v;
+    const uint32_t row = att_row_id(&work->tile->rows[i]), d_v = engine->region.d_v;
 
     if (job->kind == ATT_JOB_COLUMN)
         answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);

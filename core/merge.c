@@ -162,13 +162,14 @@ static void review_rows(struct att_engine *engine, struct att_work_tile *work, u
     for (uint32_t i = 0; i < work->rows; i++) {
         struct att_row *row = &work->tile->rows[i];
         const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
-        if (row->row == ATT_NO_ROW)
+        const uint32_t id = att_row_id(row);
+        if (id == ATT_NO_ROW)
             continue;
-        if (merger->changed_q[row->row] != 0 || att_policy_goes_cold(engine, row->row, entries)) {
-            merger->review[row->row] = DROPPED;
-            row->row = ATT_NO_ROW;
+        if (merger->changed_q[id] != 0 || att_policy_goes_cold(engine, id, entries)) {
+            merger->review[id] = DROPPED;
+            att_row_set_id(row, ATT_NO_ROW);
         } else if (att_row_check(row, sums, engine->region.numerics.budget) == ATT_AGAIN) {
-            merger->review[row->row] = OVER_BUDGET;
+            merger->review[id] = OVER_BUDGET;
         }
     }
 }
@@ -189,7 +190,7 @@ static bool tile_in_use(const struct att_region *region, uint32_t tile)
     const struct att_tile *contents = att_region_tile(region, ATT_WORD_PHYSICAL(word));
 
     for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
-        if (contents->rows[i].row != ATT_NO_ROW)
+        if (att_row_id(&contents->rows[i]) != ATT_NO_ROW)
             return true;
     return false;
 }

@@ -109,7 +109,7 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
     for (uint32_t lane = 0; lane < chunk->tiles * ATT_TILE_LANES; lane++) {
         uint32_t index;
         att_shared_load(&index, &region->log_entries[att_log_slot(region, first + lane)].index, sizeof index);
-        if (index > reading->row.row)
+        if (index > att_row_id(&reading->row))
             chunk->bias[lane] = -INFINITY;
         if (chunk->bias[lane] > -INFINITY)
             reading->row.tokens +=
@@ -213,7 +213,7 @@ static enum att_status read_once(struct reading *reading, uint32_t row, void *sc
     if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
         atomic_load_explicit(&header->tail, memory_order_relaxed) > position)
         return ATT_AGAIN;
-    if (reading->row.row != row ||
+    if (att_row_id(&reading->row) != row ||
         reading->row.q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
         return ATT_ENOENT;
     return ATT_OK;

@@ -26,7 +26,6 @@
 #define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
 #define ATT_REGION_VERSION 1u
 #define ATT_NO_SLOT        UINT32_MAX
-#define ATT_NO_ROW         UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };
 

@@ -14,7 +14,7 @@
 enum { ATT_HEAD_COLUMNS = 4 };
 
 struct att_row {
-    uint32_t row;                   /* ATT_NO_ROW: nothing here */
+    uint32_t inverted;              /* ~row, so that memory nobody has touched holds no row */
     uint32_t q_version;             /* of the row of Q that made it */
     double shift;                   /* M; ATT_NO_SHIFT while it has seen no token */
     int64_t tokens;                 /* unmasked tokens in it */
@@ -23,6 +23,18 @@ struct att_row {
 };
 static_assert(sizeof(struct att_row) == 64, "att_row");
 static_assert(offsetof(struct att_row, error) == 32, "att_row.error");
+
+#define ATT_NO_ROW UINT32_MAX
+
+static inline uint32_t att_row_id(const struct att_row *row)
+{
+    return ~row->inverted;
+}
+
+static inline void att_row_set_id(struct att_row *row, uint32_t id)
+{
+    row->inverted = ~id;
+}
 
 /* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. From what the kernel's
  * `head` gives. */
