@@ -32,6 +32,8 @@ struct att_connect_options {
     const char *name;    /* NULL: "default" */
     uint32_t timeout_ms; /* for connecting and for every synchronous call; 0: 10,000 */
     enum att_wait wait;
+    bool direct;      /* answer att_query, att_row and att_column from the daemon's memory: see att_call_direct */
+    bool stay_closed; /* do not connect again when the daemon has gone: see "A restart of the daemon" */
 };
 
 /* What is served. */
@@ -45,8 +47,8 @@ struct att_info {
 };
 
 /* Connects. NULL options: all defaults. Errors: ATT_ENOENT (no daemon at the socket), ATT_EINVAL
- * (path too long), ATT_EPERM, ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes),
- * ATT_ETIMEOUT, ATT_EPROTOCOL. */
+ * (path too long), ATT_EPERM (this user is not allowed, or `direct` and the daemon runs with --direct-reads off),
+ * ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes), ATT_ETIMEOUT, ATT_EPROTOCOL. */
 ATT_API enum att_status att_connect(const struct att_connect_options *options, struct att_client **ret_client,
                                     struct att_error *error);
 
@@ -60,6 +62,14 @@ ATT_API const char *att_last_error(const struct att_client *client);
 
 /* The default socket path of a daemon's name (NULL: "default"). ATT_EINVAL: too long for a socket, or a bad name. */
 ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t size, struct att_error *error);
+
+/* ---- A restart of the daemon ---------------------------------------------------------------------------
+ *
+ * When the daemon goes, everything in flight ends: replies that it had published still arrive, all other requests complete
+ * with ATT_ECLOSED: they may or may not have taken effect. Then att_complete returns -1. The next att_submit or
+ * synchronous call connects again, trying for the client's timeout (the daemon may be starting); if that fails it returns
+ * ATT_ECLOSED, and the call after it tries again. att_get_info then gives the new incarnation. A daemon that serves
+ * another shape or scale is refused, and a client whose daemon broke the protocol stays closed. */
 
 /* ---- Asynchronous ------------------------------------------------------------------------------------- */
 
@@ -79,7 +89,8 @@ enum att_request_type {
     ATT_REQ_MERGE = 13,
     ATT_REQ_SNAPSHOT = 14, /* completes when it is the current generation */
     ATT_REQ_SHUTDOWN = 15,
-    ATT_REQ_STAT = 16 /* a struct att_stat */
+    ATT_REQ_STAT = 16, /* a struct att_stat */
+    ATT_REQ_READS = 17 /* the library's own: how often it has read which row directly */
 };
 
 struct att_request {
@@ -110,7 +121,8 @@ struct att_completion {
 };
 
 /* Queues one request. ATT_EBUSY: the ring is full or 65,536 are in flight: complete some first.
- * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED. Publishes in batches:
+ * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED: the daemon has gone and connecting again failed
+ * (the only case in which this call waits). Publishes in batches:
  * the daemon sees requests at the latest when att_complete is called or the batch is 16 long. */
 ATT_API enum att_status att_submit(struct att_client *client, const struct att_request *request);
 
@@ -119,7 +131,7 @@ ATT_API void att_push(struct att_client *client);
 
 /* Takes up to `most` completions, waiting up to timeout_ms for the first (0: only what is there).
  * Returns how many, 0 on a timeout, -1 when the daemon is gone and nothing more will come
- * (att_last_error says so). */
+ * (att_last_error says so). What was in flight when it went comes before that, with ATT_ECLOSED. */
 ATT_API int att_complete(struct att_client *client, struct att_completion *ret_completions, int most,
                          uint32_t timeout_ms);
 
@@ -134,10 +146,20 @@ ATT_API uint32_t att_in_flight(const struct att_client *client);
 ATT_API enum att_status att_call(struct att_client *client, const struct att_request *request,
                                  struct att_completion *ret_completion);
 
+/* The same for ATT_REQ_QUERY and ATT_REQ_ROW on a client that is connected with `direct`: the library computes the
+ * answer itself, from the daemon's state, which it maps read-only. No request, no system call (but a look at the socket
+ * about once a millisecond, and a batched report of which rows were read), and readers do not wait for one another.
+ * What any client had been told to be done before the call is reflected; the completion's `lsn` is one up to which
+ * everything is. When the answer is not in the daemon's memory (the row has not been read for long, or merges outrun the
+ * read), and for every other type, for `durable` and on other clients, it is att_call. Same errors. */
+ATT_API enum att_status att_call_direct(struct att_client *client, const struct att_request *request,
+                                        struct att_completion *ret_completion);
+
 ATT_API enum att_status att_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,
                                   double *ret_error_bound);
 ATT_API enum att_status att_row(struct att_client *client, uint32_t row, double *ret_values, double *ret_error_bound);
-/* ret_pairs: n_q pairs (value, error bound); NaN for a row without tokens. The memory of
+/* ret_pairs: n_q pairs (value, error bound); NaN for a row without tokens. On a direct client each row is read by itself,
+ * so that updates may come between them; otherwise all are of one moment. The memory of
  * att_column and att_all is filled while the reply arrives, so on a failure it may hold a part of
  * it; never after the call has returned. */
 ATT_API enum att_status att_column(struct att_client *client, uint32_t column, double *ret_pairs);

@@ -245,6 +245,13 @@ void att_producer_put(struct att_producer *producer, const struct att_part *part
         bytes += parts[i].bytes;
     uint64_t first = producer->head;
     uint64_t slots = att_slots_for(bytes);
+    /* The consumer has these lines; fetching them one by one, as the stores come to them, would take as many misses in
+     * a row. In a batch the next message's are fetched too. */
+    for (uint64_t i = 1; i < slots && i < 2 * ATT_AHEAD; i++)
+        __builtin_prefetch(&producer->slots[(first + i) & producer->mask], 1);
+    if (producer->held > 0)
+        for (uint64_t i = producer->held == 1 ? 0 : ATT_AHEAD; i <= ATT_AHEAD; i++)
+            __builtin_prefetch(&producer->slots[(first + slots + i) & producer->mask], 1);
     for (uint64_t i = 0; i < slots; i++) {
         uint64_t position = first + i;
         struct att_slot *slot = &producer->slots[position & producer->mask];
@@ -291,6 +298,8 @@ void att_consumer_init(struct att_consumer *consumer, struct att_slot *slots, ui
 bool att_consumer_read(const struct att_consumer *consumer, uint64_t first, void *data, size_t bytes)
 {
     unsigned char *out = data;
+    for (uint64_t i = 1; i < att_slots_for(bytes) && i < 2 * ATT_AHEAD; i++)
+        __builtin_prefetch(&consumer->slots[(consumer->tail + first + i) & consumer->mask], 0);
     for (uint64_t position = consumer->tail + first; bytes > 0; position++) {
         const struct att_slot *slot = &consumer->slots[position & consumer->mask];
         uint64_t words[ATT_SLOT_WORDS];

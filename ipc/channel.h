@@ -19,6 +19,7 @@ enum {
     ATT_RING_MAX_SLOTS = 1 << 24,       /* 1 GiB: more is a nonsense geometry */
     ATT_RING_MESSAGES = 8,              /* a ring holds at least so many of its largest message */
     ATT_RING_TELL = 8,                  /* a consumer tells its cursor each 1/8 of the ring */
+    ATT_AHEAD = 8,                      /* slots fetched ahead while a stream of messages is read or written */
     ATT_BATCH = 16,                     /* messages published with one store, at most */
     ATT_CONTROL_BYTES = 4096,
     ATT_CACHE_LINE = 64
@@ -171,6 +172,14 @@ static inline enum att_ring_state att_consumer_peek(const struct att_consumer *c
     if (seq == consumer->tail + 1 - consumer->capacity || seq == 0)
         return ATT_RING_EMPTY;
     return ATT_RING_BROKEN;
+}
+
+/* While message follows message, after att_consumer_take: begins to fetch slots that will be looked at soon. Not after a
+ * lone message: the slots that follow are the producer's to write. `first`: after the second message of a stream. */
+static inline void att_consumer_ahead(const struct att_consumer *consumer, bool first)
+{
+    for (uint64_t i = first ? 1 : ATT_AHEAD - 1; i <= ATT_AHEAD; i++)
+        __builtin_prefetch(&consumer->slots[(consumer->tail + i) & consumer->mask], 0);
 }
 
 /* Copies `bytes` bytes of the message that peek found, from its slot number `first` on, into

@@ -61,6 +61,20 @@ uint32_t att_in_flight(const struct att_client *client)
     return client->out + client->kept;
 }
 
+void att_client_give_up(struct att_client *client)
+{
+    for (uint32_t place = 0; place < client->fresh && client->out + client->abandoned > 0; place++) {
+        struct att_flight *flight = &client->flights[place];
+        if (flight->state == FLIGHT_ABANDONED) {
+            att_client_free_flight(client, place);
+        } else if (flight->state == FLIGHT_OUT) {
+            flight->done.status = client->gone.status;
+            client->text[0] = '\0';
+            att_client_keep(client, place);
+        }
+    }
+}
+
 /* ---- Submitting ---------------------------------------------------------------------------------------- */
 
 /* Bytes of a successful reply's payload. */
@@ -90,7 +104,7 @@ static uint16_t fields_of(const struct att_request *request)
 static enum att_status check_request(struct att_client *client, const struct att_request *request)
 {
     const struct att_request_rule *rule = att_request_rule(request->type);
-    if (!rule)
+    if (!rule || rule->silent)
         return att_fail(&client->error, ATT_EINVAL, "%d is not a type of request", (int)request->type);
     unsigned fields = fields_of(request);
     if ((fields & rule->required) != rule->required || (rule->any && fields == 0))
@@ -148,9 +162,11 @@ static void write_request(struct att_client *client, const struct att_request *r
 
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
 {
+    enum att_status status = ATT_OK;
     if (client->closed)
-        return att_client_gone(client);
-    enum att_status status = check_request(client, request);
+        status = att_client_reconnect(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000));
+    if (status == ATT_OK)
+        status = check_request(client, request);
     if (status != ATT_OK)
         return status;
     uint64_t bytes = sizeof(struct att_wire_request);
@@ -271,7 +287,7 @@ static const char *take_reply(struct att_client *client, uint32_t *ret_place)
 uint32_t att_client_collect(struct att_client *client)
 {
     uint32_t place = NO_FLIGHT;
-    while (place == NO_FLIGHT && !client->broken) {
+    while (place == NO_FLIGHT && client->attached && !client->broken) {
         enum att_ring_state state = att_consumer_peek(&client->replies);
         if (state == ATT_RING_EMPTY)
             break;
@@ -293,29 +309,40 @@ static void deliver(struct att_client *client, uint32_t place, const char *text,
     att_client_free_flight(client, place);
 }
 
-int att_complete(struct att_client *client, struct att_completion *ret_completions, int most, uint32_t timeout_ms)
+static int deliver_kept(struct att_client *client, struct att_completion *ret_completions, int most)
 {
     int count = 0;
-    if (most <= 0)
-        return 0;
-    att_push(client);
     while (count < most && client->kept > 0) {
         uint32_t place = client->kept_first;
         struct att_flight *flight = &client->flights[place];
         client->kept_first = flight->next;
         deliver(client, place, flight->text ? flight->text : "", &ret_completions[count++]);
     }
+    return count;
+}
+
+int att_complete(struct att_client *client, struct att_completion *ret_completions, int most, uint32_t timeout_ms)
+{
+    if (most <= 0)
+        return 0;
+    att_push(client);
+    int count = deliver_kept(client, ret_completions, most);
     uint64_t deadline = 0;
     for (;;) {
         bool was_closed = client->closed;
         uint32_t place;
-        while (count < most && (place = att_client_collect(client)) != NO_FLIGHT)
+        while (count < most && (place = att_client_collect(client)) != NO_FLIGHT) {
+            if (count > 0)
+                att_consumer_ahead(&client->replies, count == 1);
             deliver(client, place, client->text, &ret_completions[count++]);
+        }
         if (count > 0)
             return count;
         if (was_closed) {
+            att_client_give_up(client); /* each with a status of its own; -1 when all have been taken */
+            count = deliver_kept(client, ret_completions, most);
             att_client_gone(client);
-            return -1;
+            return count > 0 ? count : -1;
         }
         uint64_t now = att_now_ns();
         if (deadline == 0)

@@ -90,6 +90,64 @@ static enum att_status receive_welcome(const struct att_client *client, uint64_t
     return ATT_OK;
 }
 
+/* One packet with descriptors, `most` of them at most; *ret_count are the caller's, also on failure. */
+static enum att_status receive_regions(const struct att_client *client, uint64_t deadline, int *fds, uint32_t from,
+                                       uint32_t most, size_t *ret_count, struct att_error *error)
+{
+    struct att_regions packet = {0};
+    long bytes;
+    *ret_count = 0;
+    while ((bytes = att_packet_receive(client->fd, &packet, sizeof packet, fds, most, ret_count)) < 0 &&
+           (errno == EAGAIN || errno == EWOULDBLOCK)) {
+        uint64_t now = att_now_ns();
+        if (now >= deadline)
+            return timed_out(client, error);
+        struct pollfd wait = {.fd = client->fd, .events = POLLIN};
+        poll(&wait, 1, (int)((deadline - now + 999999) / 1000000));
+    }
+    if (bytes <= 0)
+        return att_fail(error, ATT_ECLOSED, "the daemon at %s closed the connection before it answered",
+                        client->socket);
+    if (bytes != (long)sizeof packet || packet.magic != ATT_REGIONS_MAGIC || packet.first != from ||
+        packet.count != most)
+        return att_fail(error, ATT_EPROTOCOL, "the daemon at %s sent other regions than it told", client->socket);
+    if (*ret_count != most)
+        return att_fail(error, ATT_EPROTOCOL,
+                        "the daemon at %s sent %zu regions instead of %u (is the limit of open files reached?)",
+                        client->socket, *ret_count, most);
+    return ATT_OK;
+}
+
+/* The published regions, for direct reads. */
+static enum att_status attach_regions(struct att_client *client, uint32_t regions, uint64_t deadline,
+                                      struct att_error *error)
+{
+    if (regions == 0)
+        return att_fail(error, ATT_EPERM,
+                        "the daemon at %s has switched direct reads off (it runs with --direct-reads off)",
+                        client->socket);
+    if (regions != client->info.heads)
+        return att_fail(error, ATT_EPROTOCOL, "the daemon at %s publishes %u regions for %u heads", client->socket,
+                        regions, client->info.heads);
+    int *fds = calloc(regions, sizeof *fds);
+    if (!fds)
+        return att_fail(error, ATT_ENOMEM, "no memory for a client");
+    enum att_status status = ATT_OK;
+    uint32_t count = 0;
+    while (count < regions && status == ATT_OK) {
+        uint32_t most = regions - count < ATT_REGIONS_A_PACKET ? regions - count : ATT_REGIONS_A_PACKET;
+        size_t got;
+        status = receive_regions(client, deadline, fds + count, count, most, &got, error);
+        count += (uint32_t)got;
+    }
+    if (status == ATT_OK)
+        status = att_direct_create(client, fds, regions, &client->direct, error);
+    for (uint32_t i = 0; i < count; i++)
+        close(fds[i]);
+    free(fds);
+    return status;
+}
+
 static enum att_status attach(struct att_client *client, const struct att_welcome *welcome, const int fds[WELCOME_FDS],
                               size_t count, struct att_error *error)
 {
@@ -132,16 +190,32 @@ static enum att_status attach(struct att_client *client, const struct att_welcom
     return ATT_OK;
 }
 
-static enum att_status shake_hands(struct att_client *client, enum att_wait wait, struct att_error *error)
+static void let_go(struct att_client *client)
 {
-    uint64_t deadline = att_now_ns() + client->timeout_ms * UINT64_C(1000000);
+    if (client->fd >= 0)
+        close(client->fd);
+    client->fd = -1;
+    client->attached = false;
+    att_direct_free(client->direct);
+    client->direct = NULL;
+    att_channel_release(&client->channel);
+    att_status_page_release(client->page);
+    client->page = NULL;
+    client->requests = (struct att_producer){0};
+    client->replies = (struct att_consumer){0};
+}
+
+/* From nothing to a connection; on a failure let_go is the caller's. */
+static enum att_status shake_hands(struct att_client *client, uint64_t deadline, struct att_error *error)
+{
     enum att_status status = open_socket(client, deadline, error);
     if (status != ATT_OK)
         return status;
     struct att_hello hello = {
         .magic = ATT_HELLO_MAGIC,
         .protocol = ATT_PROTOCOL_VERSION,
-        .wait = wait,
+        .wait = client->wait,
+        .wants = client->wants_direct ? ATT_HELLO_REGIONS : 0,
     };
     /* A failure is no news: if the daemon has closed already, what it said before says more. */
     att_packet_send(client->fd, &hello, sizeof hello, NULL, 0);
@@ -153,7 +227,60 @@ static enum att_status shake_hands(struct att_client *client, enum att_wait wait
         status = attach(client, &welcome, fds, count, error);
     for (size_t i = 0; i < count; i++)
         close(fds[i]); /* the mappings stay */
-    return status;
+    if (status == ATT_OK && client->wants_direct)
+        status = attach_regions(client, welcome.regions, deadline, error);
+    if (status != ATT_OK)
+        return status;
+    client->rung_ticket = client->ticket = 0;
+    client->looked_ns = att_now_ns();
+    client->attached = true;
+    return ATT_OK;
+}
+
+/* What buffers and requests of the program depend on. */
+static bool same_shape(const struct att_info *a, const struct att_info *b)
+{
+    return a->heads == b->heads && a->n_q == b->n_q && a->d == b->d && a->d_v == b->d_v &&
+           a->precision == b->precision && a->scale == b->scale;
+}
+
+static bool may_come_back(enum att_status status)
+{
+    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO;
+}
+
+enum att_status att_client_reconnect(struct att_client *client, uint64_t deadline)
+{
+    const struct att_info before = client->info;
+    struct att_error error = {0};
+    enum att_status status;
+    if (client->broken || client->stay_closed)
+        return att_client_gone(client);
+    uint32_t place;
+    while ((place = att_client_collect(client)) != NO_FLIGHT) /* what it had published before it went */
+        att_client_keep(client, place);
+    if (client->broken)
+        return att_client_gone(client);
+    att_client_give_up(client);
+    for (;;) {
+        let_go(client);
+        status = shake_hands(client, deadline, &error);
+        if (status == ATT_OK && !same_shape(&before, &client->info))
+            status = att_fail(&error, ATT_EINVAL, "the daemon that answers at %s now serves another state",
+                              client->socket);
+        uint64_t now = att_now_ns();
+        if (!may_come_back(status) || now >= deadline)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = COMEBACK_NS}, NULL);
+    }
+    if (status == ATT_OK) {
+        client->closed = false;
+        return ATT_OK;
+    }
+    let_go(client);
+    client->info = before;
+    att_fail(&client->gone, ATT_ECLOSED, "the daemon has gone, and connecting again failed: %.400s", error.text);
+    return att_client_gone(client);
 }
 
 /* The path to connect to: given, or the default one of the name, in a directory that is ours. */
@@ -185,6 +312,9 @@ enum att_status att_connect(const struct att_connect_options *options, struct at
     client->fd = -1;
     client->free_first = NO_FLIGHT;
     client->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT_MS;
+    client->wait = options->wait;
+    client->wants_direct = options->direct;
+    client->stay_closed = options->stay_closed;
     att_spin_init(&client->spin, options->wait, ATT_SPIN_CLIENT_NS);
     enum att_status status = choose_path(client, options, error);
     if (status != ATT_OK)
@@ -195,10 +325,9 @@ enum att_status att_connect(const struct att_connect_options *options, struct at
         status = att_fail(error, ATT_ENOMEM, "no memory for a client");
         goto close_client;
     }
-    status = shake_hands(client, options->wait, error);
+    status = shake_hands(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000), error);
     if (status != ATT_OK)
         goto close_client;
-    client->looked_ns = att_now_ns();
     *ret_client = client;
     return ATT_OK;
 close_client:
@@ -210,10 +339,7 @@ void att_close(struct att_client *client)
 {
     if (!client)
         return;
-    if (client->fd >= 0)
-        close(client->fd);
-    att_channel_release(&client->channel);
-    att_status_page_release(client->page);
+    let_go(client);
     for (uint32_t i = 0; i < client->fresh; i++)
         free(client->flights[i].text);
     free(client->flights);

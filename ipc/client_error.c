@@ -17,6 +17,11 @@ enum att_status att_client_gone(struct att_client *client)
     return client->error.status;
 }
 
+void att_client_say_empty(struct att_client *client, uint32_t row)
+{
+    att_fail(&client->error, ATT_EMPTY, "row %u: it sees no token that is not masked, so there is no output", row);
+}
+
 /* "row 5, column 3", by what the request names. */
 static void name_object(const struct att_flight *flight, char *text, size_t size)
 {
@@ -73,6 +78,10 @@ static void name_reason(const struct att_client *client, const struct att_flight
         break;
     case ATT_EMAGNITUDE:
         snprintf(text, size, "scores would be too large for the precision; nothing has changed");
+        break;
+    case ATT_ECLOSED:
+    case ATT_EPROTOCOL:
+        snprintf(text, size, "the connection ended before the daemon answered; it may or may not have taken effect");
         break;
     case ATT_EREADONLY:
         snprintf(text, size, "the daemon refuses updates now; its stat says why");

@@ -12,7 +12,8 @@ enum {
     MOST_IN_FLIGHT = 65536,
     LOOK_NS = 1000 * 1000,       /* while spinning, the socket is looked at so often */
     SLICE_NS = 20 * 1000 * 1000, /* while sleeping: so a dead daemon is noticed within 20 ms */
-    RETRY_NS = 1000 * 1000       /* between attempts to connect while the daemon's backlog is full */
+    RETRY_NS = 1000 * 1000,      /* between attempts to connect while the daemon's backlog is full */
+    COMEBACK_NS = 5 * 1000 * 1000 /* between attempts to connect to a daemon that may be starting again */
 };
 #define NO_FLIGHT UINT32_MAX
 
@@ -46,6 +47,10 @@ struct att_client {
     uint32_t generation;
     bool closed; /* the daemon has gone or broke the protocol; what is in the ring may still be read unless broken */
     bool broken;
+    bool attached; /* the mappings are there */
+    bool wants_direct, stay_closed;
+    enum att_wait wait;
+    struct att_direct *direct; /* the published regions; NULL: no direct reads */
     struct att_info info;
     struct att_channel channel;
     const struct att_status_page *page;
@@ -68,7 +73,25 @@ struct att_client {
     char socket[ATT_SOCKET_PATH_MAX + 1];
 };
 
+/* client_connect.c */
+/* After the daemon has gone: ends what was in flight, and connects again, trying until the deadline. ATT_ECLOSED. */
+enum att_status att_client_reconnect(struct att_client *client, uint64_t deadline);
+
+/* client_direct.c */
+struct att_direct;
+/* Maps the regions of fds (not consumed), after client->info is known. ATT_EPROTOCOL, ATT_EVERSION, ATT_ENOMEM. */
+enum att_status att_direct_create(const struct att_client *client, const int *fds, uint32_t count,
+                                  struct att_direct **ret_direct, struct att_error *error);
+void att_direct_free(struct att_direct *direct); /* NULL is allowed */
+/* ATT_OK, ATT_EMPTY; ATT_AGAIN: ask the daemon, which also knows what is wrong with an index. */
+enum att_status att_direct_entry(struct att_client *client, uint32_t head, uint32_t row, uint32_t column,
+                                 double *ret_value, double *ret_error_bound);
+enum att_status att_direct_row(struct att_client *client, uint32_t head, uint32_t row, double *ret_values,
+                               double *ret_error_bound);
+enum att_status att_direct_column(struct att_client *client, uint32_t column, double *ret_pairs);
+
 /* client_wait.c */
+void att_client_bell(struct att_client *client); /* a doorbell for what is published, if the service sleeps */
 /* Waits until a reply may be there, the deadline is over or the daemon has gone; pushes first. */
 void att_client_await(struct att_client *client, uint64_t start, uint64_t deadline);
 /* Pushes and looks for about a microsecond, without a look at the clock. Whether a reply is there. */
@@ -85,6 +108,8 @@ void att_client_hang_up(struct att_client *client); /* marks it closed */
 uint32_t att_client_collect(struct att_client *client);
 void att_client_keep(struct att_client *client, uint32_t flight);
 void att_client_free_flight(struct att_client *client, uint32_t flight);
+/* After the end of the connection, when all replies are taken: completes what is in flight with why it is closed. */
+void att_client_give_up(struct att_client *client);
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight);
 
 /* client_error.c */
@@ -92,6 +117,8 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
 void att_client_describe(struct att_client *client, const struct att_flight *flight, const char *text);
 /* Marks it closed for breaking the protocol; nothing in the ring is believed any more. Returns ATT_EPROTOCOL. */
 enum att_status att_client_broken(struct att_client *client, const char *reason);
+/* Makes the last error for a row without tokens. */
+void att_client_say_empty(struct att_client *client, uint32_t row);
 /* Makes the last error from why it is closed. Returns its status. */
 enum att_status att_client_gone(struct att_client *client);
 

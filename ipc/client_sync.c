@@ -94,7 +94,13 @@ enum att_status att_query(struct att_client *client, uint32_t row, uint32_t colu
 {
     const struct att_request request = {.type = ATT_REQ_QUERY, .index = row, .column = column};
     struct att_completion completion;
-    enum att_status status = att_call(client, &request, &completion);
+    enum att_status status = ATT_AGAIN;
+    if (client->direct)
+        status = att_direct_entry(client, 0, row, column, &completion.value, &completion.error_bound);
+    if (status == ATT_AGAIN)
+        status = att_call(client, &request, &completion);
+    else if (status == ATT_EMPTY)
+        att_client_say_empty(client, row);
     if (status == ATT_OK) {
         *ret_value = completion.value;
         if (ret_error_bound)
@@ -119,12 +125,22 @@ static enum att_status call_into(struct att_client *client, struct att_request r
 enum att_status att_row(struct att_client *client, uint32_t row, double *ret_values, double *ret_error_bound)
 {
     const struct att_request request = {.type = ATT_REQ_ROW, .index = row};
+    double bound;
+    enum att_status status = client->direct ? att_direct_row(client, 0, row, ret_values, &bound) : ATT_AGAIN;
+    if (status == ATT_OK && ret_error_bound)
+        *ret_error_bound = bound;
+    if (status == ATT_EMPTY)
+        att_client_say_empty(client, row);
+    if (status != ATT_AGAIN)
+        return status;
     return call_into(client, request, ret_values, sizeof(double) * (uint64_t)client->info.d_v, ret_error_bound);
 }
 
 enum att_status att_column(struct att_client *client, uint32_t column, double *ret_pairs)
 {
     const struct att_request request = {.type = ATT_REQ_COLUMN, .column = column};
+    if (client->direct && !client->closed && column < client->info.d_v)
+        return att_direct_column(client, column, ret_pairs);
     return call_into(client, request, ret_pairs, 2 * sizeof(double) * (uint64_t)client->info.n_q, NULL);
 }
 

@@ -22,7 +22,9 @@ void att_client_hang_up(struct att_client *client)
         return;
     client->closed = true;
     att_fail(&client->gone, ATT_ECLOSED,
-             "the daemon at %s has gone or ended the session (its log says why); connect again", client->socket);
+             "the daemon at %s has gone or ended the session (its log says why); what was in flight may or may not have "
+             "taken effect",
+             client->socket);
 }
 
 /* One doorbell, if the service sleeps. The caller has made a full fence after what the service should see. */
@@ -42,13 +44,17 @@ static void client_ring(struct att_client *client)
         att_client_hang_up(client);
 }
 
-void att_push(struct att_client *client)
+void att_client_bell(struct att_client *client)
 {
-    if (!att_producer_publish(&client->requests))
-        return;
     /* full fence: the requests are published before the service's ticket is read */
     atomic_thread_fence(memory_order_seq_cst);
     client_ring(client);
+}
+
+void att_push(struct att_client *client)
+{
+    if (client->attached && att_producer_publish(&client->requests))
+        att_client_bell(client);
 }
 
 void att_client_take(struct att_client *client, uint64_t slots)
@@ -79,7 +85,7 @@ void att_client_look(struct att_client *client, uint64_t now)
 
 static bool reply_waits(const struct att_client *client)
 {
-    return att_consumer_peek(&client->replies) != ATT_RING_EMPTY;
+    return client->attached && att_consumer_peek(&client->replies) != ATT_RING_EMPTY;
 }
 
 bool att_client_quick(struct att_client *client)

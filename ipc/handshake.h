@@ -17,11 +17,13 @@
 
 #define ATT_HELLO_MAGIC   UINT64_C(0x6f6c6c6568747461) /* "atthello" */
 #define ATT_WELCOME_MAGIC UINT64_C(0x656d6f636c747461) /* "attlcome" */
+#define ATT_REGIONS_MAGIC UINT64_C(0x6e6f696765727461) /* "atregion" */
 #define ATT_STATUS_MAGIC  UINT64_C(0x7375746174737461) /* "atstatus" */
 
 enum {
     ATT_SOCKET_PATH_MAX = (int)sizeof(((struct sockaddr_un *)0)->sun_path) - 1, /* 107 */
     ATT_NAME_MAX = 63,
+    ATT_REGIONS_A_PACKET = 64,
     ATT_STATUS_PAGE_BYTES = 4096
 };
 
@@ -29,11 +31,15 @@ enum {
 struct att_hello {
     uint64_t magic;
     uint32_t protocol;
-    uint32_t wait; /* enum att_wait; for the daemon's information */
-    uint64_t reserved[6];
+    uint32_t wait;  /* enum att_wait; for the daemon's information */
+    uint32_t wants; /* ATT_HELLO_REGIONS */
+    uint32_t pad;
+    uint64_t reserved[5];
 };
+enum { ATT_HELLO_REGIONS = 1 }; /* send the published regions, for direct reads */
 static_assert(sizeof(struct att_hello) == 64, "att_hello");
 static_assert(offsetof(struct att_hello, protocol) == 8, "att_hello.protocol");
+static_assert(offsetof(struct att_hello, wants) == 16, "att_hello.wants");
 
 /* The first 256 bytes are the same in every protocol version, so that a refusal can always be
  * read. With status ATT_OK two descriptors come along: the channel and the status page. Otherwise
@@ -52,14 +58,23 @@ struct att_welcome {
     double scale;
     uint64_t incarnation;
     uint32_t daemon_pid;
-    uint32_t pad;
+    uint32_t regions; /* that follow, in packets of their own: one for each head, or 0: not asked for, or switched off */
     uint64_t reserved[5];
 };
 static_assert(offsetof(struct att_welcome, text) == 16, "att_welcome.text");
 static_assert(offsetof(struct att_welcome, generation) == 256, "att_welcome.generation");
 static_assert(offsetof(struct att_welcome, channel_bytes) == 272, "att_welcome.channel_bytes");
 static_assert(offsetof(struct att_welcome, scale) == 304, "att_welcome.scale");
+static_assert(offsetof(struct att_welcome, regions) == 324, "att_welcome.regions");
 static_assert(sizeof(struct att_welcome) == 368, "att_welcome");
+
+/* Follows a welcome with regions > 0, once for each ATT_REGIONS_A_PACKET of them: the descriptors of the published
+ * regions of heads first .. first + count - 1. Their layout is core/region.h's and has a version of its own. */
+struct att_regions {
+    uint64_t magic;
+    uint32_t first, count;
+};
+static_assert(sizeof(struct att_regions) == 16, "att_regions");
 
 /* One page, written by the daemon, mapped read-only by every client; sealed so that no client can ever write it. */
 struct att_status_page {
@@ -70,8 +85,13 @@ struct att_status_page {
     /* Line 1: owned by the service thread: odd while it sleeps, or is about to. A new number for each sleep. */
     _Atomic uint32_t service_ticket;
     uint8_t pad1[60];
+    /* Line 2: owned by the service thread: the LSN of the newest update. Everything up to there is visible to a direct
+     * read that begins later. */
+    _Atomic uint64_t lsn;
+    uint8_t pad2[56];
 };
-static_assert(sizeof(struct att_status_page) == 128, "att_status_page");
+static_assert(sizeof(struct att_status_page) == 192, "att_status_page");
+static_assert(offsetof(struct att_status_page, lsn) == 128, "att_status_page.lsn");
 static_assert(offsetof(struct att_status_page, service_ticket) == 64, "att_status_page.service_ticket");
 
 /* The daemon's: creates, maps and seals the page; the descriptor in *ret_fd. */
@@ -96,6 +116,7 @@ struct att_request_rule {
     bool any;     /* at least one of the allowed ones */
     bool durable; /* ATT_WIRE_DURABLE has a meaning */
     bool chunks;  /* the reply comes in chunks */
+    bool silent;  /* there is no reply */
 };
 /* NULL: no such type. */
 const struct att_request_rule *att_request_rule(uint32_t type);

@@ -56,6 +56,8 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     server->on_end = options->on_end;
     server->context = options->context;
     server->info = options->info;
+    server->regions = options->regions;
+    server->region_count = options->region_count;
     server->info.daemon_pid = (uint32_t)getpid();
     server->info.protocol = ATT_PROTOCOL_VERSION;
     att_spin_init(&server->spin, options->wait, ATT_SPIN_SERVICE_NS);

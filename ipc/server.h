@@ -24,6 +24,10 @@ struct att_server_options {
     enum att_wait wait;
     uint32_t max_clients; /* 0: 1,024 */
     struct att_info info; /* told to every client */
+    /* Descriptors of the published regions, one for each head, for clients that want direct reads; stay the caller's,
+     * must outlive the server. 0: direct reads are off. */
+    const int *regions;
+    uint32_t region_count;
     /* A session has ended: drop what was meant for it. Called from att_server_next and
      * att_server_wait; must not call them. Not called by att_server_free. May be NULL. */
     void (*on_end)(void *context, uint64_t session);
@@ -65,13 +69,17 @@ void att_server_unpark(struct att_server *server); /* all of them */
  * all, at most att_server_chunk bytes; others none. With a status other than ATT_OK and ATT_EMPTY:
  * an error text for the user (see wire.h), left out when there is no room to spare. A reply to a
  * session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only)
- * keeps the reservation; check att_server_has_room before each chunk. Replies are published in
+ * keeps the reservation; check att_server_has_room before each chunk. A reply to ATT_REQ_READS is dropped: that
+ * request has none. Replies are published in
  * batches: at att_server_flush, or every 16. */
 void att_server_reply(struct att_server *server, uint64_t session, const struct att_wire_reply *reply,
                       const void *payload, size_t payload_bytes);
 
 /* The largest payload of one reply: at least 8 d_v and sizeof(struct att_stat); a multiple of 16. */
 size_t att_server_chunk(const struct att_server *server);
+
+/* Tells direct readers the LSN of the newest update, before its reply: what they read from then on reflects it. */
+void att_server_set_lsn(struct att_server *server, uint64_t lsn);
 
 /* Whether one more chunk fits now; if not, att_server_wait returns when it does. False for a session that has ended. */
 bool att_server_has_room(struct att_server *server, uint64_t session);

@@ -119,8 +119,21 @@ static bool user_allowed(const struct att_server *server, uid_t uid)
     return false;
 }
 
+static bool send_regions(const struct att_server *server, int fd)
+{
+    for (uint32_t first = 0; first < server->region_count; first += ATT_REGIONS_A_PACKET) {
+        uint32_t count = server->region_count - first;
+        if (count > ATT_REGIONS_A_PACKET)
+            count = ATT_REGIONS_A_PACKET;
+        const struct att_regions packet = {.magic = ATT_REGIONS_MAGIC, .first = first, .count = count};
+        if (!att_packet_send(fd, &packet, sizeof packet, server->regions + first, count))
+            return false;
+    }
+    return true;
+}
+
 /* Opens a session for a client that has passed all checks, and tells it. Owns fd. */
-static void welcome_client(struct att_server *server, int fd, const struct ucred *peer)
+static void welcome_client(struct att_server *server, int fd, const struct ucred *peer, bool regions)
 {
     struct att_session *session;
     struct att_error error;
@@ -149,9 +162,10 @@ static void welcome_client(struct att_server *server, int fd, const struct ucred
         .scale = info->scale,
         .incarnation = info->incarnation,
         .daemon_pid = info->daemon_pid,
+        .regions = regions ? server->region_count : 0,
     };
     const int fds[] = {channel_fd, server->page_fd};
-    bool sent = att_packet_send(fd, &welcome, sizeof welcome, fds, 2);
+    bool sent = att_packet_send(fd, &welcome, sizeof welcome, fds, 2) && (!regions || send_regions(server, fd));
     close(channel_fd);
     if (!sent || !att_epoll_add(server, fd, session->id))
         att_session_end(server, session, sent ? "epoll_ctl failed" : NULL);
@@ -185,7 +199,7 @@ static bool answer_hello(struct att_server *server, int fd)
         snprintf(text, sizeof text, "the daemon has all the %u clients it takes: close one first", server->max_clients);
         refuse(fd, ATT_EBUSY, text);
     } else {
-        welcome_client(server, fd, &peer);
+        welcome_client(server, fd, &peer, hello.wants & ATT_HELLO_REGIONS);
     }
     return true;
 }

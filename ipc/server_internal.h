@@ -19,6 +19,9 @@ enum {
     EVENTS_MOST = 64,   /* events taken with one epoll_wait */
     DOORBELLS_MOST = 8, /* doorbells read in one look at a socket */
     BURST_MOST = 16,    /* requests of one session before the next one's turn */
+    ACTIVE_LEAST = 16,  /* so few sessions are all looked at each time */
+    QUIET_LOOKS = 1024, /* a session with nothing in so many looks becomes quiet */
+    QUIET_PROBES = 8,   /* quiet sessions looked at each time the active ones have been */
     LISTEN_BACKLOG = 128,
     POLL_NS = 1000 * 1000,  /* a busy service looks at its sockets so often */
     POLL_WAITS = 32,        /* ... and at the clock once in so many calls */
@@ -32,6 +35,7 @@ struct att_session {
     uint64_t id;
     int fd;
     uint32_t open_index; /* in server->open */
+    uint32_t looks;      /* in vain, one after another */
     uint32_t generation;
     pid_t pid;
     uid_t uid;
@@ -62,6 +66,8 @@ struct att_server {
     size_t allowed_count;
     uint32_t max_clients;
     struct att_info info;
+    const int *regions;
+    uint32_t region_count;
     void (*on_end)(void *context, uint64_t session);
     void *context;
     struct att_geometry geometry;
@@ -72,7 +78,10 @@ struct att_server {
     _Atomic uint32_t wake_pending; /* set by any thread, taken by the service thread */
 
     struct att_session **table; /* by slot; NULL: free */
-    struct att_session **open;  /* compact */
+    /* Compact: first the active sessions, then the quiet ones. Active ones are looked at each time; of the quiet ones a
+     * few, in turn; all of them before the service sleeps. So a thousand idle clients cost a busy one nothing, and one
+     * that wakes up among them waits some microseconds. */
+    struct att_session **open;
     struct att_session **dirty; /* with replies that are not published */
     uint16_t *free_slots;       /* a ring: a slot is reused as late as possible */
     uint32_t open_count, dirty_count, free_first, free_count, starved_count;
@@ -85,7 +94,9 @@ struct att_server {
 
     struct att_session *current; /* its request has been given and is neither taken nor parked */
     uint64_t current_slots, current_reserved;
-    uint32_t turn, burst;
+    uint32_t active_count;
+    uint32_t turn, burst; /* among the active */
+    uint32_t probe;       /* the quiet session looked at next, counted from active_count */
     unsigned char *request; /* the private copy, largest_request bytes */
 
     struct att_spin spin;
@@ -102,6 +113,8 @@ void att_session_release(struct att_session *session);
 struct att_session *att_session_find(const struct att_server *server, uint64_t id); /* NULL: ended */
 /* Whether a request could be presented, or a chunk could go on, now. */
 bool att_session_ready(struct att_server *server, struct att_session *session);
+/* Looks at a few quiet sessions and makes those active that have something. Whether there was one. */
+bool att_session_probe(struct att_server *server, uint32_t most);
 /* Evicts a client that reads no replies. */
 void att_session_check_starved(struct att_server *server, struct att_session *session, uint64_t now);
 

@@ -19,6 +19,8 @@
 
 #include "server_internal.h"
 
+static_assert(sizeof(struct att_wire_request) + 2 * sizeof(float) >= ATT_SLOT_DATA, "the least of the largest requests");
+
 /* A mistake of the service, not of a client: going on would corrupt a ring. */
 static _Noreturn void server_bug(const char *what)
 {
@@ -36,6 +38,8 @@ static uint64_t slots_wanted(const struct att_server *server, uint32_t type)
     case ATT_REQ_COLUMN:
     case ATT_REQ_ALL:
         return server->largest_reply_slots;
+    case ATT_REQ_READS:
+        return 0;
     default:
         return att_slots_for(sizeof(struct att_wire_reply));
     }
@@ -50,6 +54,48 @@ struct att_session *att_session_find(const struct att_server *server, uint64_t i
         return NULL;
     struct att_session *session = server->table[slot];
     return session && session->id == id ? session : NULL;
+}
+
+static void session_place(struct att_server *server, struct att_session *session, uint32_t index)
+{
+    server->open[index] = session;
+    session->open_index = index;
+}
+
+/* Changes places with the first of the quiet ones, which becomes the last of the active. */
+static void session_activate(struct att_server *server, struct att_session *session)
+{
+    session->looks = 0;
+    if (session->open_index < server->active_count)
+        return;
+    session_place(server, server->open[server->active_count], session->open_index);
+    session_place(server, session, server->active_count++);
+}
+
+/* Changes places with the last of the active ones; the turn comes to that one then. */
+static void session_quiet(struct att_server *server, struct att_session *session)
+{
+    uint32_t last = --server->active_count;
+    session_place(server, server->open[last], session->open_index);
+    session_place(server, session, last);
+}
+
+bool att_session_probe(struct att_server *server, uint32_t most)
+{
+    bool found = false;
+    uint32_t quiet = server->open_count - server->active_count;
+    for (uint32_t i = 0; i < most && i < quiet; i++) {
+        if (server->probe >= server->open_count - server->active_count)
+            server->probe = 0;
+        struct att_session *session = server->open[server->active_count + server->probe++];
+        if (att_session_ready(server, session)) {
+            session_activate(server, session);
+            found = true;
+        }
+        if (server->open_count == server->active_count)
+            break;
+    }
+    return found;
 }
 
 enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, uid_t uid,
@@ -84,6 +130,7 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
     session->open_index = server->open_count;
     server->table[slot] = session;
     server->open[server->open_count++] = session;
+    session_activate(server, session);
     *ret_session = session;
     return ATT_OK;
 }
@@ -128,9 +175,9 @@ void att_session_end(struct att_server *server, struct att_session *session, con
             i++;
         server->dirty[i] = server->dirty[--server->dirty_count];
     }
-    struct att_session *last = server->open[--server->open_count];
-    server->open[session->open_index] = last;
-    last->open_index = session->open_index;
+    if (session->open_index < server->active_count)
+        session_quiet(server, session);
+    session_place(server, server->open[--server->open_count], session->open_index);
     server->table[slot] = NULL;
     server->free_slots[(server->free_first + server->free_count++) % server->max_clients] = slot;
     att_session_release(session);
@@ -193,16 +240,15 @@ void att_session_check_starved(struct att_server *server, struct att_session *se
 static const char *session_copy(struct att_server *server, struct att_session *session)
 {
     struct att_wire_request header;
-    unsigned char first[ATT_SLOT_DATA];
-    if (!att_consumer_read(&session->requests, 0, first, sizeof first))
+    /* A whole slot, whatever the length: the buffer is never smaller, and a constant size is copied faster. */
+    if (!att_consumer_read(&session->requests, 0, server->request, ATT_SLOT_DATA))
         return "a slot of its request ring has a wrong number";
-    memcpy(&header, first, sizeof header);
+    memcpy(&header, server->request, sizeof header);
     if (header.length < sizeof header || header.length > server->largest_request)
         return "a request has an impossible length";
     /* the length is private now; the copy never reads it again from the ring */
-    size_t head = header.length < sizeof first ? header.length : sizeof first;
-    memcpy(server->request, first, head);
-    if (header.length > head && !att_consumer_read(&session->requests, 1, server->request + head, header.length - head))
+    if (header.length > ATT_SLOT_DATA &&
+        !att_consumer_read(&session->requests, 1, server->request + ATT_SLOT_DATA, header.length - ATT_SLOT_DATA))
         return "a slot of its request ring has a wrong number";
     if (header.generation != session->generation)
         return "a request has another channel's generation";
@@ -276,20 +322,32 @@ static bool session_fetch(struct att_server *server, struct att_session *session
 
 bool att_server_next(struct att_server *server, struct att_server_request *ret_request)
 {
-    for (uint32_t tried = 0; !server->current && tried < server->open_count;) {
+    for (uint32_t tried = 0; !server->current;) {
         bool ended = false;
-        if (server->turn >= server->open_count)
+        if (tried >= server->active_count) {
+            if (!att_session_probe(server, QUIET_PROBES))
+                break;
+            tried = 0;
+        }
+        if (server->turn >= server->active_count) {
             server->turn = 0;
+            att_session_probe(server, QUIET_PROBES); /* also while the active ones have something all the time */
+        }
         struct att_session *session = server->open[server->turn];
         if (server->burst < BURST_MOST && session_fetch(server, session, &ended)) {
+            session->looks = 0;
             server->burst++;
             server->current = session;
             session->reserved += server->current_reserved;
         } else if (server->burst >= BURST_MOST || !ended) {
             /* a full burst has not been looked at: it's the last one tried, not the first */
-            tried += server->burst < BURST_MOST;
+            bool full = server->burst >= BURST_MOST;
+            tried += !full;
             server->burst = 0;
-            server->turn++;
+            if (!full && ++session->looks > QUIET_LOOKS && server->active_count > ACTIVE_LEAST)
+                session_quiet(server, session); /* another one has come into its place */
+            else
+                server->turn++;
         } else {
             server->burst = 0; /* the last session has moved into the ended one's place: look there again */
         }
@@ -306,6 +364,8 @@ void att_server_take(struct att_server *server)
     if (!session)
         return; /* it has ended meanwhile */
     att_consumer_take(&session->requests, server->current_slots, false);
+    if (server->burst > 1)
+        att_consumer_ahead(&session->requests, server->burst == 2);
     server->current = NULL;
 }
 
@@ -402,7 +462,7 @@ void att_server_reply(struct att_server *server, uint64_t id, const struct att_w
                       size_t payload_bytes)
 {
     struct att_session *session = att_session_find(server, id);
-    if (!session)
+    if (!session || reply->type == ATT_REQ_READS)
         return;
     uint64_t release;
     size_t bytes = reply_payload(server, session, reply, payload_bytes, &release);
@@ -422,4 +482,10 @@ void att_server_reply(struct att_server *server, uint64_t id, const struct att_w
         atomic_thread_fence(memory_order_seq_cst);
         session_wake(session);
     }
+}
+
+void att_server_set_lsn(struct att_server *server, uint64_t lsn)
+{
+    /* release: the update is in the region before its LSN is told; partner: the acquire load in client_direct.c */
+    atomic_store_explicit(&server->page->lsn, lsn, memory_order_release);
 }

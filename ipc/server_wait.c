@@ -91,8 +91,8 @@ static bool has_deadlines(const struct att_server *server)
     return server->pending_count > 0 || server->starved_count > 0 || server->accept_paused_until != 0;
 }
 
-/* Whether there is something to return for. */
-static bool look(struct att_server *server)
+/* Whether there is something to return for; of the quiet sessions `quiet` are looked at. */
+static bool look(struct att_server *server, uint32_t quiet)
 {
     /* relaxed first, so that spinning does not take the line away from those who wake */
     if (atomic_load_explicit(&server->wake_pending, memory_order_relaxed) != 0) {
@@ -102,10 +102,10 @@ static bool look(struct att_server *server)
     }
     if (server->current)
         return true;
-    for (uint32_t i = 0; i < server->open_count; i++)
+    for (uint32_t i = 0; i < server->active_count; i++)
         if (att_session_ready(server, server->open[i]))
             return true;
-    return false;
+    return att_session_probe(server, quiet);
 }
 
 static uint64_t deadline_of(uint64_t now, int timeout_ms)
@@ -120,7 +120,7 @@ static bool spin(struct att_server *server, uint64_t start, uint64_t deadline)
     uint64_t budget = att_spin_budget(&server->spin);
     for (uint64_t now = start; now - start < budget;) {
         for (int i = 0; i < ATT_SPIN_LOOKS; i++) {
-            if (look(server))
+            if (look(server, QUIET_PROBES))
                 return true;
             att_pause();
         }
@@ -154,7 +154,7 @@ static void sleep_until(struct att_server *server, uint64_t deadline)
         /* full fence: the ticket is odd before the rings are read; partners: client_ring
          * (client_wait.c) and att_server_wake */
         atomic_thread_fence(memory_order_seq_cst);
-        bool found = look(server);
+        bool found = look(server, UINT32_MAX);
         int count = 0;
         if (!found)
             count = epoll_wait(server->epoll_fd, &(struct epoll_event){0}, 1, sleep_ms(server, now, deadline));
@@ -164,7 +164,7 @@ static void sleep_until(struct att_server *server, uint64_t deadline)
             return;
         if (count < 0 && failed == EINTR)
             return;
-        if (poll_sockets(server, 0) != 0 || look(server))
+        if (poll_sockets(server, 0) != 0 || look(server, UINT32_MAX))
             return;
     }
 }
@@ -176,7 +176,7 @@ void att_server_wait(struct att_server *server, int timeout_ms)
         poll_sockets(server, 0);
     int looks = server->spin.mode == ATT_WAIT_BLOCK || timeout_ms == 0 ? 1 : ATT_QUICK_LOOKS;
     for (int i = 0; i < looks; i++) {
-        if (look(server))
+        if (look(server, QUIET_PROBES))
             return;
         att_pause();
     }

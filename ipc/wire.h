@@ -10,7 +10,8 @@
 
 #define ATT_PROTOCOL_VERSION 1u
 
-/* A request, followed by its payload: d floats when fields has ATT_WIRE_KEY, then d_v floats when ATT_WIRE_VALUE. */
+/* A request, followed by its payload: d floats when fields has ATT_WIRE_KEY, then d_v floats when ATT_WIRE_VALUE.
+ * ATT_REQ_READS tells of `column` direct reads of row `index`; it has no reply. */
 struct att_wire_request {
     uint32_t length;     /* bytes, this struct and payload */
     uint32_t generation; /* the channel's */
@@ -21,7 +22,8 @@ struct att_wire_request {
     uint32_t index;
     uint32_t column;
     uint64_t tag;
-    double number; /* update-k, update-v: the delta; otherwise the bias when ATT_WIRE_BIAS is set */
+    double number; /* update-k, update-v: the delta; reads: the value columns of all those reads together;
+                      otherwise the bias when ATT_WIRE_BIAS is set */
     uint64_t session_seq;
 };
 enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };

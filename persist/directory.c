@@ -252,10 +252,10 @@ static enum att_status open_existing(struct att_store *store, struct att_error *
                         "%s: holds no state: its creation was interrupted; start again with "
                         "--q --k --v",
                         store->directory);
-    if (store->options.read_only)
+    if (store->options.read_only && !store->options.exclusive)
         return ATT_OK;
     enum att_status status = lock(store, true, error);
-    if (!status)
+    if (!status && !store->options.read_only)
         sign_lock(store);
     return status;
 }

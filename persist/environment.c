@@ -131,7 +131,7 @@ enum att_status persist_env_open(struct att_store *store, struct persist_env *en
         return persist_lmdb_fail(error, store, env, "cannot open", code);
     code = mdb_env_set_maxdbs(env->env, 4);
     if (!code)
-        code = mdb_env_set_mapsize(env->env, PERSIST_MAP_BYTES);
+        code = mdb_env_set_mapsize(env->env, store->options.map_bytes ? store->options.map_bytes : PERSIST_MAP_BYTES);
     if (!code)
         code = mdb_env_open(env->env, path, flags, 0600);
     if (code == ENOENT)

@@ -270,11 +270,12 @@ static void take_off(struct att_store *store, const struct work *work)
         persist_event(store);
 }
 
-static void wait_for_room(struct att_store *store, const struct persist_failure *failure)
+/* Waits for the next attempt. `refuse`: records wait, so updates are refused meanwhile; trimming alone can be late. */
+static void wait_for_room(struct att_store *store, const struct persist_failure *failure, bool refuse)
 {
     char buffer[128];
     uint32_t welcome = ATT_OK;
-    if (atomic_load_explicit(&store->refusing, memory_order_relaxed) == ATT_OK) {
+    if (refuse && atomic_load_explicit(&store->refusing, memory_order_relaxed) == ATT_OK) {
         persist_say(store,
                     "%s/log: cannot write: %s; updates are refused until there is room again, nothing "
                     "acknowledged is lost",
@@ -325,11 +326,13 @@ static bool cycle(struct att_store *store)
         persist_final(store, &store->log_env, &failure);
         return false;
     }
+    bool refuse = work.tail != work.head;
     if (stopping(store)) {
-        persist_say(store, "%s/log: stopped with updates that found no room on the disk", store->directory);
-        return false;
+        if (refuse)
+            persist_say(store, "%s/log: stopped with updates that found no room on the disk", store->directory);
+        return false; /* a trim that is not finished is the next start's */
     }
-    wait_for_room(store, &failure);
+    wait_for_room(store, &failure, refuse);
     return true;
 }
 

@@ -230,7 +230,7 @@ void att_store_log_info(struct att_store *store, struct att_log_info *ret_info)
     MDB_txn *txn;
     MDB_cursor *cursor;
     *ret_info = info;
-    if (persist_env_read(store, &store->log_env, &txn, NULL))
+    if (store->without_log || persist_env_read(store, &store->log_env, &txn, NULL))
         return;
     if (!mdb_cursor_open(txn, store->log_env.values, &cursor)) {
         MDB_val key, value;

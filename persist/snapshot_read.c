@@ -351,9 +351,21 @@ static size_t list_generations(struct att_store *store, uint64_t *ret_numbers)
     }
 }
 
+/* Whether the generation holds more than the caller wants; *ret_beyond: its LSN. */
+static bool is_beyond_limit(struct att_store *store, uint64_t generation, uint64_t *ret_beyond)
+{
+    struct att_manifest manifest;
+    uint64_t found = 0;
+    if (!store->options.limited || persist_manifest_next(store, generation - 1, &found, &manifest, NULL) ||
+        found != generation || manifest.lsn <= store->options.limit_lsn)
+        return false;
+    *ret_beyond = manifest.lsn;
+    return true;
+}
+
 enum att_status persist_snapshot_load(struct att_store *store, struct att_error *error)
 {
-    uint64_t numbers[GENERATIONS_MAX];
+    uint64_t numbers[GENERATIONS_MAX], beyond = 0;
     struct att_error reason = {ATT_OK, ""};
     size_t count = list_generations(store, numbers), damaged = 0;
     if (count == 0)
@@ -373,6 +385,8 @@ enum att_status persist_snapshot_load(struct att_store *store, struct att_error 
             continue;
         }
         struct att_error why;
+        if (is_beyond_limit(store, numbers[i], &beyond))
+            continue;
         enum att_status status = try_generation(store, numbers[i], true, &info, &why);
         if (status == ATT_OK)
             status = load_cuts(store, &info, &why);
@@ -387,6 +401,10 @@ enum att_status persist_snapshot_load(struct att_store *store, struct att_error 
             return status;
         }
     }
+    if (!store->chosen.generation && beyond)
+        return att_fail(error, ATT_EINVAL,
+                        "%s: no whole snapshot ends at or before LSN %llu: the oldest is at LSN %llu", store->directory,
+                        (unsigned long long)store->options.limit_lsn, (unsigned long long)beyond);
     if (!store->chosen.generation && damaged == 0)
         return att_fail(error, ATT_AGAIN, "%s: the daemon replaced its snapshots meanwhile; run this again",
                         store->directory);

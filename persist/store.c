@@ -75,7 +75,7 @@ static enum att_status load(struct att_store *store, bool fresh, struct att_erro
 {
     struct att_environment state;
     enum att_status status = persist_env_state(store, &store->snap_env, &state, error);
-    if (!status)
+    if (!status && !store->without_log)
         status = persist_env_state(store, &store->log_env, &state, error);
     if (status)
         return status;
@@ -83,7 +83,9 @@ static enum att_status load(struct att_store *store, bool fresh, struct att_erro
     status = persist_snapshot_load(store, error);
     if (status == ATT_ENOENT && fresh)
         status = ATT_OK;
-    if (!status)
+    if (!status && store->without_log)
+        store->incarnation = store->chosen.incarnation + PERSIST_INCARNATION_JUMP;
+    else if (!status)
         status = persist_log_load(store, error);
     if (status)
         return status;
@@ -101,6 +103,24 @@ static void publish_loaded(struct att_store *store)
     store->snapshot.current = store->chosen.generation;
     store->snapshot.current_replay_lsn = store->chosen.replay_lsn;
     store->log.next_lsn = off ? 0 : store->last_lsn + 1;
+}
+
+/* LMDB's own pages of the log are damaged. With options.exclusive (repair) the snapshot is opened without it; else the
+ * message says how. */
+static enum att_status open_without_log(struct att_store *store, struct att_error *error)
+{
+    struct att_error reason = error ? *error : (struct att_error){ATT_ECORRUPT, ""}, other;
+    persist_env_close(&store->log_env);
+    store->without_log = true;
+    store->log_error = reason;
+    if (store->options.exclusive)
+        return ATT_OK;
+    if (persist_snapshot_load(store, &other))
+        return ATT_ECORRUPT;
+    return att_fail(error, ATT_ECORRUPT,
+                    "%.300s; to go on with what the snapshot holds, without the log: attninspect DIR repair --to-lsn "
+                    "%llu",
+                    reason.text, (unsigned long long)store->chosen.lsn);
 }
 
 enum att_status att_store_open(const char *directory, const struct att_store_options *options,
@@ -126,6 +146,8 @@ enum att_status att_store_open(const char *directory, const struct att_store_opt
         status = persist_env_open(store, &store->snap_env, ATT_ENVIRONMENT_SNAP, fresh, error);
     if (!status)
         status = persist_env_open(store, &store->log_env, ATT_ENVIRONMENT_LOG, fresh, error);
+    if (status == ATT_ECORRUPT && store->snap_env.manifests && store->log_env.kind)
+        status = open_without_log(store, error);
     if (!status && fresh)
         status = make_fresh(store, error);
     if (!status)

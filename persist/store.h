@@ -31,6 +31,10 @@ struct att_store_options {
     void (*on_event)(void *context); /* called on the store's threads: durable LSN, snapshot or
                                         failure state moved */
     void *context;
+    bool exclusive; /* with read_only: takes the lock all the same, so that no daemon serves it meanwhile */
+    bool limited;   /* choose the newest whole generation whose largest cut is at most limit_lsn */
+    uint64_t limit_lsn;
+    uint64_t map_bytes; /* of each environment; 0: PERSIST_MAP_BYTES. For tests */
 };
 
 /* Opens DIR. Writers take an exclusive lock on it (ATT_ELOCKED: another daemon serves it). With
@@ -163,5 +167,38 @@ struct att_log_info {
     uint64_t first_lsn, last_lsn, batches, bytes;
 };
 void att_store_log_info(struct att_store *store, struct att_log_info *ret_info);
+
+/* ---- Copies --------------------------------------------------------------------------------- */
+
+struct att_copy_info {
+    uint64_t snapshot_lsn; /* of the snapshot that was copied */
+    uint64_t lsn;          /* where the copy ends */
+    uint64_t records;      /* copied from the log */
+};
+
+/* Copies the chosen snapshot and the log behind it, up to and with to_lsn (UINT64_MAX: all there is
+ * now), to a directory that is missing or empty: each value is checked, and TO appears whole or not
+ * at all. The store may be read-only and beside a live daemon. The copy goes on with the LSNs and
+ * counts on from the incarnation. Blocks as long as it takes.
+ * ATT_AGAIN: the daemon replaced the snapshot or trimmed the log meanwhile: open again. ATT_EEXIST:
+ * TO holds something. ATT_EINVAL: there are not so many LSNs, or the snapshot goes beyond to_lsn.
+ * ATT_ECORRUPT: as att_store_read_log, when that comes before to_lsn. */
+enum att_status att_store_copy(struct att_store *store, const char *to, uint64_t to_lsn, struct att_copy_info *ret_info,
+                               struct att_error *error);
+
+struct att_repair_info {
+    struct att_copy_info copy;
+    uint64_t lost_from; /* what is lost begins here (of the heads that need it, when the whole log is lost) */
+    uint64_t known_lsn; /* the newest LSN that the original still shows */
+    bool open_end;      /* its newest batch or the whole log is damaged, so there may have been more */
+    char kept[4096];    /* where the original is now */
+};
+
+/* Puts in the place of DIR what a start would recover if its log ended at to_lsn; the original is
+ * kept as it was, under DIR.before-repair. A log that cannot be read at all (LMDB's pages) is left
+ * out: then to_lsn can only be a snapshot's. Nobody may serve DIR (ATT_ELOCKED). Errors: as
+ * att_store_open and att_store_copy; nothing was changed then, unless the message says so. */
+enum att_status att_store_repair(const char *directory, uint64_t to_lsn, struct att_repair_info *ret_info,
+                                 struct att_error *error);
 
 #endif

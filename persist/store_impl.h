@@ -43,7 +43,9 @@ static_assert(sizeof(struct att_batch) + PERSIST_RECORD_MAX <= PERSIST_BATCH_BYT
 #define PERSIST_PIECE_MAX         ((uint64_t)1 << 30) /* of one piece; LMDB's own limit is 4 GiB */
 #define PERSIST_RETRY_NS          200000000L          /* between attempts on a full disk */
 #define PERSIST_RESERVE_STEP      ((uint64_t)1 << 20)
-#define PERSIST_PATH              3584 /* longest directory name: paths below it stay under PATH_MAX */
+/* A repair without the log does not know how many starts it counted: it goes on far behind what the snapshot knows. */
+#define PERSIST_INCARNATION_JUMP 1000000u
+#define PERSIST_PATH             3584 /* longest directory name: paths below it stay under PATH_MAX */
 
 /* ---- One LMDB environment ------------------------------------------------------------------- */
 
@@ -132,6 +134,7 @@ struct att_store {
     struct att_snapshot_info chosen;             /* as of open; generation 0: none */
     struct att_head_cut *chosen_cuts;            /* [chosen.shape.heads]; NULL: none */
     uint64_t older_generation, older_replay_lsn; /* the complete one before it, 0: none */
+    bool without_log;           /* the log cannot be read at all, and the caller wants what there is without it */
     enum att_status log_status; /* not ATT_OK: the newest batch is damaged, appending behind it is refused */
     struct att_error log_error;
     char warning[600];

@@ -12,16 +12,18 @@ struct settings {
 
 static void print_help(void)
 {
-    puts("attnctl [--name NAME | --socket PATH] [--json] [--durable] [--timeout MS] COMMAND\n"
+    puts("attnctl [--name NAME | --socket PATH] [--json] [--direct] [--durable] [--timeout MS] COMMAND\n"
          "  --name NAME     the daemon's name (default: default)\n"
          "  --socket PATH   the daemon's socket\n"
          "  --json          one JSON object a line\n"
+         "  --direct        answer query and row from the daemon's memory, without a request\n"
          "  --durable       query and row wait until what they reflect is on disk\n"
          "  --timeout MS    give up after so many milliseconds without a reply\n"
+         "  --help, --version\n"
          "Options end at COMMAND. A row, token or output column of head H is written H:I where there are several "
          "heads.\n");
     for (const struct ctl_command *command = ctl_commands; command->name; command++) {
-        char left[80];
+        char left[120];
         snprintf(left, sizeof left, "%s %s", command->name, command->arguments);
         if (strlen(left) > 27)
             printf("  %s\n  %-27s %s\n", left, "", command->help);
@@ -36,7 +38,7 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
         {"name", required_argument, NULL, 'n'},    {"socket", required_argument, NULL, 's'},
         {"json", no_argument, NULL, 'j'},          {"durable", no_argument, NULL, 'd'},
         {"timeout", required_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0}};
+        {"direct", no_argument, NULL, 'D'},        {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0}};
     struct att_error error;
     int option;
     while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
@@ -52,6 +54,9 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
             break;
         case 'd':
             ctl->durable = true;
+            break;
+        case 'D':
+            ctl->direct = true;
             break;
         case 't':
             if (att_parse_u32("--timeout", optarg, 1, 1000u * 1000 * 1000, &ctl->timeout_ms, &error) != ATT_OK)
@@ -102,6 +107,8 @@ int main(int argc, char **argv)
     if (code != ATT_EXIT_OK)
         return code;
     settings.connect.timeout_ms = ctl.timeout_ms;
+    settings.connect.stay_closed = true; /* a command says that the daemon has gone; it does not wait for the next one */
+    settings.connect.direct = ctl.direct;
     if (att_connect(&settings.connect, &ctl.client, &error) != ATT_OK)
         return att_failure(CTL_PROGRAM, "%s", error.text);
     att_get_info(ctl.client, &ctl.info);

@@ -21,6 +21,7 @@ struct ctl {
     struct att_info info;
     bool json;
     bool durable;
+    bool direct;
     uint32_t timeout_ms; /* 0: by command */
     const char *command; /* the one that runs, for messages */
     const char *file;    /* exec's, or NULL */
@@ -75,6 +76,8 @@ int ctl_all(struct ctl *ctl, int argc, char **argv);
 int ctl_replay(struct ctl *ctl, int argc, char **argv);
 int ctl_exec(struct ctl *ctl, int argc, char **argv);
 int ctl_stat(struct ctl *ctl, int argc, char **argv);
+int ctl_metrics(struct ctl *ctl, int argc, char **argv);
+int ctl_top(struct ctl *ctl, int argc, char **argv);
 int ctl_shutdown(struct ctl *ctl, int argc, char **argv);
 
 #endif

@@ -424,6 +424,8 @@ const struct ctl_command ctl_commands[] = {
     {"shutdown", "", "end the daemon; returns when it is gone", 0, 0, ctl_shutdown},
     {"ping", "", "round-trip time, the median of several", 0, 0, run_ping},
     {"stat", "", "the daemon's state", 0, 0, ctl_stat},
+    {"metrics", "", "the same for Prometheus", 0, 0, ctl_metrics},
+    {"top", "[SECONDS]", "a live view, drawn every SECONDS [1]; q ends it", 0, 1, ctl_top},
     {NULL, NULL, NULL, 0, 0, NULL},
 };
 

@@ -15,6 +15,15 @@ static struct att_answer_style style(const struct ctl *ctl)
     return (struct att_answer_style){.json = ctl->json, .exact = ctl->info.precision == 2};
 }
 
+/* From the daemon's memory if --direct was given; the LSN of an empty row is the daemon's to tell. */
+static enum att_status read_one(struct ctl *ctl, const struct att_request *request, struct att_completion *ret)
+{
+    enum att_status status = ATT_EMPTY;
+    if (ctl->direct)
+        status = att_call_direct(ctl->client, request, ret);
+    return status == ATT_EMPTY ? ctl_call(ctl, request, CTL_TIMEOUT_MS, ret) : status;
+}
+
 int ctl_query(struct ctl *ctl, int argc, char **argv)
 {
     (void)argc;
@@ -25,7 +34,7 @@ int ctl_query(struct ctl *ctl, int argc, char **argv)
         code = ctl_parse_column(ctl, argv[2], "V", ctl->info.d_v, &request);
     if (code != ATT_EXIT_OK)
         return code;
-    enum att_status status = ctl_call(ctl, &request, CTL_TIMEOUT_MS, &done);
+    enum att_status status = read_one(ctl, &request, &done);
     if (status == ATT_EMPTY)
         att_print_empty(stdout, style(ctl), "value", done.lsn);
     else if (status == ATT_OK)
@@ -48,7 +57,7 @@ int ctl_row(struct ctl *ctl, int argc, char **argv)
         return ctl_error(ctl, ATT_EXIT_FAILURE, "not enough memory");
     request.buffer = values;
     request.buffer_bytes = ctl->info.d_v * sizeof *values;
-    enum att_status status = ctl_call(ctl, &request, CTL_TIMEOUT_MS, &done);
+    enum att_status status = read_one(ctl, &request, &done);
     if (status == ATT_EMPTY)
         att_print_empty(stdout, style(ctl), "values", done.lsn);
     else if (status == ATT_OK)

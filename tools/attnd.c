@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -44,6 +45,17 @@ static void wait_passively(char **arguments)
     execv(program, arguments); /* failing is harmless: the team spins a little */
 }
 
+/* Each client is a descriptor, and the usual soft limit is below the number of clients that are let in. */
+static void allow_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit); /* failing means fewer clients */
+}
+
 /* systemd's readiness protocol: a datagram to the socket that it names, if it does. */
 static void notify(const char *state)
 {
@@ -69,6 +81,7 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
                                    struct att_server **ret_server, char *path, size_t size, struct att_error *error)
 {
     const struct att_service_options *s = &state->service;
+    static int regions[ATT_MAX_HEADS];
     struct att_server_options options = {
         .allowed = o->uids,
         .allowed_count = o->uid_count,
@@ -86,6 +99,12 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
     };
     enum att_status status = ATT_OK;
 
+    for (uint32_t head = 0; head < state->heads.count; head++)
+        regions[head] = att_engine_region_fd(state->heads.engines[head]);
+    if (!o->direct_off) {
+        options.regions = regions;
+        options.region_count = state->heads.count;
+    }
     if (o->socket)
         snprintf(path, size, "%s", o->socket);
     else
@@ -133,6 +152,7 @@ int main(int count, char **arguments)
     int code;
 
     wait_passively(arguments);
+    allow_descriptors();
     if (attnd_parse(count, arguments, &options, &code) != ATT_OK)
         return code;
     status = att_service_create(&service, &error);

@@ -21,7 +21,7 @@ struct attnd_options {
     enum att_durability durability;
     enum att_wait wait;
     uint32_t log_capacity, capacity, threads, interval_ms; /* 0: not given */
-    bool eager, causal;
+    bool eager, causal, direct_off;
     uid_t uids[ATTND_MOST_UIDS];
     size_t uid_count;
 };

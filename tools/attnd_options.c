@@ -25,6 +25,7 @@ enum attnd_option {
     OPTION_DURABILITY,
     OPTION_THREADS,
     OPTION_WAIT,
+    OPTION_DIRECT_READS,
     OPTION_ERROR_BUDGET,
     OPTION_ALLOW_UID,
     OPTION_HELP,
@@ -53,6 +54,7 @@ static const char help[] =
     "                         MS ms; at once, snapshots only [always]\n"
     "  --threads N            of each head's merge team [the processors, shared out among the heads]\n"
     "  --wait adaptive|spin|block   how to wait for clients [adaptive]\n"
+    "  --direct-reads on|off  let clients read answers from the daemon's memory [on]\n"
     "  --allow-uid UID        let this user connect too; may be repeated\n"
     "  --help, --version\n"
     "\n"
@@ -76,6 +78,7 @@ static const struct option long_options[] = {
     {"durability", required_argument, NULL, OPTION_DURABILITY},
     {"threads", required_argument, NULL, OPTION_THREADS},
     {"wait", required_argument, NULL, OPTION_WAIT},
+    {"direct-reads", required_argument, NULL, OPTION_DIRECT_READS},
     {"error-budget", required_argument, NULL, OPTION_ERROR_BUDGET},
     {"allow-uid", required_argument, NULL, OPTION_ALLOW_UID},
     {"help", no_argument, NULL, OPTION_HELP},
@@ -133,6 +136,7 @@ static enum att_status parse_words(enum attnd_option option, const char *text, s
 {
     static const char *const merges[] = {"auto", "eager", NULL};
     static const char *const precisions[] = {"single", "mixed", "double", NULL};
+    static const char *const switches[] = {"on", "off", NULL};
     static const char *const waits[] = {"adaptive", "spin", "block", NULL};
     enum att_status status;
     int word = 0;
@@ -144,6 +148,9 @@ static enum att_status parse_words(enum attnd_option option, const char *text, s
         status = att_parse_word("--precision", text, precisions, &word, error);
         o->precision = (enum att_precision)word;
         o->precision_given = true;
+    } else if (option == OPTION_DIRECT_READS) {
+        status = att_parse_word("--direct-reads", text, switches, &word, error);
+        o->direct_off = word == 1;
     } else {
         status = att_parse_word("--wait", text, waits, &word, error);
         o->wait = (enum att_wait)word;

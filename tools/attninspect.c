@@ -1,5 +1,6 @@
-/* attninspect: looks at a state directory that no daemon serves, or a live one, and changes nothing in it. Options and
- * the command table; info and log are in attninspect_store.c, dump, query and row in attninspect_state.c. */
+/* attninspect: looks at a state directory that no daemon serves, or a live one, and changes nothing in it (repair puts
+ * another in its place, and keeps it). Options and the command table; info and log are in attninspect_store.c, dump,
+ * query and row in attninspect_state.c, copy and repair in attninspect_copy.c. */
 #include "attninspect.h"
 
 #include <getopt.h>
@@ -7,13 +8,15 @@
 #include <string.h>
 
 static const struct inspect_command commands[] = {
-    {"info", "", "shape, snapshots and log", 0, inspect_info},
-    {"verify", "", "check every checksum and the log, and recompute rows; exit 0 only if all is well", 0,
+    {"info", "", "shape, snapshots and log", 0, false, inspect_info},
+    {"verify", "", "check every checksum and the log, and recompute rows; exit 0 only if all is well", 0, false,
      inspect_verify},
-    {"log", "", "the log's records, a line each [--from LSN] [--limit N]", 0, inspect_log},
-    {"dump", "OUTDIR", "write Q.npy K.npy V.npy as they are after the whole log", 1, inspect_dump},
-    {"query", "I J", "O[I][J] and its error bound", 2, inspect_query},
-    {"row", "I", "row I of the output, then the row's error bound", 1, inspect_row},
+    {"log", "", "the log's records, a line each [--from LSN] [--limit N]", 0, false, inspect_log},
+    {"dump", "OUTDIR", "write Q.npy K.npy V.npy as they are after the whole log", 1, false, inspect_dump},
+    {"query", "I J", "O[I][J] and its error bound", 2, false, inspect_query},
+    {"row", "I", "row I of the output, then the row's error bound", 1, false, inspect_row},
+    {"copy", "TO", "a copy of the state as it is now in a new directory TO, that attnd serves", 1, false, inspect_copy},
+    {"repair", "", "put the state up to --to-lsn N in the place of DIR; the original is kept", 0, true, inspect_repair},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -23,7 +26,10 @@ static void print_help(void)
          "  --json        one JSON object a line\n"
          "  --from LSN    log: begin at this LSN\n"
          "  --limit N     log: print at most N records\n"
-         "Commands change nothing in DIR, which may be in use. A row of head H is written H:I where there are several\n"
+         "  --to-lsn N    repair: the last update to keep\n"
+         "  --help, --version\n"
+         "Commands but repair change nothing in DIR, which may be in use. A row of head H is written H:I where there "
+         "are several\n"
          "heads; dump then writes heads x rows x columns:");
     for (int i = 0; i < COMMAND_COUNT; i++) {
         char left[40];
@@ -33,7 +39,7 @@ static void print_help(void)
 }
 
 struct settings {
-    bool help, version, log_only;
+    bool help, version, log_only, repair_only;
 };
 
 static int parse_options(struct inspect *inspect, struct settings *settings, int argc, char **argv)
@@ -41,6 +47,7 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
     static const struct option options[] = {{"json", no_argument, NULL, 'j'},
                                             {"from", required_argument, NULL, 'f'},
                                             {"limit", required_argument, NULL, 'l'},
+                                            {"to-lsn", required_argument, NULL, 't'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"version", no_argument, NULL, 'V'},
                                             {NULL, 0, NULL, 0}};
@@ -49,6 +56,7 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
     int option;
     while (status == ATT_OK && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         settings->log_only = settings->log_only || option == 'f' || option == 'l';
+        settings->repair_only = settings->repair_only || option == 't';
         switch (option) {
         case 'j':
             inspect->json = true;
@@ -58,6 +66,10 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
             break;
         case 'l':
             status = att_parse_u64("--limit", optarg, 0, UINT64_MAX, &inspect->limit, &error);
+            break;
+        case 't':
+            status = att_parse_u64("--to-lsn", optarg, 0, UINT64_MAX - 1, &inspect->to_lsn, &error);
+            inspect->to_lsn_given = true;
             break;
         case 'h':
             settings->help = true;
@@ -83,6 +95,8 @@ enum att_status inspect_open(const char *directory, struct att_store **ret_store
 static int run_command(struct inspect *inspect, const struct inspect_command *command, char **argv)
 {
     struct att_error error = {0};
+    if (command->opens)
+        return command->run(inspect, argv);
     enum att_status status = inspect_open(inspect->directory, &inspect->store, &error);
     if (status == ATT_ECORRUPT && command->run == inspect_verify)
         return inspect_verify_unopened(inspect, &error);
@@ -120,6 +134,8 @@ int main(int argc, char **argv)
                                    INSPECT_PROGRAM, commands[i].name, commands[i].arguments);
         if (settings.log_only && commands[i].run != inspect_log)
             return att_usage_error(INSPECT_PROGRAM, "--from and --limit belong to log");
+        if (settings.repair_only && commands[i].run != inspect_repair)
+            return att_usage_error(INSPECT_PROGRAM, "--to-lsn belongs to repair");
         return att_finish_output(INSPECT_PROGRAM, run_command(&inspect, &commands[i], argv));
     }
     return att_usage_error(INSPECT_PROGRAM, "unknown command '%s'", argv[0]);

@@ -13,10 +13,12 @@
 /* One run of attninspect. */
 struct inspect {
     const char *directory;
-    struct att_store *store; /* read-only */
+    struct att_store *store; /* read-only; NULL for a command that opens DIR itself */
     bool json;
-    uint64_t from;  /* log: first LSN */
-    uint64_t limit; /* log: records */
+    uint64_t from;   /* log: first LSN */
+    uint64_t limit;  /* log: records */
+    uint64_t to_lsn; /* repair: the last update to keep */
+    bool to_lsn_given;
 };
 
 /* A command; argv[0] is its name. run prints its own errors and returns what attninspect ends with. */
@@ -24,7 +26,8 @@ struct inspect_command {
     const char *name;
     const char *arguments;
     const char *help;
-    int count; /* of arguments */
+    int count;  /* of arguments */
+    bool opens; /* DIR itself */
     int (*run)(struct inspect *inspect, char **argv);
 };
 
@@ -35,6 +38,8 @@ int inspect_log(struct inspect *inspect, char **argv);
 int inspect_dump(struct inspect *inspect, char **argv);
 int inspect_query(struct inspect *inspect, char **argv);
 int inspect_row(struct inspect *inspect, char **argv);
+int inspect_copy(struct inspect *inspect, char **argv);
+int inspect_repair(struct inspect *inspect, char **argv);
 
 /* Opens a state read-only. */
 enum att_status inspect_open(const char *directory, struct att_store **ret_store, struct att_error *error);

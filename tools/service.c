@@ -44,6 +44,7 @@ enum att_status att_service_join(struct att_service *service, const struct att_s
     service->store = store;
     service->server = server;
     service->lsn = stats.lsn;
+    att_server_set_lsn(server, service->lsn);
     service->changed_lsn = stats.lsn;
     service->snapshot_ns = att_clock_ns();
     /* Release: partner is the acquire in att_service_event. */
@@ -120,6 +121,8 @@ static bool handle(struct att_service *service, const struct att_server_request 
     const uint16_t type = request->header.type, head = request->header.head;
     char text[100];
 
+    if (type == ATT_REQ_READS)
+        return service_note_reads(service, request);
     if (head >= service->heads.count) {
         snprintf(text, sizeof text, "head %u is out of range: there %s %u", head,
                  service->heads.count == 1 ? "is" : "are", service->heads.count);
@@ -155,6 +158,7 @@ static bool serve_requests(struct att_service *service)
         }
         served++;
     }
+    att_server_flush(service->server); /* before all else: somebody waits for these */
     att_store_push(service->store);
     if (served > 0)
         kick(service);
@@ -164,7 +168,8 @@ static bool serve_requests(struct att_service *service)
 /* What other threads have done meanwhile: finished jobs, freed log space, made LSNs durable, written a snapshot. */
 static void look_around(struct att_service *service)
 {
-    if (!atomic_exchange_explicit(&service->events, false, memory_order_acquire))
+    if (!atomic_load_explicit(&service->events, memory_order_relaxed) ||
+        !atomic_exchange_explicit(&service->events, false, memory_order_acquire))
         return;
     service_collect(service);
     service_release_durable(service);

@@ -104,6 +104,7 @@ bool service_pay_owed(struct att_service *service);
 /* service_read.c */
 bool service_query(struct att_service *service, const struct att_server_request *request);
 bool service_row(struct att_service *service, const struct att_server_request *request);
+bool service_note_reads(struct att_service *service, const struct att_server_request *request);
 bool service_wide(struct att_service *service, const struct att_server_request *request);
 bool service_merge(struct att_service *service, const struct att_server_request *request);
 void service_collect(struct att_service *service);

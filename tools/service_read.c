@@ -5,6 +5,8 @@
 
 #include "service_impl.h"
 
+enum { MOST_READS_TOLD = 1 << 20 }; /* of one row in one report: more is not believed */
+
 static void reply_read(struct att_service *service, uint64_t session, const struct att_wire_request *request,
                        struct att_wire_reply *reply, const double *payload, size_t bytes)
 {
@@ -71,6 +73,22 @@ bool service_row(struct att_service *service, const struct att_server_request *r
     reply.status = (uint8_t)status;
     reply_read(service, request->session, &request->header, &reply, service->row,
                status == ATT_OK ? sizeof(double) * service->options.d_v : 0);
+    return true;
+}
+
+/* What a client has read directly, a millisecond's worth or so. There is no reply, so nonsense is just dropped. */
+bool service_note_reads(struct att_service *service, const struct att_server_request *request)
+{
+    const struct att_wire_request *header = &request->header;
+    const uint32_t reads = header->column < MOST_READS_TOLD ? header->column : MOST_READS_TOLD;
+    double columns = header->number / (header->column > 0 ? header->column : 1);
+
+    if (header->head >= service->heads.count)
+        return true;
+    if (!(columns >= 1.0 && columns <= service->options.d_v))
+        columns = 1.0;
+    att_engine_note_reads(service_engine(service, request), header->index, (uint32_t)columns, reads);
+    service->touched[header->head] = true;
     return true;
 }
 

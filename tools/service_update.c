@@ -70,6 +70,7 @@ bool service_update(struct att_service *service, const struct att_server_request
     if (status != ATT_OK)
         return service_refuse(service, request, status, error.text);
     service->lsn++;
+    att_server_set_lsn(service->server, service->lsn);
     log_and_reply(service, request, &op);
     return true;
 }

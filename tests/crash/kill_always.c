@@ -1,7 +1,9 @@
-/* attnd under --durability always, killed with SIGKILL again and again while two clients write through it.
+/* attnd under --durability always, killed with SIGKILL again and again: while two clients write through it, mostly with
+ * one snapshot after the other (and so with deleted generations and a log that is trimmed), and while it recovers.
  *
  * Each client owns its tokens and numbers its updates. After each kill the state on disk must be, for each client,
  * what it had after some prefix of its updates, and that prefix must hold every update that was acknowledged. */
+#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -15,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -96,7 +99,7 @@ static _Noreturn void write_until_gone(const char *socket, int who, struct share
 {
     struct att_error error = {0};
     struct att_client *client = NULL;
-    const struct att_connect_options options = {.socket = socket};
+    const struct att_connect_options options = {.socket = socket, .stay_closed = true};
     if (att_connect(&options, &client, &error) != ATT_OK) /* it may be dead already */
         leave(who, error.text, error.status == ATT_ENOENT || error.status == ATT_ECLOSED ? 0 : 5);
     for (uint32_t sequence = atomic_load(&shared->acknowledged[who]) + 1;; sequence++) {
@@ -135,6 +138,13 @@ static pid_t start_client(const char *socket, int who, struct shared *shared, co
     return pid;
 }
 
+static double seconds(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
 static void wait_for_client(pid_t pid, int who)
 {
     int status = 0;
@@ -150,21 +160,56 @@ static void wait_for_client(pid_t pid, int who)
         fail_msg("client %d ended with wait status %#x", who, (unsigned)status);
 }
 
-/* Asks for snapshots now and then, so that kills fall into them too. */
-static void ask_for_snapshots(const char *socket, struct test_random *random, uint32_t ms)
+/* Takes one snapshot after the other for `ms`, so that kills fall into them, and into what follows one. Returns how many
+ * ended. */
+static uint32_t take_snapshots(const char *socket, uint32_t ms)
 {
     struct att_error error = {0};
     struct att_client *client = NULL;
+    struct att_completion done;
     const struct att_connect_options options = {.socket = socket};
+    const struct att_request snapshot = {.type = ATT_REQ_SNAPSHOT};
     if (att_connect(&options, &client, &error) != ATT_OK)
         fail_msg("att_connect: %s", error.text);
-    uint32_t at = random_below(random, ms + 1);
-    usleep(at * 1000);
-    const struct att_request snapshot = {.type = ATT_REQ_SNAPSHOT};
-    assert_int_equal(att_submit(client, &snapshot), ATT_OK);
-    att_push(client);
-    usleep((ms - at) * 1000);
-    att_close(client);
+    double end = seconds() + 1e-3 * ms;
+    uint32_t taken = 0;
+    while (seconds() < end) {
+        if (att_in_flight(client) == 0)
+            assert_int_equal(att_submit(client, &snapshot), ATT_OK);
+        double left = 1e3 * (end - seconds());
+        int count = att_complete(client, &done, 1, left > 1 ? (uint32_t)left : 1);
+        assert_true(count >= 0);
+        if (count == 1 && done.status != ATT_OK)
+            fail_msg("a snapshot: %s: %s", att_status_name(done.status), att_last_error(client));
+        taken += count == 1;
+    }
+    att_close(client); /* one may be under way */
+    return taken;
+}
+
+/* Starts attnd and kills it before it is ready, or hardly so. */
+static void kill_in_recovery(const struct daemon *daemon, uint32_t us)
+{
+    char program[4096];
+    daemon_program("attnd", program, sizeof program);
+    fflush(stdout);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        int log = open(daemon->log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        if (dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
+            _exit(127);
+        execl(program, program, "--dir", daemon->dir, "--socket", daemon->socket, "--durability", "always",
+              (char *)NULL);
+        _exit(127);
+    }
+    usleep(us);
+    kill(pid, SIGKILL);
+    int how = 0;
+    waitpid(pid, &how, 0);
+    if (!WIFSIGNALED(how))
+        fail_msg("a start ended by itself: wait status %#x", (unsigned)how);
 }
 
 struct dump {
@@ -292,7 +337,7 @@ static void acknowledged_updates_survive_kills(void **state)
     snprintf(v, sizeof v, "%s/V.npy", daemon.root);
     const char *create[] = {"--q", q, "--k", k, "--v", v, "--durability", "always", "--log-capacity", "256", NULL};
     const char *resume[] = {"--durability", "always", "--log-capacity", "256", NULL};
-    uint32_t rounds = test_is_long() ? 40 : 6;
+    uint32_t rounds = test_is_long() ? 167 : 9, kills = 0, snapshots = 0; /* three kills a round */
     for (uint32_t round = 0; round < rounds; round++) {
         pid_t clients[CLIENTS];
         assert_true(daemon_start(&daemon, round == 0 ? create : resume));
@@ -301,15 +346,17 @@ static void acknowledged_updates_survive_kills(void **state)
             atomic_store(&shared->acknowledged[who], sequence[who]);
             clients[who] = start_client(daemon.socket, who, shared, &owned[who]);
         }
-        uint32_t ms = 20 + random_below(&random, 600);
-        if (random_one_in(&random, 2))
-            ask_for_snapshots(daemon.socket, &random, ms);
-        else
+        uint32_t ms = 20 + random_below(&random, 300);
+        if (random_one_in(&random, 4))
             usleep(ms * 1000);
+        else
+            snapshots += take_snapshots(daemon.socket, ms);
         usleep(random_below(&random, 3000));
         assert_true(WIFSIGNALED(daemon_stop(&daemon, SIGKILL)));
         for (int who = 0; who < CLIENTS; who++)
             wait_for_client(clients[who], who);
+        kill_in_recovery(&daemon, random_below(&random, random_one_in(&random, 2) ? 8000 : 60000));
+        kills += 3;
         struct dump dump = dump_state(&daemon);
         for (int who = 0; who < CLIENTS; who++) {
             uint32_t before = sequence[who];
@@ -322,8 +369,9 @@ static void acknowledged_updates_survive_kills(void **state)
         dump_release(&dump);
         assert_true(WIFSIGNALED(daemon_stop(&daemon, SIGKILL)));
     }
-    print_message("%u kills, %u updates\n", 2 * rounds, total);
-    assert_true(total > rounds); /* something was written at all */
+    print_message("%u kills, a third of them in recovery; %u updates, %u snapshots; lost: 0\n", kills, total,
+                  snapshots);
+    assert_true(snapshots > rounds && total > rounds); /* something was written at all */
     daemon_release(&daemon);
     munmap(shared, sizeof *shared);
 }

@@ -232,6 +232,40 @@ if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
     expect "verify" 0 "" -- "$build/attninspect" state verify
 fi
 
+# ---- copies and repair -------------------------------------------------------------------------------------
+values() { # DIR: the answers for row 0 and 5, without their bounds
+    "$build/attninspect" "$1" row 0 | sed 's/ [^ ]*$//'
+    "$build/attninspect" "$1" row 5 | sed 's/ [^ ]*$//'
+}
+rm -rf state2 && mkdir state2
+if start --dir state2/hot --q Q.npy --k K.npy --v V.npy; then
+    for i in 1 2 3 4 5; do ctl set-k $i 1 0 0 $i; done
+    ctl snapshot
+    for i in 6 7 8; do ctl set-v $i 1 2 $i; done
+    expect "copy beside a daemon" 0 "LSN 8" -- "$build/attninspect" state2/hot copy state2/copy
+    expect "copy: TO is taken" 1 "state2/copy" -- "$build/attninspect" state2/hot copy state2/copy
+    expect "repair of what is served" 1 "state2/hot" -- "$build/attninspect" state2/hot repair --to-lsn 8
+    expect "repair does nothing unasked" 2 "--to-lsn" -- "$build/attninspect" state2/hot repair
+    served=$(values state2/hot)
+    if [ "$(values state2/copy)" = "$served" ]; then pass "the copy answers the same"; else fail "the copy answers the same" "$(values state2/copy)"; fi
+    stop
+    expect "the copy verifies" 0 "" -- "$build/attninspect" state2/copy verify
+    if start --dir state2/copy; then
+        if [ "$(ctl row 0 | sed 's/ [^ ]*$//')" = "$(head -1 <<<"$served")" ]; then pass "a fresh attnd serves the copy"; else fail "a fresh attnd serves the copy" "$(ctl row 0)"; fi
+        ctl set-v 9 9 9 9
+        stop
+    fi
+    expect "repair: beyond the end" 1 "LSN 9" -- "$build/attninspect" state2/copy repair --to-lsn 99
+    expect "repair" 0 "before-repair lost 9" -- "$build/attninspect" state2/copy repair --to-lsn 8
+    if [ "$(values state2/copy)" = "$served" ] && [ -f state2/copy.before-repair/snap/data.mdb ]; then
+        pass "repair took the last update back and kept the original"
+    else
+        fail "repair took the last update back and kept the original" "$(ls state2)"
+    fi
+    expect "the repaired state verifies" 0 "" -- "$build/attninspect" state2/copy verify
+    expect "and so does the original" 0 "" -- "$build/attninspect" state2/copy.before-repair verify
+fi
+
 # ---- damage ------------------------------------------------------------------------------------------------
 # Bytes of the snapshots' file are flipped, between the heads of LMDB's pages. `damage STEP`: every STEP bytes.
 damage() {

@@ -314,7 +314,7 @@ static void death_of_the_daemon_is_noticed_quickly(void **unused)
         struct att_client *mine;
         double value, bound;
         service_start(&service);
-        const struct att_connect_options options = {.socket = service.socket, .wait = waits[i]};
+        const struct att_connect_options options = {.socket = service.socket, .wait = waits[i], .timeout_ms = 300};
         assert_int_equal(att_connect(&options, &mine, NULL), ATT_OK);
         pthread_create(&thread, NULL, kill_service_soon, NULL);
         assert_int_equal(att_query(mine, SILENT, 0, &value, &bound), ATT_ECLOSED);
@@ -324,7 +324,10 @@ static void death_of_the_daemon_is_noticed_quickly(void **unused)
         assert_in_range((noticed - killed_at) / 1000000, 0, 200);
         assert_non_null(strstr(att_last_error(mine), service.socket));
         assert_int_equal(att_complete(mine, &completion, 1, 1000), -1);
+        uint64_t again = test_now_ns();
         assert_int_equal(att_query(mine, 1, 0, &value, &bound), ATT_ECLOSED);
+        assert_in_range((test_now_ns() - again) / 1000000, 299, 1500); /* it has tried to connect again */
+        assert_non_null(strstr(att_last_error(mine), "connecting again failed"));
         att_close(mine);
         waitpid(service.pid, NULL, 0);
         unlink(service.socket);

@@ -35,6 +35,7 @@ enum lie {
     REPLY_MORE,
     REPLY_TEXT,
     REPLY_NUMBER,
+    REPLY_TWICE,
     REPLY_CURSOR,
 };
 
@@ -146,6 +147,8 @@ static void send_reply(enum lie lie, const struct att_wire_request *request, str
         reply.length = UINT32_MAX;
     const struct att_part parts[] = {{&reply, sizeof reply}, {payload, bytes}};
     att_producer_put(replies, parts, 2);
+    if (lie == REPLY_TWICE)
+        att_producer_put(replies, parts, 2);
     if (lie == REPLY_NUMBER)
         atomic_store(&channel->reply_slots[1].seq, 99);
     att_producer_publish(replies);
@@ -208,6 +211,9 @@ static enum att_status meet(enum lie lie, struct att_error *error)
         double *row = malloc(8 * D_V); /* exactly: the address sanitizer sees a byte too many */
         status = att_row(client, 1, row, NULL);
         const struct att_request more = {.type = ATT_REQ_PING};
+        struct att_completion none;
+        if (lie == REPLY_TWICE && status == ATT_OK && att_complete(client, &none, 1, 0) < 0)
+            status = ATT_EPROTOCOL;
         for (int i = 0; lie == REPLY_CURSOR && i < 5000 && status != ATT_EPROTOCOL; i++)
             status = att_submit(client, &more);
         snprintf(error->text, sizeof error->text, "%s", att_last_error(client));
@@ -251,6 +257,7 @@ static void lies_are_seen(void **unused)
         {REPLY_MORE, ATT_EPROTOCOL, "chunks"},
         {REPLY_TEXT, ATT_EPROTOCOL, "too long"},
         {REPLY_NUMBER, ATT_EPROTOCOL, "wrong number"},
+        {REPLY_TWICE, ATT_EPROTOCOL, "not made"},
         {REPLY_CURSOR, ATT_EPROTOCOL, "cursor"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -1,8 +1,10 @@
 /* Hostile clients: raw handshakes, forged rings. Each ends its own session with a reason, and nothing else. */
 #include "test_ipc_service.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -149,7 +151,7 @@ static const char *forge_generation(struct raw *raw)
 static const char *forge_type(struct raw *raw)
 {
     struct att_wire_request request = ping(raw);
-    request.type = 17;
+    request.type = ATT_REQ_READS + 1;
     raw_send(raw, &request, 0);
     return "unknown type";
 }
@@ -308,6 +310,240 @@ static void scribbling_hurts_nobody_else(void **unused)
     service_stop(&service);
 }
 
+/* ---- Memory -------------------------------------------------------------------------------------------- */
+
+/* Sends hello, takes the welcome and keeps its descriptors: channel and status page. */
+static int raw_descriptors(const struct service *service, int fds[2])
+{
+    struct att_welcome welcome;
+    size_t count;
+    const struct att_hello hello = {.magic = ATT_HELLO_MAGIC, .protocol = ATT_PROTOCOL_VERSION};
+    int fd = raw_socket(service);
+    assert_true(att_packet_send(fd, &hello, sizeof hello, NULL, 0));
+    assert_int_equal(raw_receive(fd, &welcome, sizeof welcome, fds, &count), sizeof welcome);
+    assert_int_equal(count, 2);
+    return fd;
+}
+
+static int reopen(int fd, int flags)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, flags | O_CLOEXEC);
+}
+
+/* A hole in the channel reads as zeros: an empty ring, or a violation. The status page has no holes, and no writers. */
+static void holes_and_writers_through_proc(void **unused)
+{
+    (void)unused;
+    struct service service;
+    struct stat file;
+    int fds[2];
+    service_start(&service);
+    struct att_client *bystander = service_connect(&service, 5000);
+    int fd = raw_descriptors(&service, fds);
+    assert_int_equal(fstat(fds[0], &file), 0);
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(fallocate(fds[0], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, file.st_size), 0);
+        send(fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        assert_works(bystander);
+    }
+    assert_int_equal(fallocate(fds[0], 0, 0, file.st_size + 4096), -1);
+    assert_int_equal(fallocate(fds[1], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), -1);
+    for (int k = 0; k < 2; k++) {
+        int again = reopen(fds[k], O_RDWR);
+        if (again < 0)
+            continue;
+        assert_int_equal(ftruncate(again, 0), -1);
+        assert_int_equal(ftruncate(again, file.st_size * 2), -1);
+        if (k == 1) {
+            assert_true(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, again, 0) == MAP_FAILED);
+            assert_int_equal(pwrite(again, "x", 1, 64), -1);
+        }
+        close(again);
+        assert_int_equal(reopen(fds[k], O_RDWR | O_TRUNC), -1);
+    }
+    assert_works(bystander);
+    close(fds[0]);
+    close(fds[1]);
+    close(fd);
+    service_await_clients(bystander, 1);
+    att_close(bystander);
+    service_stop(&service);
+}
+
+struct changer {
+    struct raw *raw;
+    _Atomic bool stop;
+    uint64_t good[ATT_SLOT_WORDS], bad[ATT_SLOT_WORDS];
+};
+
+/* Changes the words of a message all the time: before it is read, while it is, after it has been validated. */
+static void *change_words(void *context)
+{
+    struct changer *changer = context;
+    for (uint64_t i = 0; !atomic_load(&changer->stop); i++)
+        for (int w = 0; w < ATT_SLOT_WORDS; w++)
+            atomic_store_explicit(&changer->raw->channel.request_slots[0].words[w],
+                                  i % 2 ? changer->bad[w] : changer->good[w], memory_order_relaxed);
+    return NULL;
+}
+
+static void messages_changed_while_they_are_read(void **unused)
+{
+    (void)unused;
+    struct service service;
+    service_start(&service);
+    struct att_client *bystander = service_connect(&service, 5000);
+    for (int round = 0; round < 120; round++) {
+        struct raw raw;
+        struct changer changer = {.raw = &raw};
+        pthread_t thread;
+        raw_open(&service, &raw);
+        struct att_wire_request good = ping(&raw), bad = good;
+        good.type = ATT_REQ_SET_TOKEN;
+        good.fields = ATT_WIRE_KEY;
+        good.length += 4 * D;
+        bad.type = (uint16_t)(round % 3 == 0 ? ATT_REQ_ALL : ATT_REQ_APPEND);
+        bad.fields = round % 2 ? ATT_WIRE_KEY | ATT_WIRE_VALUE : 0xffff;
+        bad.length = round % 5 ? 48 + 4 * (D + D_V) : UINT32_MAX;
+        memcpy(changer.good, &good, sizeof good);
+        memcpy(changer.bad, &bad, sizeof bad);
+        pthread_create(&thread, NULL, change_words, &changer);
+        raw_send(&raw, &good, 4 * D);
+        assert_works(bystander);
+        atomic_store(&changer.stop, true);
+        pthread_join(thread, NULL);
+        raw_close(&raw);
+    }
+    service_await_clients(bystander, 1);
+    att_close(bystander);
+    service_stop(&service);
+}
+
+/* bell, client_ticket, wants_room and both cursors' neighbours: whatever they say, it is the scribbler who waits. */
+static void scribbled_futex_words(void **unused)
+{
+    (void)unused;
+    struct service service;
+    struct raw raw;
+    service_start(&service);
+    struct att_client *bystander = service_connect(&service, 5000);
+    raw_open(&service, &raw);
+    struct att_wire_request request = ping(&raw);
+    const uint64_t end = test_now_ns() + 500000000;
+    for (uint32_t i = 0; test_now_ns() < end; i++) {
+        atomic_store(&raw.channel.control->client_ticket, i * 2654435761u);
+        atomic_store(&raw.channel.control->bell, i * 40503u);
+        atomic_store(&raw.channel.control->wants_room, i % 3);
+        if (i % 4 == 0 && att_producer_room(&raw.requests) > 8) {
+            raw_send(&raw, &request, 0);
+            att_producer_refresh(&raw.requests);
+        }
+        while (att_consumer_peek(&raw.replies) == ATT_RING_READY)
+            att_consumer_take(&raw.replies, 1, true);
+        if (i % 64 == 0)
+            assert_works(bystander);
+    }
+    atomic_store(&raw.channel.control->client_ticket, 0);
+    assert_works(bystander);
+    raw_close(&raw);
+    service_await_clients(bystander, 1);
+    att_close(bystander);
+    service_stop(&service);
+}
+
+static int count_descriptors(pid_t pid)
+{
+    char path[64];
+    int count = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    DIR *directory = opendir(path);
+    assert_non_null(directory);
+    while (readdir(directory))
+        count++;
+    closedir(directory);
+    return count;
+}
+
+/* Descriptors sent along are not taken in; those that a client never takes out keep nobody else out. */
+static void descriptors_sent_and_not_received(void **unused)
+{
+    (void)unused;
+    enum { DEAF = 100 };
+    struct service service;
+    int deaf[DEAF], fds[2];
+    const struct att_hello hello = {.magic = ATT_HELLO_MAGIC, .protocol = ATT_PROTOCOL_VERSION};
+    service_start(&service);
+    struct att_client *bystander = service_connect(&service, 5000);
+    assert_works(bystander);
+    const int before = count_descriptors(service.pid);
+    for (int i = 0; i < DEAF; i++) {
+        const int along[] = {0, 0, 0};
+        deaf[i] = raw_socket(&service);
+        assert_true(att_packet_send(deaf[i], &hello, sizeof hello, along, 3));
+    }
+    service_await_clients(bystander, DEAF + 1);
+    assert_int_equal(count_descriptors(service.pid), before + DEAF);
+    struct att_client *another = service_connect(&service, 5000);
+    assert_works(another);
+    att_close(another);
+    for (int i = 0; i < DEAF; i++)
+        close(deaf[i]);
+    int fd = raw_descriptors(&service, fds);
+    for (int i = 0; i < 20; i++) /* doorbells with something in their hands */
+        att_packet_send(fd, "", 1, fds, 2);
+    assert_works(bystander);
+    usleep(20000);
+    assert_true(count_descriptors(service.pid) <= before + 1);
+    close(fds[0]);
+    close(fds[1]);
+    close(fd);
+    service_await_clients(bystander, 1);
+    att_close(bystander);
+    service_stop(&service);
+}
+
+/* Connections without end, half with a hello, all dropped at once: others are answered, and new ones get in. */
+static void flood_of_connections(void **unused)
+{
+    (void)unused;
+    struct service service;
+    int count = 0;
+    service_start(&service);
+    struct att_client *bystander = service_connect(&service, 5000);
+    fflush(NULL);
+    const pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        const struct att_hello hello = {.magic = ATT_HELLO_MAGIC, .protocol = ATT_PROTOCOL_VERSION};
+        struct sockaddr_un address;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        att_socket_address(service.socket, &address, NULL);
+        for (unsigned i = 0;; i++) {
+            int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+            if (connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 && i % 2)
+                att_packet_send(fd, &hello, sizeof hello, NULL, 0);
+            close(fd);
+        }
+    }
+    for (const uint64_t end = test_now_ns() + 1000000000; test_now_ns() < end; count++) {
+        assert_works(bystander);
+        if (count % 500 == 0) {
+            struct att_client *another = service_connect(&service, 5000);
+            assert_works(another);
+            att_close(another);
+        }
+    }
+    print_message("%d answers in a second of the flood\n", count);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    assert_true(count > 100);
+    service_await_clients(bystander, 1);
+    att_close(bystander);
+    service_stop(&service);
+}
+
 /* ---- Handshakes ---------------------------------------------------------------------------------------- */
 
 static void wrong_version_is_told_both(void **unused)
@@ -436,6 +672,24 @@ static void other_users_are_refused(void **unused)
     }
 }
 
+/* A socket that somebody listens on who holds no lock of ours: another program, or a daemon whose lock file was removed. */
+static void check_a_listener_is_left_alone(const char *path, int type)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const struct att_server_options options = {.socket = path, .info = {.d = D, .d_v = D_V}};
+    struct att_server *server = NULL;
+    struct att_error error;
+    int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    assert_int_equal(att_server_create(&options, &server, &error), ATT_ELOCKED);
+    assert_null(server);
+    assert_int_equal(access(path, F_OK), 0);
+    close(fd);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void stale_sockets_are_replaced_live_ones_are_not(void **unused)
 {
     (void)unused;
@@ -454,6 +708,8 @@ static void stale_sockets_are_replaced_live_ones_are_not(void **unused)
     assert_non_null(server);
     att_server_free(server);
     assert_int_equal(access(service.socket, F_OK), -1);
+    check_a_listener_is_left_alone(service.socket, SOCK_SEQPACKET);
+    check_a_listener_is_left_alone(service.socket, SOCK_STREAM);
     FILE *file = fopen(service.socket, "w"); /* somebody's file is never removed */
     fclose(file);
     assert_int_equal(att_server_create(&options, &server, &error), ATT_EEXIST);
@@ -487,6 +743,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forgeries_end_their_session_only),
         cmocka_unit_test(scribbling_hurts_nobody_else),
+        cmocka_unit_test(holes_and_writers_through_proc),
+        cmocka_unit_test(messages_changed_while_they_are_read),
+        cmocka_unit_test(scribbled_futex_words),
+        cmocka_unit_test(descriptors_sent_and_not_received),
+        cmocka_unit_test(flood_of_connections),
         cmocka_unit_test(wrong_version_is_told_both),
         cmocka_unit_test(garbage_hello_is_refused),
         cmocka_unit_test(silent_connections_are_dropped),

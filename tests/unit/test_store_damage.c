@@ -206,6 +206,111 @@ static void damage_below_the_snapshot_does_not_stop_recovery(void **state)
     assert_non_null(strstr(text, "LSN 5"));
 }
 
+/* ---- Repair --------------------------------------------------------------------------------- */
+
+/* What repair must leave: the state up to `last`, and the original with its damage. */
+static void assert_repaired(const struct att_repair_info *info, uint64_t snapshot_lsn, uint64_t seed, uint64_t last)
+{
+    char text[2000];
+    struct stat stat_data;
+    assert_int_equal(info->copy.lsn, last);
+    assert_int_equal(stat(info->kept, &stat_data), 0);
+    assert_int_equal(verify_severity(text, sizeof text), 0);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    assert_snapshot(store, snapshot_lsn, seed);
+    assert_log(store, snapshot_lsn, last);
+    append_all(store, last + 1, last + 5, 3);
+    att_store_close(store);
+    store = open_to_read();
+    assert_log(store, snapshot_lsn, last + 5);
+    att_store_close(store);
+}
+
+static void repair_goes_on_before_the_damage_and_keeps_the_original(void **state)
+{
+    (void)state;
+    struct att_repair_info info;
+    make_two_generations();
+    plant_value("log", "batch", -11, PLANT_FLIP, -3); /* LSN 30 */
+    assert_status(att_store_repair(test_dir, 30, &info, &test_error), ATT_ECORRUPT);
+    assert_log_stops(20, "LSN 30; LSN 21 to 29 before it are whole", 29); /* nothing was changed */
+    assert_status(att_store_repair(test_dir, 29, &info, &test_error), ATT_OK);
+    assert_int_equal(info.known_lsn, 40);
+    assert_false(info.open_end);
+    assert_non_null(strstr(info.kept, "/state.before-repair"));
+    assert_repaired(&info, 20, 2, 29);
+    /* The original is as it was, and takes its place again. */
+    assert_int_equal(nftw(test_dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    assert_int_equal(rename(info.kept, test_dir), 0);
+    assert_log_stops(20, "LSN 30; LSN 21 to 29 before it are whole", 29);
+}
+
+static void repair_takes_the_older_generation_when_that_is_what_is_asked_for(void **state)
+{
+    (void)state;
+    struct att_repair_info info;
+    make_two_generations();
+    assert_status(att_store_repair(test_dir, 12, &info, &test_error), ATT_OK);
+    assert_repaired(&info, 0, 1, 12);
+    assert_status(att_store_repair(test_dir, 15, &info, &test_error), ATT_OK); /* a second time: another name */
+    assert_non_null(strstr(info.kept, ".before-repair.2"));
+}
+
+static void repair_of_a_damaged_end_says_that_more_may_be_lost(void **state)
+{
+    (void)state;
+    struct att_repair_info info;
+    make_two_generations();
+    plant_value("log", "batch", -1, PLANT_FLIP, 50);
+    assert_status(att_store_repair(test_dir, 39, &info, &test_error), ATT_OK);
+    assert_true(info.open_end);
+    assert_int_equal(info.known_lsn, 40);
+    assert_repaired(&info, 20, 2, 39);
+}
+
+/* Whatever bytes of the log's file are damaged: the message names the way on, and that way leads on. */
+static void repair_goes_on_without_a_log_that_cannot_be_read(void **state)
+{
+    (void)state;
+    struct att_repair_info info;
+    struct att_store *store = NULL;
+    char path[160], expected[64];
+    make_two_generations();
+    snprintf(path, sizeof path, "%s/log/data.mdb", test_dir);
+    int fd = open(path, O_WRONLY);
+    for (off_t page = 2; page < 60; page++) /* the page numbers and flags of whatever page there is */
+        assert_int_equal(pwrite(fd, "damagedamagedama", 16, page * 4096), 16);
+    close(fd);
+    assert_status(try_open(false, false, ATT_DURABLE_ALWAYS, &store), ATT_ECORRUPT);
+    snprintf(expected, sizeof expected, "repair --to-lsn 20");
+    assert_non_null(strstr(test_error.text, expected));
+    assert_status(try_open(false, true, ATT_DURABLE_ALWAYS, &store), ATT_ECORRUPT);
+    assert_status(att_store_repair(test_dir, 21, &info, &test_error), ATT_ECORRUPT);
+    assert_status(att_store_repair(test_dir, 20, &info, &test_error), ATT_OK);
+    assert_true(info.open_end);
+    assert_int_equal(info.lost_from, 21);
+    assert_repaired(&info, 20, 2, 20);
+    store = open_to_read();
+    assert_true(att_store_incarnation(store) > 1000000);
+    att_store_close(store);
+}
+
+static void repair_refuses_what_is_not_there(void **state)
+{
+    (void)state;
+    struct att_repair_info info;
+    char text[2000];
+    make_two_generations();
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    snapshot(store, 40, 3); /* the oldest is now the one of LSN 20 */
+    att_store_close(store);
+    assert_status(att_store_repair(test_dir, 19, &info, &test_error), ATT_EINVAL);
+    assert_non_null(strstr(test_error.text, "LSN 20"));
+    assert_status(att_store_repair(test_dir, 41, &info, &test_error), ATT_EINVAL);
+    assert_non_null(strstr(test_error.text, "LSN 40"));
+    assert_int_equal(verify_severity(text, sizeof text), 0);
+}
+
 /* ---- Versions ------------------------------------------------------------------------------- */
 
 static void another_format_version_is_named_whatever_value_has_it(void **state)
@@ -349,6 +454,47 @@ static void verify_names_every_flipped_value(void **state)
     }
 }
 
+/* Every piece and every batch, one after the other: verify names it, and nothing of it is handed out. */
+static void each_damaged_chunk_is_named_and_never_served(void **state)
+{
+    (void)state;
+    uint64_t seed = test_seed();
+    char text[2000], name[64];
+    make_two_generations();
+    for (int i = 0; i < 2 * PIECES + 40; i++) {
+        bool is_piece = i < 2 * PIECES;
+        int which = is_piece ? i : i - 2 * PIECES;
+        const char *file = is_piece ? "snap" : "log", *database = is_piece ? "piece" : "batch";
+        long at = 48 + (long)(next_random(&seed) % (is_piece ? (uint64_t)PIECE_BYTES : 48 + 32));
+        plant_value(file, database, which, PLANT_FLIP, at);
+        if (is_piece)
+            snprintf(name, sizeof name, "generation %d, the piece of array %d at byte %d", which / PIECES + 1,
+                     which % PIECES / PIECES_PER_ARRAY, which % PIECES_PER_ARRAY * PIECE_BYTES);
+        else
+            snprintf(name, sizeof name, "batch at LSN %d is damaged", which + 1);
+        assert_true(verify_severity(text, sizeof text) > 0);
+        if (!strstr(text, name))
+            fail_msg("%s is not named: %s", name, text);
+        /* What is handed out: the other generation, and the log as far as it is whole. */
+        struct att_store *store = open_to_read();
+        struct att_snapshot_info info;
+        const char *warning = NULL;
+        assert_status(att_store_snapshot(store, &info, &warning, &test_error), ATT_OK);
+        bool fell_back = is_piece && which >= PIECES;
+        assert_int_equal(info.lsn, fell_back ? 0 : 20);
+        assert_int_equal(warning != NULL, fell_back);
+        assert_snapshot(store, info.lsn, fell_back ? 1 : 2);
+        struct seen seen = {0, info.lsn, 0, false};
+        enum att_status status = att_store_read_log(store, info.lsn, see_record, &seen, &test_error);
+        assert_int_equal(status, !is_piece && which >= 20 ? ATT_ECORRUPT : ATT_OK);
+        assert_false(seen.wrong);
+        assert_int_equal(seen.last, !is_piece && which >= 20 ? which : 40);
+        att_store_close(store);
+        plant_value(file, database, which, PLANT_FLIP, at); /* back again */
+    }
+    assert_int_equal(verify_severity(text, sizeof text), 0);
+}
+
 static void a_truncated_file_is_reported(void **state)
 {
     (void)state;
@@ -377,9 +523,15 @@ int main(void)
         TEST(a_gap_stops_recovery_and_names_its_lsn),
         TEST(damage_at_the_end_of_the_log_is_never_appended_to),
         TEST(damage_below_the_snapshot_does_not_stop_recovery),
+        TEST(repair_goes_on_before_the_damage_and_keeps_the_original),
+        TEST(repair_takes_the_older_generation_when_that_is_what_is_asked_for),
+        TEST(repair_of_a_damaged_end_says_that_more_may_be_lost),
+        TEST(repair_goes_on_without_a_log_that_cannot_be_read),
+        TEST(repair_refuses_what_is_not_there),
         TEST(another_format_version_is_named_whatever_value_has_it),
         TEST(no_flipped_byte_is_served_unnoticed),
         TEST(verify_names_every_flipped_value),
+        TEST(each_damaged_chunk_is_named_and_never_served),
         TEST(a_truncated_file_is_reported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,164 @@
+/* Writes and syncs that fail, each in turn (ATT_LONG=1; a share of them otherwise), by a preloaded library: EIO, ENOSPC, a
+ * short write. Whatever fails and whenever: what was acknowledged is there at the next start, the state is that of a
+ * prefix, every value checks out; a full disk goes on when there is room; a failed sync is final, and said so. */
+#include "fault_support.h"
+
+enum { HALF = 6, UPDATES = 2 * HALF, PATIENCE = 200 };
+
+struct fault {
+    const char *what; /* for ATT_FAULT_INJECT */
+    int count, code;
+    bool passes; /* when it is over, everything goes on: all updates are acknowledged */
+};
+
+static const struct fault faults[] = {
+    {"write", 1, EIO, false},    {"write", 1, ENOSPC, true}, {"write", 12, ENOSPC, true},
+    {"short", 1, ENOSPC, false}, {"sync", 1, EIO, false},    {"sync", 1, ENOSPC, false},
+};
+enum { FAULTS = sizeof faults / sizeof *faults };
+
+struct outcome {
+    bool hit, started;
+    uint64_t acknowledged, sent;
+    enum att_status refused; /* what ended the writing */
+    char message[400];
+    int exit_code;
+};
+
+/* Updates from..to, one after the other, until one fails for good. */
+static bool write_updates(struct att_client *client, uint64_t from, uint64_t to, struct outcome *outcome)
+{
+    for (uint64_t n = from; n <= to; n++) {
+        struct att_completion done = {0};
+        enum att_status status = ATT_ENOSPC;
+        for (int tries = 0; status == ATT_ENOSPC && tries < PATIENCE; tries++) {
+            if (tries)
+                usleep(50000);
+            outcome->sent = n;
+            if (submit_update(client, n) != ATT_OK || att_complete(client, &done, 1, 20000) != 1)
+                return false;
+            status = done.status;
+        }
+        if (status != ATT_OK) {
+            outcome->refused = status;
+            snprintf(outcome->message, sizeof outcome->message, "%s", att_last_error(client));
+            return false;
+        }
+        outcome->acknowledged = n;
+    }
+    return true;
+}
+
+static struct outcome run_with_fault(struct daemon *daemon, const struct image base[2], const struct fault *fault,
+                                     long at)
+{
+    struct outcome outcome = {0};
+    char mark[200], plan[64];
+    const char *resume[] = {"--durability", "always", "--log-capacity", "64", NULL};
+    snprintf(mark, sizeof mark, "%s/mark", daemon->root);
+    snprintf(plan, sizeof plan, "%s:%ld:%d:%d", fault->what, at, fault->count, fault->code);
+    unlink(mark);
+    unlink(daemon->log);
+    images_store(base, daemon->dir);
+    setenv("ATT_FAULT_MARK", mark, 1);
+    setenv("ATT_FAULT_INJECT", plan, 1);
+    preload("tests/fault_inject.so", daemon->dir);
+    outcome.started = daemon_start(daemon, resume);
+    preload(NULL, NULL);
+    if (outcome.started) {
+        struct att_client *client = connect_to(daemon);
+        if (write_updates(client, 1, HALF, &outcome)) {
+            att_snapshot(client); /* it may fail: the log has everything */
+            write_updates(client, HALF + 1, UPDATES, &outcome);
+        }
+        att_close(client);
+        int status = daemon_stop(daemon, SIGTERM);
+        outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    outcome.hit = access(mark, F_OK) == 0;
+    return outcome;
+}
+
+static bool log_says(const struct daemon *daemon, const char *word)
+{
+    struct image log = {0};
+    image_load(&log, daemon->log);
+    image_reserve(&log, log.size + 1); /* a NUL */
+    bool says = strstr((const char *)log.bytes, word) != NULL;
+    free(log.bytes);
+    return says;
+}
+
+static void print_log(const struct daemon *daemon)
+{
+    struct image log = {0};
+    image_load(&log, daemon->log);
+    print_message("%.*s", (int)log.size, (const char *)log.bytes);
+    free(log.bytes);
+}
+
+static void check_outcome(const struct daemon *daemon, const struct fault *fault, long at,
+                          const struct outcome *outcome)
+{
+    struct recovered found = recover_directory(daemon->dir, true);
+    char where[64];
+    snprintf(where, sizeof where, "%s number %ld x%d, %s", fault->what, at, fault->count, strerror(fault->code));
+    if (found.wrong[0])
+        fail_msg("%s: %s", where, found.wrong);
+    if (found.updates < outcome->acknowledged || found.updates > outcome->sent)
+        fail_msg("%s: LOST: %llu acknowledged, %llu sent, %llu there", where, (unsigned long long)outcome->acknowledged,
+                 (unsigned long long)outcome->sent, (unsigned long long)found.updates);
+    if (outcome->started && outcome->exit_code != 0 && outcome->exit_code != 1)
+        fail_msg("%s: attnd ended with %d", where, outcome->exit_code);
+    if (!outcome->started && !log_says(daemon, daemon->dir))
+        fail_msg("%s: no start, and no word about the directory", where);
+    if (outcome->refused && !strstr(outcome->message, daemon->dir))
+        fail_msg("%s: %s, but the message is '%s'", where, att_status_name(outcome->refused), outcome->message);
+    /* The meta page is a write and a sync in one: there ENOSPC is final too. */
+    bool synced = log_says(daemon, "sync of a commit");
+    if (outcome->started && fault->passes && !synced && (outcome->acknowledged != UPDATES || outcome->exit_code != 0)) {
+        print_log(daemon);
+        fail_msg("%s: only %llu of %d updates, exit %d: %s", where, (unsigned long long)outcome->acknowledged, UPDATES,
+                 outcome->exit_code, outcome->message);
+    }
+    if (outcome->refused == ATT_EIO && outcome->exit_code != 1)
+        fail_msg("%s: updates were refused for good, but exit %d", where, outcome->exit_code);
+}
+
+static void a_failed_write_or_sync_loses_nothing(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    struct image base[2] = {{0}, {0}};
+    make_daemon_state(&daemon);
+    images_load(base, daemon.dir);
+    const long step = test_is_long() ? 1 : 11;
+    for (int i = 0; i < FAULTS; i++) {
+        int runs = 0, final = 0, not_started = 0;
+        for (long at = 1 + i % step;; at += step) {
+            struct outcome outcome = run_with_fault(&daemon, base, &faults[i], at);
+            if (!outcome.hit)
+                break;
+            check_outcome(&daemon, &faults[i], at, &outcome);
+            runs++;
+            final += outcome.refused != ATT_OK;
+            not_started += !outcome.started;
+        }
+        print_message("%s x%d, %s: %d runs, %d ended the writing, %d the start; lost: 0\n", faults[i].what,
+                      faults[i].count, strerror(faults[i].code), runs, final, not_started);
+        assert_true(runs > 0);
+    }
+    for (int i = 0; i < 2; i++)
+        free(base[i].bytes);
+    daemon_release(&daemon);
+}
+
+int main(void)
+{
+    if (!CAN_PRELOAD || !daemon_has("attnd") || !daemon_has("tests/fault_inject.so")) {
+        printf("skipped: attnd is not built, or cannot be run under a preloaded library\n");
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_failed_write_or_sync_loses_nothing)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

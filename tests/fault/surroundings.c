@@ -1,0 +1,217 @@
+/* What goes wrong around attnd: a disk that is really full (a tmpfs of 8 MB, when root), several daemons that are
+ * started on one directory at the same moment, a wall clock that is set back all the time. */
+#include "fault_support.h"
+
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+
+static const char *const resume[] = {"--durability", "always", "--log-capacity", "64", NULL};
+
+/* ---- A full disk -------------------------------------------------------------------------------------------- */
+
+/* Fills the file system but for `left` bytes. */
+static void put_ballast(const char *path, uint64_t left)
+{
+    struct statvfs stat;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0 && fstatvfs(fd, &stat) == 0);
+    uint64_t room = (uint64_t)stat.f_bavail * stat.f_frsize;
+    assert_true(room > left);
+    assert_int_equal(posix_fallocate(fd, 0, (off_t)(room - left)), 0);
+    close(fd);
+}
+
+/* Writes one update after the other from *n on, until one is not acknowledged within 2 s. */
+static void write_until_full(struct att_client *client, uint64_t *n)
+{
+    struct att_completion done;
+    for (;; ++*n) {
+        assert_true(*n < 1000000);
+        assert_int_equal(submit_update(client, *n), ATT_OK);
+        int count = att_complete(client, &done, 1, 2000);
+        assert_true(count >= 0);
+        if (count == 0)
+            return; /* it is applied, and waits */
+        if (done.status != ATT_OK)
+            fail_msg("update %llu: %s: %s", (unsigned long long)*n, att_status_name(done.status),
+                     att_last_error(client));
+    }
+}
+
+static void write_more(struct att_client *client, uint64_t from, uint64_t to)
+{
+    struct att_completion done;
+    for (uint64_t n = from; n <= to; n++) {
+        assert_int_equal(submit_update(client, n), ATT_OK);
+        assert_int_equal(att_complete(client, &done, 1, 5000), 1);
+        if (done.status != ATT_OK)
+            fail_msg("update %llu: %s: %s", (unsigned long long)n, att_status_name(done.status),
+                     att_last_error(client));
+    }
+}
+
+/* It is applied and not acknowledged; others are refused; reads are served; with room all goes on. */
+static void check_full(const struct daemon *daemon, struct att_client *client, uint64_t n, const char *ballast)
+{
+    struct att_completion done;
+    struct att_stat stat;
+    double values[D_V], bound;
+    assert_int_equal(submit_update(client, n + 1), ATT_OK);
+    assert_int_equal(att_complete(client, &done, 1, 5000), 1);
+    assert_int_equal(done.tag, n + 1);
+    assert_int_equal(done.status, ATT_ENOSPC);
+    assert_non_null(strstr(att_last_error(client), daemon->dir));
+    assert_int_equal(att_get_stat(client, &stat), ATT_OK);
+    assert_non_null(strstr(stat.state, "read-only"));
+    assert_int_equal(stat.durable_lsn, n - 1);
+    assert_int_equal(att_row(client, 0, values, &bound), ATT_OK);
+    assert_int_equal(unlink(ballast), 0);
+    assert_int_equal(att_complete(client, &done, 1, 10000), 1);
+    assert_int_equal(done.tag, n);
+    assert_int_equal(done.status, ATT_OK);
+}
+
+static void a_full_disk_loses_nothing_and_goes_on_with_room(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    char disk[150], ballast[170];
+    uint64_t n = 1;
+    daemon_init(&daemon);
+    snprintf(disk, sizeof disk, "%s/disk", daemon.root);
+    assert_int_equal(mkdir(disk, 0700), 0);
+    if (geteuid() != 0 || mount("attnd-test", disk, "tmpfs", 0, "size=8m,mode=700") != 0) {
+        print_message("skipped: needs root, and the right to mount a tmpfs\n");
+        daemon_release(&daemon);
+        skip();
+    }
+    write_state_arrays(&daemon);
+    snprintf(daemon.dir, sizeof daemon.dir, "%s/disk/state", daemon.root);
+    snprintf(ballast, sizeof ballast, "%s/ballast", disk);
+    char q[200], k[200], v[200];
+    snprintf(q, sizeof q, "%s/Q.npy", daemon.root);
+    snprintf(k, sizeof k, "%s/K.npy", daemon.root);
+    snprintf(v, sizeof v, "%s/V.npy", daemon.root);
+    const char *create[] = {"--q", q, "--k", k, "--v", v, "--durability", "always", NULL};
+    bool good = daemon_start(&daemon, create);
+    if (good) {
+        put_ballast(ballast, 200 << 10);
+        struct att_client *client = connect_to(&daemon);
+        for (int round = 0; round < 2; round++) { /* full, room, full again, room again */
+            uint64_t before = n;
+            write_until_full(client, &n);
+            check_full(&daemon, client, n, ballast);
+            write_more(client, n + 1, n + 100);
+            print_message("full after %llu updates, room again, 100 more\n", (unsigned long long)(n - before));
+            n += 101;
+            if (round == 0)
+                put_ballast(ballast, 200 << 10);
+        }
+        att_close(client);
+        int status = daemon_stop(&daemon, SIGTERM);
+        good = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        struct recovered found = recover_directory(daemon.dir, true);
+        if (found.wrong[0] || found.updates != n - 1)
+            fail_msg("%llu updates of %llu: %s", (unsigned long long)found.updates, (unsigned long long)n - 1,
+                     found.wrong);
+    }
+    umount2(disk, MNT_DETACH);
+    daemon_release(&daemon);
+    assert_true(good);
+}
+
+/* ---- Several daemons at once ------------------------------------------------------------------------------- */
+
+enum { RIVALS = 4 };
+
+static void of_daemons_started_at_once_one_serves(void **state)
+{
+    (void)state;
+    struct daemon daemon, rivals[RIVALS];
+    make_daemon_state(&daemon);
+    for (int round = 0; round < 3; round++) {
+        pid_t starters[RIVALS];
+        int served = 0;
+        for (int i = 0; i < RIVALS; i++) {
+            rivals[i] = daemon;
+            snprintf(rivals[i].socket, sizeof rivals[i].socket, "%s/s%d", daemon.root, i);
+            snprintf(rivals[i].log, sizeof rivals[i].log, "%s/log%d", daemon.root, i);
+            unlink(rivals[i].log);
+            fflush(stdout);
+            starters[i] = fork();
+            if (starters[i] == 0) { /* each stays, so that the winner does not leave before the last has tried */
+                bool ready = daemon_start(&rivals[i], resume);
+                usleep(500000);
+                int status = ready ? daemon_stop(&rivals[i], SIGTERM) : 0;
+                _exit(!ready ? 7 : status == 0 ? 0 : 1);
+            }
+        }
+        for (int i = 0; i < RIVALS; i++) {
+            int how = 0;
+            waitpid(starters[i], &how, 0);
+            assert_true(WIFEXITED(how) && (WEXITSTATUS(how) == 0 || WEXITSTATUS(how) == 7));
+            served += WEXITSTATUS(how) == 0;
+            if (WEXITSTATUS(how) == 7) {
+                struct image log = {0};
+                image_load(&log, rivals[i].log);
+                image_reserve(&log, log.size + 1);
+                assert_non_null(strstr((const char *)log.bytes, "another daemon serves it"));
+                free(log.bytes);
+            }
+        }
+        assert_int_equal(served, 1);
+    }
+    struct recovered found = recover_directory(daemon.dir, false);
+    if (found.wrong[0])
+        fail_msg("%s", found.wrong);
+    daemon_release(&daemon);
+}
+
+/* ---- A clock that is set back ------------------------------------------------------------------------------- */
+
+static void a_wall_clock_that_is_set_back_changes_nothing(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    if (!CAN_PRELOAD)
+        skip();
+    make_daemon_state(&daemon);
+    static const char *const durabilities[] = {"always", "interval:20"};
+    uint64_t n = 0;
+    for (int i = 0; i < 2; i++) {
+        const char *arguments[] = {"--durability", durabilities[i], "--log-capacity", "64", NULL};
+        preload("tests/fault_clock.so", daemon.dir);
+        bool ready = daemon_start(&daemon, arguments);
+        preload(NULL, NULL);
+        assert_true(ready);
+        struct att_client *client = connect_to(&daemon);
+        double start = seconds();
+        for (int round = 0; round < 3; round++) {
+            write_more(client, n + 1, n + 100);
+            n += 100;
+            assert_int_equal(att_flush(client), ATT_OK);
+            assert_int_equal(att_snapshot(client), ATT_OK);
+        }
+        assert_true(seconds() - start < 30);
+        att_close(client);
+        assert_int_equal(daemon_stop(&daemon, SIGTERM), 0);
+        struct recovered found = recover_directory(daemon.dir, false);
+        if (found.wrong[0] || found.updates != n)
+            fail_msg("%llu updates: %s", (unsigned long long)found.updates, found.wrong);
+    }
+    daemon_release(&daemon);
+}
+
+int main(void)
+{
+    if (!daemon_has("attnd")) {
+        printf("skipped: attnd is not built\n");
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_full_disk_loses_nothing_and_goes_on_with_room),
+        cmocka_unit_test(of_daemons_started_at_once_one_serves),
+        cmocka_unit_test(a_wall_clock_that_is_set_back_changes_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,217 @@
+/* Limits: a map that is full, a reader that died, writers at once, and how much disk a hundred snapshots take. */
+#include <lmdb.h>
+
+#include "test_store_support.h"
+
+static uint64_t file_bytes(const char *name)
+{
+    char path[160];
+    struct stat stat_file;
+    snprintf(path, sizeof path, "%s/%s/data.mdb", test_dir, name);
+    assert_int_equal(stat(path, &stat_file), 0);
+    return (uint64_t)stat_file.st_size;
+}
+
+static struct att_store *open_with_map(uint64_t map_bytes)
+{
+    struct att_store_options options = {.durability = ATT_DURABLE_ALWAYS, .map_bytes = map_bytes};
+    struct att_store *store = NULL;
+    assert_status(att_store_open(test_dir, &options, &store, &test_error), ATT_OK);
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    return store;
+}
+
+static void a_full_map_is_a_full_disk_and_a_larger_one_is_room(void **state)
+{
+    (void)state;
+    char text[600];
+    make_state(0);
+    struct att_store *store = open_with_map((uint64_t)8 << 20);
+    uint64_t lsn = 0;
+    while (state_of(store).refusing == ATT_OK) {
+        assert_true(lsn < 10000);
+        append_all(store, lsn + 1, lsn + 1, WORDS_MAX / 2);
+        lsn++;
+        for (int i = 0; i < 2000 && state_of(store).durable_lsn < lsn && state_of(store).refusing == ATT_OK; i++)
+            usleep(200);
+    }
+    uint64_t durable = state_of(store).durable_lsn;
+    assert_int_equal(state_of(store).refusing, ATT_ENOSPC);
+    assert_true(durable < lsn && durable > 100);
+    att_store_message(store, text, sizeof text);
+    assert_non_null(strstr(text, test_dir));
+    snapshot(store, durable, 2); /* the other environment has room */
+    att_store_close(store);
+    assert_true(file_bytes("log") <= (uint64_t)8 << 20);
+    store = open_started(false, ATT_DURABLE_ALWAYS);
+    assert_int_equal(att_store_last_lsn(store), durable);
+    append_all(store, durable + 1, durable + 50, WORDS_MAX / 2);
+    wait_until(state_of(store).durable_lsn == durable + 50);
+    att_store_close(store);
+    store = open_to_read();
+    assert_snapshot(store, durable, 2);
+    assert_log(store, 0, durable + 50);
+    att_store_close(store);
+}
+
+static void a_map_too_small_for_a_snapshot_fails_it_and_keeps_the_log(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_state_shape shape = make_shape();
+    struct att_store *store = open_with_map((uint64_t)2 << 20); /* one of 1.5 MB is in it */
+    append_all(store, 1, 50, 4);
+    wait_until(state_of(store).durable_lsn == 50);
+    assert_status(att_store_snapshot_begin(store, &shape, &test_error), ATT_OK);
+    feed_pieces(store, 50, 2);
+    wait_until(!state_of(store).snapshot_running);
+    assert_true(state_of(store).snapshot_failed);
+    append_all(store, 51, 60, 4);
+    wait_until(state_of(store).durable_lsn == 60);
+    assert_int_equal(state_of(store).refusing, ATT_OK);
+    att_store_close(store);
+    store = open_started(false, ATT_DURABLE_ALWAYS);
+    assert_snapshot(store, 0, 1);
+    assert_log(store, 0, 60);
+    snapshot(store, 60, 3);
+    att_store_close(store);
+}
+
+/* A process that reads both environments and is killed in the middle of it, so that it never lets go. */
+static void leave_stale_readers(void)
+{
+    int ready[2];
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < 2; i++) {
+            char path[160];
+            MDB_env *env;
+            MDB_txn *txn;
+            snprintf(path, sizeof path, "%s/%s", test_dir, i ? "snap" : "log");
+            if (mdb_env_create(&env) || mdb_env_open(env, path, MDB_RDONLY | MDB_NOTLS, 0600) ||
+                mdb_txn_begin(env, NULL, MDB_RDONLY, &txn))
+                _exit(1);
+        }
+        if (write(ready[1], "r", 1) != 1)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    char byte;
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
+/* Snapshots, each behind `records` records more. */
+static void run_generations(struct att_store *store, int count, uint64_t *lsn, uint64_t records, uint64_t bytes[2])
+{
+    for (int i = 0; i < count; i++) {
+        append_all(store, *lsn + 1, *lsn + records, 100);
+        *lsn += records;
+        wait_until(state_of(store).durable_lsn == *lsn);
+        snapshot(store, *lsn, *lsn);
+        for (int which = 0; bytes && which < 2; which++) {
+            uint64_t now = file_bytes(which ? "snap" : "log");
+            bytes[which] = now > bytes[which] ? now : bytes[which];
+        }
+    }
+}
+
+static void a_killed_reader_does_not_make_the_files_grow(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    uint64_t lsn = 0, before[2] = {0, 0}, after[2] = {0, 0};
+    run_generations(store, 5, &lsn, 200, before);
+    leave_stale_readers();
+    run_generations(store, 15, &lsn, 200, after);
+    print_message("log %llu to %llu bytes, snap %llu to %llu\n", (unsigned long long)before[0],
+                  (unsigned long long)after[0], (unsigned long long)before[1], (unsigned long long)after[1]);
+    for (int i = 0; i < 2; i++)
+        assert_true(after[i] <= before[i] + before[i] / 2);
+    att_store_close(store);
+}
+
+/* docs/format.md says what is promised. */
+static void a_hundred_snapshots_take_no_more_than_a_few(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    const uint64_t one = file_bytes("snap"); /* 1.6 MB; what comes on top of three matters less for larger ones */
+    uint64_t lsn = 0, early[2] = {0, 0}, late[2] = {0, 0};
+    run_generations(store, 20, &lsn, 300, early);
+    run_generations(store, 80, &lsn, 300, late);
+    att_store_close(store);
+    double ratio = (double)late[1] / (double)one;
+    print_message(
+        "100 snapshots of %llu bytes: snap %llu bytes after 20, %llu after 100 (%.2f snapshots); log %llu and "
+        "%llu\n",
+        (unsigned long long)one, (unsigned long long)early[1], (unsigned long long)late[1], ratio,
+        (unsigned long long)early[0], (unsigned long long)late[0]);
+    assert_true(late[1] <= 3 * one + ((uint64_t)2 << 20));
+    assert_true(late[1] <= early[1] + early[1] / 10);
+    assert_true(late[0] <= early[0] + early[0] / 4);
+}
+
+static void of_writers_at_once_one_gets_the_directory(void **state)
+{
+    (void)state;
+    make_state(10);
+    for (int round = 0; round < 10; round++) {
+        int go[2], stay[2], told[2], opened = 0, locked = 0;
+        assert_int_equal(pipe(go) | pipe(stay) | pipe(told), 0);
+        for (int i = 0; i < 4; i++) {
+            if (fork() == 0) {
+                struct att_store *store = NULL;
+                char byte;
+                close(go[1]);
+                close(stay[1]);
+                if (read(go[0], &byte, 1) != 0) /* all at once, when the parent closes its end */
+                    _exit(3);
+                byte = (char)try_open(false, false, ATT_DURABLE_ALWAYS, &store);
+                if (write(told[1], &byte, 1) != 1 || read(stay[0], &byte, 1) != 0) /* until all have tried */
+                    _exit(3);
+                att_store_close(store);
+                _exit(0);
+            }
+        }
+        close(go[0]);
+        close(go[1]);
+        for (int i = 0; i < 4; i++) {
+            char status = -1;
+            assert_int_equal(read(told[0], &status, 1), 1);
+            opened += status == ATT_OK;
+            locked += status == ATT_ELOCKED;
+        }
+        close(stay[1]);
+        for (int i = 0; i < 4; i++) {
+            int how = -1;
+            wait(&how);
+            assert_int_equal(how, 0);
+        }
+        close(stay[0]);
+        close(told[0]);
+        close(told[1]);
+        assert_int_equal(opened, 1);
+        assert_int_equal(locked, 3);
+    }
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_directory, remove_directory)
+    const struct CMUnitTest tests[] = {
+        TEST(a_full_map_is_a_full_disk_and_a_larger_one_is_room),
+        TEST(a_map_too_small_for_a_snapshot_fails_it_and_keeps_the_log),
+        TEST(a_killed_reader_does_not_make_the_files_grow),
+        TEST(a_hundred_snapshots_take_no_more_than_a_few),
+        TEST(of_writers_at_once_one_gets_the_directory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
