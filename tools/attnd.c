@@ -77,12 +77,30 @@ static void notify(const char *state)
     close(fd);
 }
 
-static enum att_status open_server(const struct attnd_options *o, const struct attnd_state *state,
-                                   struct att_server **ret_server, char *path, size_t size, struct att_error *error)
+/* Where it will listen; before anything is built or written. */
+static enum att_status choose_socket(const struct attnd_options *o, char *ret_path, size_t size,
+                                     struct att_error *error)
+{
+    const size_t most = sizeof((struct sockaddr_un *)NULL)->sun_path - 1;
+
+    if (!o->socket)
+        return att_socket_path(o->name, ret_path, size, error);
+    if (strlen(o->socket) == 0 || strlen(o->socket) > most)
+        return att_fail(error, ATT_EINVAL,
+                        "the socket path %.300s has %zu characters, and a socket's path 1 to %zu: give another with "
+                        "--socket",
+                        o->socket, strlen(o->socket), most);
+    snprintf(ret_path, size, "%s", o->socket);
+    return ATT_OK;
+}
+
+static enum att_status open_server(const struct attnd_options *o, const struct attnd_state *state, const char *path,
+                                   struct att_server **ret_server, struct att_error *error)
 {
     const struct att_service_options *s = &state->service;
     static int regions[ATT_MAX_HEADS];
     struct att_server_options options = {
+        .socket = path,
         .allowed = o->uids,
         .allowed_count = o->uid_count,
         .wait = o->wait,
@@ -97,7 +115,6 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
                  .daemon_pid = (uint32_t)getpid(),
                  .protocol = ATT_PROTOCOL_VERSION},
     };
-    enum att_status status = ATT_OK;
 
     for (uint32_t head = 0; head < state->heads.count; head++)
         regions[head] = att_engine_region_fd(state->heads.engines[head]);
@@ -105,25 +122,17 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
         options.regions = regions;
         options.region_count = state->heads.count;
     }
-    if (o->socket)
-        snprintf(path, size, "%s", o->socket);
-    else
-        status = att_socket_path(o->name, path, size, error);
-    if (status != ATT_OK)
-        return status;
-    options.socket = o->socket ? o->socket : path;
     return att_server_create(&options, ret_server, error);
 }
 
 /* From a state in memory to the end of serving it. */
-static enum att_status serve(const struct attnd_options *o, struct att_service *service, struct attnd_state *state,
-                             struct att_server **server, struct att_error *error)
+static enum att_status serve(const struct attnd_options *o, const char *path, struct att_service *service,
+                             struct attnd_state *state, struct att_server **server, struct att_error *error)
 {
-    char path[4096];
     enum att_status status = att_store_start(state->store, error);
 
     if (status == ATT_OK)
-        status = open_server(o, state, server, path, sizeof path, error);
+        status = open_server(o, state, path, server, error);
     if (status == ATT_OK)
         status = att_service_join(service, &state->service, &state->heads, state->store, *server, error);
     if (status == ATT_OK)
@@ -149,18 +158,21 @@ int main(int count, char **arguments)
     struct att_server *server = NULL;
     struct att_error error;
     enum att_status status;
+    char path[4096];
     int code;
 
     wait_passively(arguments);
     allow_descriptors();
     if (attnd_parse(count, arguments, &options, &code) != ATT_OK)
         return code;
-    status = att_service_create(&service, &error);
+    status = choose_socket(&options, path, sizeof path, &error);
+    if (status == ATT_OK)
+        status = att_service_create(&service, &error);
     if (status == ATT_OK)
         status = options.q ? attnd_create(&options, service, &state, &error)
                            : attnd_recover(&options, service, &state, &error);
     if (status == ATT_OK)
-        status = serve(&options, service, &state, &server, &error);
+        status = serve(&options, path, service, &state, &server, &error);
     /* Stop, drain, release: the threads that call the service first, then what it uses. */
     att_heads_release(&state.heads);
     att_store_close(state.store);

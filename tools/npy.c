@@ -1,4 +1,4 @@
-#include "npy.h"
+#include "npy_impl.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,16 +12,10 @@
 
 enum {
     MAX_HEADER_BYTES = 1024 * 1024,
-    CHUNK_BYTES = 64 * 1024, /* a multiple of every item size */
-    HEADER_ALIGN = 64
+    CHUNK_BYTES = 64 * 1024 /* a multiple of every item size */
 };
 
-static const struct type {
-    const char *descr;
-    const char *name;
-    unsigned bytes;
-    bool is_float;
-} types[] = {
+const struct npy_type npy_types[] = {
     [ATT_NPY_F2] = {"<f2", "float16", 2, true}, [ATT_NPY_F4] = {"<f4", "float32", 4, true},
     [ATT_NPY_F8] = {"<f8", "float64", 8, true}, [ATT_NPY_I1] = {"|i1", "int8", 1, false},
     [ATT_NPY_U1] = {"|u1", "uint8", 1, false},  [ATT_NPY_I2] = {"<i2", "int16", 2, false},
@@ -29,14 +23,14 @@ static const struct type {
     [ATT_NPY_U4] = {"<u4", "uint32", 4, false}, [ATT_NPY_I8] = {"<i8", "int64", 8, false},
     [ATT_NPY_U8] = {"<u8", "uint64", 8, false},
 };
-enum { TYPE_COUNT = sizeof types / sizeof types[0] };
+enum { TYPE_COUNT = sizeof npy_types / sizeof npy_types[0] };
 
 const char *att_npy_type_name(enum att_npy_type type)
 {
-    return types[type].name;
+    return npy_types[type].name;
 }
 
-static enum att_status fail_errno(struct att_error *error, const char *path, const char *doing, int number)
+enum att_status npy_fail_errno(struct att_error *error, const char *path, const char *doing, int number)
 {
     enum att_status status = ATT_EIO;
     if (number == ENOENT || number == ENOTDIR)
@@ -229,7 +223,7 @@ static enum att_status read_at(const struct att_npy *npy, void *out, size_t byte
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return fail_errno(error, npy->path, "cannot read", errno);
+            return npy_fail_errno(error, npy->path, "cannot read", errno);
         if (got == 0)
             return att_fail(error, ATT_EINVAL, "%s: truncated: it ends at byte %" PRIu64, npy->path, offset);
         to += got;
@@ -282,8 +276,8 @@ static enum att_status read_preamble(struct att_npy *npy, uint64_t size, size_t 
 static enum att_status find_type(struct att_npy *npy, const char *descr, struct att_error *error)
 {
     for (unsigned i = 0; i < TYPE_COUNT; i++) {
-        bool same = strcmp(descr, types[i].descr) == 0;
-        bool same_byte = types[i].bytes == 1 && descr[0] == '<' && strcmp(descr + 1, types[i].descr + 1) == 0;
+        bool same = strcmp(descr, npy_types[i].descr) == 0;
+        bool same_byte = npy_types[i].bytes == 1 && descr[0] == '<' && strcmp(descr + 1, npy_types[i].descr + 1) == 0;
         if (same || same_byte) {
             npy->type = (enum att_npy_type)i;
             return ATT_OK;
@@ -308,7 +302,7 @@ static void describe(const struct att_npy *npy, char *text, size_t size)
 static enum att_status set_shape(struct att_npy *npy, const struct header *header, uint64_t size,
                                  struct att_error *error)
 {
-    uint64_t bytes = types[npy->type].bytes;
+    uint64_t bytes = npy_types[npy->type].bytes;
     npy->dims = header->dims;
     npy->rows = 1;
     for (uint32_t i = 0; i < ATT_NPY_MAX_DIMS; i++) {
@@ -319,7 +313,7 @@ static enum att_status set_shape(struct att_npy *npy, const struct header *heade
     }
     npy->cols = npy->dims >= 2 ? npy->shape[npy->dims - 1] : 1;
     if (__builtin_mul_overflow(npy->rows, npy->cols, &bytes) ||
-        __builtin_mul_overflow(bytes, types[npy->type].bytes, &bytes) || bytes > INT64_MAX / 2)
+        __builtin_mul_overflow(bytes, npy_types[npy->type].bytes, &bytes) || bytes > INT64_MAX / 2)
         return att_fail(error, ATT_EINVAL, "%s: its shape overflows", npy->path);
     uint64_t found = size - npy->data_offset;
     if (found == bytes)
@@ -327,7 +321,8 @@ static enum att_status set_shape(struct att_npy *npy, const struct header *heade
     char shape[80];
     describe(npy, shape, sizeof shape);
     return att_fail(error, ATT_EINVAL, "%s: %s: %" PRIu64 " bytes of data expected for %s %s, %" PRIu64 " found",
-                    npy->path, found < bytes ? "truncated" : "too long", bytes, shape, types[npy->type].name, found);
+                    npy->path, found < bytes ? "truncated" : "too long", bytes, shape, npy_types[npy->type].name,
+                    found);
 }
 
 static enum att_status read_header(struct att_npy *npy, uint64_t size, struct att_error *error)
@@ -366,11 +361,11 @@ enum att_status att_npy_open(const char *path, struct att_npy *ret_npy, struct a
         return att_fail(error, ATT_ENOMEM, "%s: no memory", path);
     npy.fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* no waiting for a pipe's writer */
     if (npy.fd < 0) {
-        status = fail_errno(error, path, "cannot open", errno);
+        status = npy_fail_errno(error, path, "cannot open", errno);
         goto free_path;
     }
     if (fstat(npy.fd, &info) != 0) {
-        status = fail_errno(error, path, "cannot stat", errno);
+        status = npy_fail_errno(error, path, "cannot stat", errno);
         goto close_file;
     }
     if (!S_ISREG(info.st_mode)) {
@@ -402,10 +397,10 @@ void att_npy_close(struct att_npy *npy)
 
 static enum att_status expect_float(const struct att_npy *npy, struct att_error *error)
 {
-    if (types[npy->type].is_float)
+    if (npy_types[npy->type].is_float)
         return ATT_OK;
     return att_fail(error, ATT_EINVAL, "%s: dtype %s: float32, float64 or float16 is needed", npy->path,
-                    types[npy->type].name);
+                    npy_types[npy->type].name);
 }
 
 enum att_status att_npy_expect(const struct att_npy *npy, const char *matrix, uint64_t rows, uint64_t cols,
@@ -465,7 +460,7 @@ enum att_status att_npy_read_float(const struct att_npy *npy, float *out, uint64
         status = check_extent(npy, first_row, rows, npy->rows, "rows", error);
     if (status != ATT_OK)
         return status;
-    unsigned bytes = types[npy->type].bytes;
+    unsigned bytes = npy_types[npy->type].bytes;
     uint64_t first = first_row * npy->cols;
     uint64_t count = rows * npy->cols;
     if (npy->type == ATT_NPY_F4)
@@ -495,11 +490,11 @@ enum att_status att_npy_read_float(const struct att_npy *npy, float *out, uint64
 /* One integer of any width; false when it does not fit int64. */
 static bool widen(enum att_npy_type type, const unsigned char *from, int64_t *to)
 {
-    unsigned bytes = types[type].bytes;
+    unsigned bytes = npy_types[type].bytes;
     uint64_t number = 0;
     for (unsigned i = 0; i < bytes; i++)
         number |= (uint64_t)from[i] << (8 * i);
-    bool is_signed = types[type].descr[1] == 'i';
+    bool is_signed = npy_types[type].descr[1] == 'i';
     unsigned shift = 64 - 8 * bytes;
     if (!is_signed && number > INT64_MAX)
         return false;
@@ -510,13 +505,13 @@ static bool widen(enum att_npy_type type, const unsigned char *from, int64_t *to
 enum att_status att_npy_read_int(const struct att_npy *npy, int64_t *out, uint64_t first, uint64_t count,
                                  struct att_error *error)
 {
-    if (types[npy->type].is_float)
+    if (npy_types[npy->type].is_float)
         return att_fail(error, ATT_EINVAL, "%s: dtype %s: integers are needed (int8 to int64, uint8 to uint64)",
-                        npy->path, types[npy->type].name);
+                        npy->path, npy_types[npy->type].name);
     enum att_status status = check_extent(npy, first, count, npy->rows * npy->cols, "elements", error);
     if (status != ATT_OK)
         return status;
-    unsigned bytes = types[npy->type].bytes;
+    unsigned bytes = npy_types[npy->type].bytes;
     unsigned char *chunk = malloc(CHUNK_BYTES);
     if (!chunk)
         return att_fail(error, ATT_ENOMEM, "%s: no memory to convert it", npy->path);
@@ -546,110 +541,4 @@ enum att_status att_npy_check_finite(const char *name, const float *data, uint64
                         i % cols);
     }
     return ATT_OK;
-}
-
-/* ---- Writing ------------------------------------------------------------------------------------------- */
-
-static bool write_all(int fd, const void *data, uint64_t bytes)
-{
-    const char *from = data;
-    while (bytes > 0) {
-        size_t most = bytes < (1u << 30) ? (size_t)bytes : (1u << 30);
-        ssize_t put = write(fd, from, most);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return false;
-        from += put;
-        bytes -= (uint64_t)put;
-    }
-    return true;
-}
-
-/* Magic, length and dict, padded so that the data begins at a multiple of 64. Returns its size. */
-static size_t make_header(char *to, size_t size, enum att_npy_type type, uint64_t heads, uint64_t rows, uint64_t cols)
-{
-    char first[32] = "";
-    char columns[32] = "";
-    if (heads > 1)
-        snprintf(first, sizeof first, "%" PRIu64 ", ", heads);
-    if (cols > 0)
-        snprintf(columns, sizeof columns, " %" PRIu64, cols);
-    int length = snprintf(to + 10, size - 10, "{'descr': '%s', 'fortran_order': False, 'shape': (%s%" PRIu64 ",%s), }",
-                          types[type].descr, first, rows, columns);
-    size_t whole = (10 + (size_t)length + 1 + HEADER_ALIGN - 1) / HEADER_ALIGN * HEADER_ALIGN;
-    memset(to + 10 + length, ' ', whole - 11 - (size_t)length);
-    to[whole - 1] = '\n';
-    memcpy(to, "\x93NUMPY\x01\x00", 8);
-    to[8] = (char)((whole - 10) & 255);
-    to[9] = (char)((whole - 10) >> 8);
-    return whole;
-}
-
-/* A new file beside `path`, with the permissions that a plain open would give it. */
-static int create_beside(const char *path, char *temporary, size_t size)
-{
-    int length = snprintf(temporary, size, "%s.XXXXXX", path);
-    if (length < 0 || (size_t)length >= size) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    mode_t mask = umask(0);
-    umask(mask);
-    if (fchmod(fd, 0666 & ~mask) != 0) {
-        int saved = errno;
-        close(fd);
-        unlink(temporary);
-        errno = saved;
-        return -1;
-    }
-    return fd;
-}
-
-enum att_status att_npy_write_heads(const char *path, enum att_npy_type type, const void *data, uint64_t heads,
-                                    uint64_t rows, uint64_t cols, struct att_error *error)
-{
-    char temporary[4096];
-    char header[256];
-    struct stat info;
-    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
-        return att_fail(error, ATT_EINVAL, "%s: not a regular file: not replaced", path);
-    int fd = create_beside(path, temporary, sizeof temporary);
-    if (fd < 0)
-        return fail_errno(error, path, "cannot create", errno);
-    size_t header_bytes = make_header(header, sizeof header, type, heads, rows, cols);
-    uint64_t bytes = heads * rows * (cols ? cols : 1) * types[type].bytes;
-    bool written = write_all(fd, header, header_bytes) && write_all(fd, data, bytes) && fsync(fd) == 0;
-    int number = errno;
-    if (close(fd) != 0 && written) {
-        written = false;
-        number = errno;
-    }
-    if (written && rename(temporary, path) == 0)
-        return ATT_OK;
-    if (written)
-        number = errno;
-    unlink(temporary);
-    return fail_errno(error, path, "cannot write", number);
-}
-
-enum att_status att_npy_write_float32(const char *path, const float *data, uint64_t rows, uint64_t cols,
-                                      struct att_error *error)
-{
-    return att_npy_write_heads(path, ATT_NPY_F4, data, 1, rows, cols, error);
-}
-
-enum att_status att_npy_write_float64(const char *path, const double *data, uint64_t rows, uint64_t cols,
-                                      struct att_error *error)
-{
-    return att_npy_write_heads(path, ATT_NPY_F8, data, 1, rows, cols, error);
-}
-
-enum att_status att_npy_write_u8(const char *path, const uint8_t *data, uint64_t rows, uint64_t cols,
-                                 struct att_error *error)
-{
-    return att_npy_write_heads(path, ATT_NPY_U1, data, 1, rows, cols, error);
 }
