@@ -266,8 +266,8 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
         let_go(client);
         status = shake_hands(client, deadline, &error);
         if (status == ATT_OK && !same_shape(&before, &client->info))
-            status = att_fail(&error, ATT_EINVAL, "the daemon that answers at %s now serves another state",
-                              client->socket);
+            status =
+                att_fail(&error, ATT_EINVAL, "the daemon that answers at %s now serves another state", client->socket);
         uint64_t now = att_now_ns();
         if (!may_come_back(status) || now >= deadline)
             break;

@@ -133,6 +133,7 @@ static void report(struct att_client *client)
 {
     struct att_direct *direct = client->direct;
     struct att_producer *requests = &client->requests;
+    bool urgent = requests->published != requests->head; /* somebody's requests go out along with the reports */
     for (struct read_count *read = direct->reads; read < direct->reads + READ_PLACES; read++) {
         if (read->count == 0)
             continue;
@@ -159,7 +160,7 @@ static void report(struct att_client *client)
             att_producer_publish(requests);
         *read = (struct read_count){0};
     }
-    bool urgent = anything_pending(direct) || att_producer_room(requests) < requests->capacity / 2;
+    urgent = urgent || anything_pending(direct) || att_producer_room(requests) < requests->capacity / 2;
     att_producer_publish(requests);
     if (urgent)
         att_client_bell(client);
@@ -230,8 +231,8 @@ enum att_status att_call_direct(struct att_client *client, const struct att_requ
     /* acquire: what this LSN tells of is in the region when it is read below; partner: att_server_set_lsn */
     done.lsn = atomic_load_explicit(&client->page->lsn, memory_order_acquire);
     if (request->type == ATT_REQ_QUERY)
-        status = att_direct_entry(client, request->head, request->index, request->column, &done.value,
-                                  &done.error_bound);
+        status =
+            att_direct_entry(client, request->head, request->index, request->column, &done.value, &done.error_bound);
     else if (request->type == ATT_REQ_ROW && request->buffer &&
              request->buffer_bytes >= sizeof(double) * (uint64_t)client->info.d_v)
         status = att_direct_row(client, request->head, request->index, request->buffer, &done.error_bound);

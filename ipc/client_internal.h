@@ -10,9 +10,9 @@
 enum {
     DEFAULT_TIMEOUT_MS = 10 * 1000,
     MOST_IN_FLIGHT = 65536,
-    LOOK_NS = 1000 * 1000,       /* while spinning, the socket is looked at so often */
-    SLICE_NS = 20 * 1000 * 1000, /* while sleeping: so a dead daemon is noticed within 20 ms */
-    RETRY_NS = 1000 * 1000,      /* between attempts to connect while the daemon's backlog is full */
+    LOOK_NS = 1000 * 1000,        /* while spinning, the socket is looked at so often */
+    SLICE_NS = 20 * 1000 * 1000,  /* while sleeping: so a dead daemon is noticed within 20 ms */
+    RETRY_NS = 1000 * 1000,       /* between attempts to connect while the daemon's backlog is full */
     COMEBACK_NS = 5 * 1000 * 1000 /* between attempts to connect to a daemon that may be starting again */
 };
 #define NO_FLIGHT UINT32_MAX

@@ -21,10 +21,11 @@ void att_client_hang_up(struct att_client *client)
     if (client->closed)
         return;
     client->closed = true;
-    att_fail(&client->gone, ATT_ECLOSED,
-             "the daemon at %s has gone or ended the session (its log says why); what was in flight may or may not have "
-             "taken effect",
-             client->socket);
+    att_fail(
+        &client->gone, ATT_ECLOSED,
+        "the daemon at %s has gone or ended the session (its log says why); what was in flight may or may not have "
+        "taken effect",
+        client->socket);
 }
 
 /* One doorbell, if the service sleeps. The caller has made a full fence after what the service should see. */
@@ -93,8 +94,10 @@ bool att_client_quick(struct att_client *client)
     att_push(client);
     int looks = client->spin.mode == ATT_WAIT_BLOCK ? 1 : ATT_QUICK_LOOKS;
     for (int i = 0; i < looks; i++) {
-        if (reply_waits(client))
+        if (reply_waits(client)) {
+            att_spin_quick(&client->spin);
             return true;
+        }
         att_pause();
     }
     return false;
@@ -139,7 +142,8 @@ static void client_sleep(struct att_client *client, uint64_t timeout_ns)
 void att_client_await(struct att_client *client, uint64_t start, uint64_t deadline)
 {
     att_push(client);
-    if (!client->closed && !client_spin(client, start, deadline)) {
+    bool caught = client->closed || client_spin(client, start, deadline);
+    if (!caught) {
         for (uint64_t now = att_now_ns(); now < deadline && !client->closed && !reply_waits(client);) {
             uint64_t left = deadline - now;
             client_sleep(client, left < SLICE_NS ? left : SLICE_NS);
@@ -149,5 +153,5 @@ void att_client_await(struct att_client *client, uint64_t start, uint64_t deadli
         }
     }
     if (client->spin.mode == ATT_WAIT_ADAPTIVE)
-        att_spin_learn(&client->spin, att_now_ns() - start);
+        att_spin_learn(&client->spin, caught, att_now_ns() - start);
 }

@@ -58,7 +58,8 @@ struct att_welcome {
     double scale;
     uint64_t incarnation;
     uint32_t daemon_pid;
-    uint32_t regions; /* that follow, in packets of their own: one for each head, or 0: not asked for, or switched off */
+    uint32_t
+        regions; /* that follow, in packets of their own: one for each head, or 0: not asked for, or switched off */
     uint64_t reserved[5];
 };
 static_assert(offsetof(struct att_welcome, text) == 16, "att_welcome.text");

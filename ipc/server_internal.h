@@ -95,8 +95,8 @@ struct att_server {
     struct att_session *current; /* its request has been given and is neither taken nor parked */
     uint64_t current_slots, current_reserved;
     uint32_t active_count;
-    uint32_t turn, burst; /* among the active */
-    uint32_t probe;       /* the quiet session looked at next, counted from active_count */
+    uint32_t turn, burst;   /* among the active */
+    uint32_t probe;         /* the quiet session looked at next, counted from active_count */
     unsigned char *request; /* the private copy, largest_request bytes */
 
     struct att_spin spin;

@@ -19,7 +19,8 @@
 
 #include "server_internal.h"
 
-static_assert(sizeof(struct att_wire_request) + 2 * sizeof(float) >= ATT_SLOT_DATA, "the least of the largest requests");
+static_assert(sizeof(struct att_wire_request) + 2 * sizeof(float) >= ATT_SLOT_DATA,
+              "the least of the largest requests");
 
 /* A mistake of the service, not of a client: going on would corrupt a ring. */
 static _Noreturn void server_bug(const char *what)
@@ -364,6 +365,9 @@ void att_server_take(struct att_server *server)
     if (!session)
         return; /* it has ended meanwhile */
     att_consumer_take(&session->requests, server->current_slots, false);
+    /* A lone request's reply does not wait for a look at the other sessions. att_server_flush does the rest. */
+    if (session->dirty && att_consumer_peek(&session->requests) == ATT_RING_EMPTY)
+        att_producer_publish(&session->replies);
     if (server->burst > 1)
         att_consumer_ahead(&session->requests, server->burst == 2);
     server->current = NULL;

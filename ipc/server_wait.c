@@ -176,8 +176,10 @@ void att_server_wait(struct att_server *server, int timeout_ms)
         poll_sockets(server, 0);
     int looks = server->spin.mode == ATT_WAIT_BLOCK || timeout_ms == 0 ? 1 : ATT_QUICK_LOOKS;
     for (int i = 0; i < looks; i++) {
-        if (look(server, QUIET_PROBES))
+        if (look(server, QUIET_PROBES)) {
+            att_spin_quick(&server->spin);
             return;
+        }
         att_pause();
     }
     uint64_t start = att_now_ns();
@@ -188,7 +190,7 @@ void att_server_wait(struct att_server *server, int timeout_ms)
     if (!done)
         sleep_until(server, deadline);
     if (server->spin.mode == ATT_WAIT_ADAPTIVE && timeout_ms != 0) /* a poll teaches nothing */
-        att_spin_learn(&server->spin, att_now_ns() - start);
+        att_spin_learn(&server->spin, done, att_now_ns() - start);
 }
 
 /* Async-signal-safe. */

@@ -23,16 +23,18 @@ uint64_t att_spin_budget(const struct att_spin *spin)
 {
     if (spin->mode == ATT_WAIT_SPIN)
         return UINT64_MAX;
-    return spin->mode == ATT_WAIT_BLOCK ? 0 : spin->budget_ns;
+    if (spin->mode == ATT_WAIT_BLOCK)
+        return 0;
+    return spin->misses >= ATT_SPIN_TRIAL ? spin->most_ns : spin->budget_ns;
 }
 
-void att_spin_learn(struct att_spin *spin, uint64_t waited_ns)
+void att_spin_learn(struct att_spin *spin, bool caught, uint64_t waited_ns)
 {
-    if (waited_ns <= ATT_SPIN_WORTH_NS) {
-        spin->budget_ns *= 2;
-        if (spin->budget_ns > spin->most_ns)
-            spin->budget_ns = spin->most_ns;
+    const bool trial = spin->misses >= ATT_SPIN_TRIAL;
+    if (caught && waited_ns <= ATT_SPIN_CAUGHT_NS) {
+        att_spin_quick(spin);
     } else {
+        spin->misses = trial ? 0 : spin->misses + 1;
         spin->budget_ns /= 2;
         if (spin->budget_ns < ATT_SPIN_MIN_NS)
             spin->budget_ns = ATT_SPIN_MIN_NS;

@@ -74,6 +74,29 @@ static enum att_status look(const char *path, const char *const *ours, bool *ret
     return ATT_OK;
 }
 
+/* A file that LMDB does not take for one of its own: can it be what a power cut left of a creation, before its first
+ * commit? Then it is small, its first sector is LMDB's or was never written, and nothing that could be lost is in it. */
+static bool is_unborn(const char *path)
+{
+    static const uint32_t lmdb = 0xBEEFC0DEu;
+    enum { MOST = 16 * 4096, SECTOR = 512, MAGIC_AT = 16 };
+    static const unsigned char zeros[SECTOR];
+    unsigned char *bytes = malloc(MOST + 1);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = bytes && fd >= 0 ? pread(fd, bytes, MOST + 1, 0) : -1;
+    bool unborn = size >= SECTOR && size <= MOST &&
+                  (!memcmp(bytes, zeros, SECTOR) || !memcmp(bytes + MAGIC_AT, &lmdb, sizeof lmdb));
+    for (ssize_t at = 0; unborn && at + 4 <= size; at++) {
+        uint32_t word;
+        memcpy(&word, bytes + at, sizeof word);
+        unborn = word != ATT_MAGIC_MANIFEST && word != ATT_MAGIC_BATCH && word != ATT_MAGIC_PIECE;
+    }
+    if (fd >= 0)
+        close(fd);
+    free(bytes);
+    return unborn;
+}
+
 /* Whether DIR/NAME, if it is there at all, can be what an interrupted creation left: data.mdb and
  * lock.mdb, and in data.mdb nothing, or databases of ours without a manifest or a batch. */
 static bool is_remains(const char *directory, const char *name, bool *ret_foreign)
@@ -98,8 +121,11 @@ static bool is_remains(const char *directory, const char *name, bool *ret_foreig
     MDB_txn *txn;
     mdb_env_set_maxdbs(env, 4);
     int code = mdb_env_open(env, path, MDB_RDONLY | MDB_NOLOCK, 0600);
-    if (code == MDB_INVALID || code == MDB_VERSION_MISMATCH)
-        *ret_foreign = true;
+    if (code == MDB_INVALID || code == MDB_VERSION_MISMATCH) {
+        snprintf(path, sizeof path, "%s/%s/data.mdb", directory, name);
+        remains = code == MDB_INVALID && is_unborn(path);
+        *ret_foreign = !remains;
+    }
     if (!code && !mdb_txn_begin(env, NULL, MDB_RDONLY, &txn)) {
         MDB_dbi dbi;
         MDB_stat stat_dbi;

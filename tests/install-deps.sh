@@ -3,7 +3,7 @@
 # Shared by tests/run.sh and the demonstration. Usage: tests/install-deps.sh [extra package]...
 set -eu
 
-packages="gcc make cmake pkg-config libopenblas-dev liblmdb-dev libxxhash-dev libcmocka-dev spin"
+packages="gcc make cmake pkg-config libopenblas-dev liblmdb-dev libxxhash-dev libcmocka-dev libpng-dev spin"
 missing=""
 for package in $packages "$@"; do
     # pkg-config is pkgconf-provided on some releases; the command is what counts.

@@ -34,11 +34,15 @@ static void print_help(void)
 
 static int parse_options(struct ctl *ctl, struct settings *settings, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"name", required_argument, NULL, 'n'},    {"socket", required_argument, NULL, 's'},
-        {"json", no_argument, NULL, 'j'},          {"durable", no_argument, NULL, 'd'},
-        {"timeout", required_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'},
-        {"direct", no_argument, NULL, 'D'},        {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"name", required_argument, NULL, 'n'},
+                                            {"socket", required_argument, NULL, 's'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"durable", no_argument, NULL, 'd'},
+                                            {"timeout", required_argument, NULL, 't'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"direct", no_argument, NULL, 'D'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {NULL, 0, NULL, 0}};
     struct att_error error;
     int option;
     while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
@@ -107,7 +111,8 @@ int main(int argc, char **argv)
     if (code != ATT_EXIT_OK)
         return code;
     settings.connect.timeout_ms = ctl.timeout_ms;
-    settings.connect.stay_closed = true; /* a command says that the daemon has gone; it does not wait for the next one */
+    settings.connect.stay_closed =
+        true; /* a command says that the daemon has gone; it does not wait for the next one */
     settings.connect.direct = ctl.direct;
     if (att_connect(&settings.connect, &ctl.client, &error) != ATT_OK)
         return att_failure(CTL_PROGRAM, "%s", error.text);

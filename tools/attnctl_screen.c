@@ -178,7 +178,7 @@ void screen_to(struct screen *screen, uint32_t column)
 
 void screen_cell(struct screen *screen, unsigned part)
 {
-    static const char *const blocks[] = {" ", "\u2581", "\u2582", "\u2583", "\u2584",
+    static const char *const blocks[] = {" ",      "\u2581", "\u2582", "\u2583", "\u2584",
                                          "\u2585", "\u2586", "\u2587", "\u2588"};
     static const char *const letters[] = {" ", ".", ".", ":", "-", "=", "+", "*", "#"};
     part = part < 9 ? part : 8;

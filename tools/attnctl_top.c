@@ -309,8 +309,8 @@ static void draw_state(struct top *top)
     draw_bar(top, "pending", stat->log_pending, stat->log_capacity, text);
     snprintf(text, sizeof text, "%s of %s", grouped(number[0], stat->rows_hot), grouped(number[1], rows));
     draw_bar(top, "hot rows", stat->rows_hot, rows, text);
-    screen_put(screen, SCREEN_PLAIN, "%-*sup to LSN %s of %s, ", LABEL, "on disk", grouped(number[0], stat->durable_lsn),
-               grouped(number[1], stat->lsn));
+    screen_put(screen, SCREEN_PLAIN, "%-*sup to LSN %s of %s, ", LABEL, "on disk",
+               grouped(number[0], stat->durable_lsn), grouped(number[1], stat->lsn));
     if (behind == 0)
         screen_put(screen, SCREEN_PLAIN, "nothing behind");
     else

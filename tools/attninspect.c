@@ -17,6 +17,9 @@ static const struct inspect_command commands[] = {
     {"row", "I", "row I of the output, then the row's error bound", 1, false, inspect_row},
     {"copy", "TO", "a copy of the state as it is now in a new directory TO, that attnd serves", 1, false, inspect_copy},
     {"repair", "", "put the state up to --to-lsn N in the place of DIR; the original is kept", 0, true, inspect_repair},
+    {"heatmap", "OUT.png", "a picture of the attention weights [--rows A:B] [--keys A:B] [--head H]", 1, false,
+     inspect_heatmap},
+    {"report", "OUT.html", "a page: scores, entropy, error bounds, hot rows, log [--head H]", 1, false, inspect_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -27,6 +30,9 @@ static void print_help(void)
          "  --from LSN    log: begin at this LSN\n"
          "  --limit N     log: print at most N records\n"
          "  --to-lsn N    repair: the last update to keep\n"
+         "  --rows A:B    heatmap: rows A..B-1 of Q\n"
+         "  --keys A:B    heatmap: tokens A..B-1\n"
+         "  --head H      heatmap and report: of this head [0]\n"
          "  --help, --version\n"
          "Commands but repair change nothing in DIR, which may be in use. A row of head H is written H:I where there "
          "are several\n"
@@ -34,29 +40,48 @@ static void print_help(void)
     for (int i = 0; i < COMMAND_COUNT; i++) {
         char left[40];
         snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].arguments);
-        printf("  %-13s %s\n", left, commands[i].help);
+        printf("  %-16s %s\n", left, commands[i].help);
     }
 }
 
 struct settings {
-    bool help, version, log_only, repair_only;
+    bool help, version, log_only, repair_only, heatmap_only, head;
 };
+
+/* A:B, not empty. */
+static enum att_status parse_range(const char *what, const char *text, struct inspect_range *ret,
+                                   struct att_error *error)
+{
+    char first[16] = "";
+    const char *colon = strchr(text, ':');
+    struct inspect_range range = {.given = true};
+    if (!colon || (size_t)(colon - text) >= sizeof first)
+        return att_fail(error, ATT_EINVAL, "%s: '%.40s' is not A:B", what, text);
+    memcpy(first, text, (size_t)(colon - text));
+    enum att_status status = att_parse_u32(what, first, 0, UINT32_MAX - 1, &range.begin, error);
+    if (status == ATT_OK)
+        status = att_parse_u32(what, colon + 1, range.begin + 1, UINT32_MAX - 1, &range.end, error);
+    if (status == ATT_OK)
+        *ret = range;
+    return status;
+}
 
 static int parse_options(struct inspect *inspect, struct settings *settings, int argc, char **argv)
 {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-                                            {"from", required_argument, NULL, 'f'},
-                                            {"limit", required_argument, NULL, 'l'},
-                                            {"to-lsn", required_argument, NULL, 't'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"version", no_argument, NULL, 'V'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'},        {"from", required_argument, NULL, 'f'},
+        {"limit", required_argument, NULL, 'l'}, {"to-lsn", required_argument, NULL, 't'},
+        {"rows", required_argument, NULL, 'r'},  {"keys", required_argument, NULL, 'k'},
+        {"head", required_argument, NULL, 'H'},  {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},     {NULL, 0, NULL, 0}};
     struct att_error error;
     enum att_status status = ATT_OK;
     int option;
     while (status == ATT_OK && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         settings->log_only = settings->log_only || option == 'f' || option == 'l';
         settings->repair_only = settings->repair_only || option == 't';
+        settings->heatmap_only = settings->heatmap_only || option == 'r' || option == 'k';
+        settings->head = settings->head || option == 'H';
         switch (option) {
         case 'j':
             inspect->json = true;
@@ -70,6 +95,15 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
         case 't':
             status = att_parse_u64("--to-lsn", optarg, 0, UINT64_MAX - 1, &inspect->to_lsn, &error);
             inspect->to_lsn_given = true;
+            break;
+        case 'r':
+            status = parse_range("--rows", optarg, &inspect->rows, &error);
+            break;
+        case 'k':
+            status = parse_range("--keys", optarg, &inspect->keys, &error);
+            break;
+        case 'H':
+            status = att_parse_u32("--head", optarg, 0, UINT32_MAX - 1, &inspect->head, &error);
             break;
         case 'h':
             settings->help = true;
@@ -136,6 +170,10 @@ int main(int argc, char **argv)
             return att_usage_error(INSPECT_PROGRAM, "--from and --limit belong to log");
         if (settings.repair_only && commands[i].run != inspect_repair)
             return att_usage_error(INSPECT_PROGRAM, "--to-lsn belongs to repair");
+        if (settings.heatmap_only && commands[i].run != inspect_heatmap)
+            return att_usage_error(INSPECT_PROGRAM, "--rows and --keys belong to heatmap");
+        if (settings.head && commands[i].run != inspect_heatmap && commands[i].run != inspect_report)
+            return att_usage_error(INSPECT_PROGRAM, "--head belongs to heatmap and report");
         return att_finish_output(INSPECT_PROGRAM, run_command(&inspect, &commands[i], argv));
     }
     return att_usage_error(INSPECT_PROGRAM, "unknown command '%s'", argv[0]);

@@ -10,6 +10,12 @@
 
 #define INSPECT_PROGRAM "attninspect"
 
+/* A:B on the command line: A .. B - 1. */
+struct inspect_range {
+    uint32_t begin, end;
+    bool given;
+};
+
 /* One run of attninspect. */
 struct inspect {
     const char *directory;
@@ -19,6 +25,8 @@ struct inspect {
     uint64_t limit;  /* log: records */
     uint64_t to_lsn; /* repair: the last update to keep */
     bool to_lsn_given;
+    uint32_t head;                   /* heatmap, report */
+    struct inspect_range rows, keys; /* heatmap */
 };
 
 /* A command; argv[0] is its name. run prints its own errors and returns what attninspect ends with. */
@@ -40,6 +48,8 @@ int inspect_query(struct inspect *inspect, char **argv);
 int inspect_row(struct inspect *inspect, char **argv);
 int inspect_copy(struct inspect *inspect, char **argv);
 int inspect_repair(struct inspect *inspect, char **argv);
+int inspect_heatmap(struct inspect *inspect, char **argv);
+int inspect_report(struct inspect *inspect, char **argv);
 
 /* Opens a state read-only. */
 enum att_status inspect_open(const char *directory, struct att_store **ret_store, struct att_error *error);

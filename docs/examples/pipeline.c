@@ -54,10 +54,14 @@ static bool run(struct att_client *client, uint32_t tokens, struct totals *total
         for (uint32_t i = 0; i < info.d_v; i++)
             value[i] = (float)((token + i) % 10) / 10;
         /* att_submit copies the value, so the array may be used again at once. */
-        const struct att_request update = {
-            .type = ATT_REQ_SET_TOKEN, .index = token, .value = value, .tag = 2 * (uint64_t)token};
-        const struct att_request query = {
-            .type = ATT_REQ_QUERY, .index = token % info.n_q, .column = 0, .tag = 2 * (uint64_t)token + 1};
+        const struct att_request update = {.type = ATT_REQ_SET_TOKEN,
+                                           .index = token,
+                                           .value = value,
+                                           .tag = 2 * (uint64_t)token};
+        const struct att_request query = {.type = ATT_REQ_QUERY,
+                                          .index = token % info.n_q,
+                                          .column = 0,
+                                          .tag = 2 * (uint64_t)token + 1};
         alive = submit(client, &update, totals) && submit(client, &query, totals);
         if (alive)
             alive = take(client, totals, 0); /* what is there already */

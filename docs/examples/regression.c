@@ -40,11 +40,8 @@ static enum att_status move(struct att_client *client, struct points *points, ui
     }
     points->y[point] = (float)(sine + 0.05 * random_number());
     const float bias = (float)(-square / (2 * points->h2));
-    const struct att_request request = {.type = ATT_REQ_SET_TOKEN,
-                                        .index = point,
-                                        .key = points->x[point],
-                                        .value = &points->y[point],
-                                        .bias = &bias};
+    const struct att_request request = {
+        .type = ATT_REQ_SET_TOKEN, .index = point, .key = points->x[point], .value = &points->y[point], .bias = &bias};
     return att_call(client, &request, &done);
 }
 

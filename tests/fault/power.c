@@ -163,8 +163,8 @@ static void step(struct cutter *cutter)
     cutter->at++;
 }
 
-/* The power is cut here: the disk it leaves, and what a start finds on it. */
-static struct recovered look_after_cut(struct cutter *cutter, enum choice choice)
+/* The power is cut here: the disk it leaves. */
+static void disk_after_cut(struct cutter *cutter, enum choice choice)
 {
     for (int i = 0; i < 2; i++)
         image_copy(&cutter->disk[i], &cutter->durable[i]);
@@ -178,6 +178,12 @@ static struct recovered look_after_cut(struct cutter *cutter, enum choice choice
             apply_torn(cutter->disk, event, choice == TORN_512 ? 512 : 4096, &cutter->random);
     }
     images_store(cutter->disk, cutter->directory);
+}
+
+/* And what a start finds on it. */
+static struct recovered look_after_cut(struct cutter *cutter, enum choice choice)
+{
+    disk_after_cut(cutter, choice);
     struct recovered found = recover_directory(cutter->directory, cutter->tried % 16 == 0);
     if (!found.wrong[0] && found.updates < cutter->acknowledged)
         snprintf(found.wrong, sizeof found.wrong, "LOST: update %llu was acknowledged, the disk ends at %llu",
@@ -331,12 +337,103 @@ static void no_power_cut_loses_an_acknowledged_update(void **state)
     daemon_release(&daemon);
 }
 
+/* ---- Creation ------------------------------------------------------------------------------------------------ */
+
+/* What a cut during the creation left: a state, or remains that the next creation takes away. */
+static void look_at_creation(struct cutter *cutter, enum choice choice, size_t counts[2])
+{
+    struct att_store_options options = {.durability = ATT_DURABLE_ALWAYS}, create = {.create = true};
+    struct att_error error = {0};
+    struct att_store *store = NULL;
+    char path[100];
+    disk_after_cut(cutter, choice);
+    snprintf(path, sizeof path, "%s/lock", cutter->directory);
+    close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)); /* made first */
+    enum att_status status = att_store_open(cutter->directory, &options, &store, &error);
+    att_store_close(store);
+    cutter->tried++;
+    if (status == ATT_OK) {
+        struct recovered found = recover_directory(cutter->directory, true);
+        if (found.wrong[0] || found.updates)
+            fail_msg("event %zu, choice %d: %s", cutter->at, choice, found.wrong);
+        counts[0]++;
+        return;
+    }
+    if (cutter->acknowledged)
+        fail_msg("event %zu, choice %d: attnd was ready, and now: %s", cutter->at, choice, error.text);
+    store = NULL;
+    enum att_status again = att_store_open(cutter->directory, &create, &store, &error);
+    if (again != ATT_OK)
+        fail_msg("event %zu, choice %d: %s at the start, and a new creation says: %s", cutter->at, choice,
+                 att_status_name(status), error.text);
+    att_store_close(store);
+    counts[1]++;
+}
+
+static void a_power_cut_during_creation_leaves_a_state_or_nothing_in_the_way(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    struct image base[2] = {{0}, {0}};
+    struct recording recording = {0};
+    struct cutter cutter;
+    char path[200], q[200], k[200], v[200];
+    size_t counts[2] = {0, 0};
+    daemon_init(&daemon);
+    write_state_arrays(&daemon);
+    snprintf(q, sizeof q, "%s/Q.npy", daemon.root);
+    snprintf(k, sizeof k, "%s/K.npy", daemon.root);
+    snprintf(v, sizeof v, "%s/V.npy", daemon.root);
+    const char *create[] = {"--q", q, "--k", k, "--v", v, NULL};
+    snprintf(path, sizeof path, "%s/record", daemon.root);
+    setenv("ATT_FAULT_RECORD", path, 1);
+    preload("tests/fault_record.so", daemon.dir);
+    assert_true(daemon_start(&daemon, create));
+    preload(NULL, NULL);
+    const struct record_event ready = {.kind = RECORD_ACK, .offset = 1};
+    int record = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    assert_int_equal(write(record, &ready, sizeof ready), sizeof ready);
+    close(record);
+    daemon_stop(&daemon, SIGTERM);
+    parse(&recording, path);
+    for (int i = 0; i < 2; i++)
+        image_reserve(&base[i], 1);
+    for (int i = 0; i < 2; i++)
+        base[i].size = 0;
+    cutter_init(&cutter, &recording, base);
+    const int subsets = test_is_long() ? 20 : 3;
+    for (;;) {
+        remove_tree(cutter.directory);
+        look_at_creation(&cutter, ALL, counts);
+        remove_tree(cutter.directory);
+        look_at_creation(&cutter, NONE, counts);
+        for (int i = 0; i < subsets; i++) {
+            remove_tree(cutter.directory);
+            look_at_creation(&cutter, (enum choice)(SUBSET + random_below(&cutter.random, 3)), counts);
+        }
+        if (cutter.at == recording.count)
+            break;
+        step(&cutter);
+    }
+    print_message("%zu events: %zu disks with a state, %zu with remains\n", recording.count, counts[0], counts[1]);
+    assert_true(counts[0] > 0 && counts[1] > 0);
+    cutter_release(&cutter);
+    for (int i = 0; i < 2; i++)
+        free(base[i].bytes);
+    free(recording.events);
+    free(recording.bytes);
+    daemon_release(&daemon);
+}
+
 int main(void)
 {
     if (!CAN_PRELOAD || !daemon_has("attnd") || !daemon_has("tests/fault_record.so")) {
         printf("skipped: attnd is not built, or cannot be run under a preloaded library\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(no_power_cut_loses_an_acknowledged_update)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(no_power_cut_loses_an_acknowledged_update),
+        cmocka_unit_test(a_power_cut_during_creation_leaves_a_state_or_nothing_in_the_way),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -119,8 +119,10 @@ static void tell_library(const unsigned char *data, size_t bytes)
     if (answer_bytes > 0)
         memcpy(answer, data, answer_bytes);
     sem_post(&wanted);
-    const struct att_connect_options options = {
-        .socket = lying_path, .timeout_ms = 200, .stay_closed = true, .direct = bytes > sizeof(struct att_welcome)};
+    const struct att_connect_options options = {.socket = lying_path,
+                                                .timeout_ms = 200,
+                                                .stay_closed = true,
+                                                .direct = bytes > sizeof(struct att_welcome)};
     if (att_connect(&options, &client, &error) == ATT_OK) {
         att_query(client, 1, 1, &value, &bound);
         att_close(client);

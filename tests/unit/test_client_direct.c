@@ -35,8 +35,9 @@ static void start(const char *more, const char *value)
     snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
     snprintf(k, sizeof k, "%s/K.npy", attnd.root);
     snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {"--q",         q,   "--k",          k,  "--v", v,     "--durability", "off",
-                                     "--threads",   "1", "--log-capacity", "64", more, value, NULL};
+    const char *const arguments[] = {
+        "--q", q,    "--k", k,   "--v", v, "--durability", "off", "--threads", "1", "--log-capacity",
+        "64",  more, value, NULL};
     assert_true(daemon_start(&attnd, arguments));
 }
 
@@ -44,8 +45,10 @@ static struct att_client *connect_to(bool direct)
 {
     struct att_client *client;
     struct att_error error;
-    const struct att_connect_options options = {
-        .socket = attnd.socket, .direct = direct, .timeout_ms = 20000, .stay_closed = true};
+    const struct att_connect_options options = {.socket = attnd.socket,
+                                                .direct = direct,
+                                                .timeout_ms = 20000,
+                                                .stay_closed = true};
     if (att_connect(&options, &client, &error) != ATT_OK)
         fail_msg("%s", error.text);
     return client;
@@ -165,6 +168,29 @@ static void reads_are_reported(void **unused)
     daemon_release(&attnd);
 }
 
+/* Reports go out with what was submitted before them, and then not quietly. */
+static void reports_do_not_swallow_doorbells(void **unused)
+{
+    (void)unused;
+    struct att_completion done;
+    double value, bound;
+    start(NULL, NULL);
+    struct att_client *ring = connect_to(false), *direct = connect_to(true);
+    await_hot(ring);
+    for (int round = 0; round < 20; round++) {
+        const struct att_request request = {.type = ATT_REQ_PING, .tag = 5};
+        usleep(10000); /* the daemon sleeps */
+        assert_int_equal(att_submit(direct, &request), ATT_OK);
+        for (const uint64_t end = now_ns() + 2000000; now_ns() < end;)
+            assert_int_equal(att_query(direct, 3, 0, &value, &bound), ATT_OK);
+        assert_int_equal(att_complete(direct, &done, 1, 5000), 1);
+        assert_int_equal(done.tag, 5);
+    }
+    att_close(direct);
+    att_close(ring);
+    daemon_release(&attnd);
+}
+
 static void death_is_noticed_by_direct_readers(void **unused)
 {
     (void)unused;
@@ -212,8 +238,9 @@ static int receive_region(int *ret_socket)
     size_t count;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     struct pollfd wait = {.fd = fd, .events = POLLIN};
-    const struct att_hello hello = {
-        .magic = ATT_HELLO_MAGIC, .protocol = ATT_PROTOCOL_VERSION, .wants = ATT_HELLO_REGIONS};
+    const struct att_hello hello = {.magic = ATT_HELLO_MAGIC,
+                                    .protocol = ATT_PROTOCOL_VERSION,
+                                    .wants = ATT_HELLO_REGIONS};
     assert_int_equal(att_socket_address(attnd.socket, &address, NULL), ATT_OK);
     assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof address), 0);
     assert_true(att_packet_send(fd, &hello, sizeof hello, NULL, 0));
@@ -279,9 +306,13 @@ static void region_cannot_be_written(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers_are_those_of_the_ring),   cmocka_unit_test(acknowledged_updates_are_visible),
-        cmocka_unit_test(reads_are_reported),              cmocka_unit_test(death_is_noticed_by_direct_readers),
-        cmocka_unit_test(switched_off_is_said_by_name),    cmocka_unit_test(region_cannot_be_written),
+        cmocka_unit_test(answers_are_those_of_the_ring),
+        cmocka_unit_test(acknowledged_updates_are_visible),
+        cmocka_unit_test(reads_are_reported),
+        cmocka_unit_test(reports_do_not_swallow_doorbells),
+        cmocka_unit_test(death_is_noticed_by_direct_readers),
+        cmocka_unit_test(switched_off_is_said_by_name),
+        cmocka_unit_test(region_cannot_be_written),
     };
     if (!daemon_has("attnd"))
         return 77;

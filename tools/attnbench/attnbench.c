@@ -26,6 +26,8 @@ static const struct suite suites[] = {
     {"scale", suite_scale, "resident bytes of the published region"},
     {"ipc", suite_ipc, "round trips through the ring, against a bare echo over the same ring"},
     {"direct", suite_direct, "reads of the published region by other processes"},
+    {"paper", suite_paper, "the paper's bounds as curves: fitted exponents, and the worst update"},
+    {"hmv", suite_hmv, "the paper's lower bound as a program, against the plain Boolean product"},
 };
 
 enum { SUITES = sizeof suites / sizeof *suites };

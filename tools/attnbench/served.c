@@ -129,8 +129,8 @@ static void take(struct att_client *client, uint32_t below)
     }
 }
 
-void served_update(struct att_client *client, const struct served *served, struct bench_random *random,
-                   uint32_t count, uint32_t depth)
+void served_update(struct att_client *client, const struct served *served, struct bench_random *random, uint32_t count,
+                   uint32_t depth)
 {
     enum { MOST = 4096 };
     static float rows[2][MOST];
@@ -152,8 +152,7 @@ void served_update(struct att_client *client, const struct served *served, struc
     take(client, 1);
 }
 
-pid_t served_child(const struct served *served, void (*work)(const struct served *served, void *context),
-                   void *context)
+pid_t served_child(const struct served *served, void (*work)(const struct served *served, void *context), void *context)
 {
     fflush(NULL);
     const pid_t pid = fork();

@@ -20,8 +20,8 @@ void served_stop(struct served *served);
 struct att_client *served_connect(const struct served *served, bool direct);
 
 /* Replaces key and value of a random token, `depth` at a time in flight, `count` times. */
-void served_update(struct att_client *client, const struct served *served, struct bench_random *random,
-                   uint32_t count, uint32_t depth);
+void served_update(struct att_client *client, const struct served *served, struct bench_random *random, uint32_t count,
+                   uint32_t depth);
 
 /* What the child does until it is killed; it gets its own client. Killed with served_end_child. */
 pid_t served_child(const struct served *served, void (*work)(const struct served *served, void *context),

@@ -103,8 +103,8 @@ static void start_echo(struct peers *p)
         att_channel_create(&geometry, 1, &p->channel, &fd, NULL) != ATT_OK)
         bench_die("no channel for the echo");
     close(fd);
-    att_producer_init(&p->requests, p->channel.request_slots, geometry.request_slots,
-                      &p->channel.control->request_tail, 0);
+    att_producer_init(&p->requests, p->channel.request_slots, geometry.request_slots, &p->channel.control->request_tail,
+                      0);
     att_consumer_init(&p->replies, p->channel.reply_slots, geometry.reply_slots, &p->channel.control->reply_tail, 0);
     p->echo_pid = fork_peer();
     if (p->echo_pid == 0)
@@ -241,8 +241,9 @@ static double run_ring_queries(void *context)
 
     for (uint32_t i = 0; i < QUERIES; i += DEPTH) {
         for (uint32_t j = 0; j < DEPTH; j++) {
-            const struct att_request request = {
-                .type = ATT_REQ_QUERY, .index = bench_random_below(&p->random, N_Q), .column = 5};
+            const struct att_request request = {.type = ATT_REQ_QUERY,
+                                                .index = bench_random_below(&p->random, N_Q),
+                                                .column = 5};
             if (att_submit(p->client, &request) != ATT_OK)
                 bench_die("%s", att_last_error(p->client));
         }

@@ -477,7 +477,7 @@ class Batch(_Requests):
 
     Every operation of the client that reads or changes is there (not `all`), and returns a Pending. The end of the `with`
     waits for them, and raises the first exception, ATT_EMPTY only if raises_empty is left True. Arrays that are given
-    are copied by the call."""
+    are copied by the call. A read reflects every request before it, and may reflect later ones."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
