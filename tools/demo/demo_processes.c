@@ -221,7 +221,7 @@ struct att_client *daemon_connect(const struct daemon *daemon)
 {
     struct att_client *client = NULL;
     struct att_error error = {0};
-    const struct att_connect_options options = {.socket = daemon->socket};
+    const struct att_connect_options options = {.socket = daemon->socket, .stay_closed = true};
     if (att_connect(&options, &client, &error) != ATT_OK)
         demo_fail("%s", error.text);
     return client;

@@ -59,7 +59,7 @@ static bool read_one(struct reader *reader, struct att_client *client, const str
 static void read_on(struct reader *reader, const struct daemon *daemon, const struct workload *workload)
 {
     struct att_client *client = NULL;
-    const struct att_connect_options options = {.socket = daemon->socket};
+    const struct att_connect_options options = {.socket = daemon->socket, .stay_closed = true};
     uint64_t random = 1;
     while (!reader->stop) {
         if (reader->pause) {

@@ -50,6 +50,8 @@ static int take_some(struct stream *stream, uint32_t timeout_ms)
     if (got == 0 && timeout_ms > 0)
         demo_fail("no acknowledgement for %d s at edit %" PRIu32, TIMEOUT_MS / 1000, stream->acknowledged);
     for (int i = 0; i < got; i++) {
+        if (done[i].status == ATT_ECLOSED)
+            return -1; /* this edit and those after it were not acknowledged */
         demo_need(stream->client, done[i].status, "an edit");
         if (done[i].tag != stream->acknowledged)
             demo_fail("edit %" PRIu64 " was acknowledged before edit %" PRIu32, done[i].tag, stream->acknowledged);
