@@ -127,9 +127,9 @@ static void a_killed_reader_does_not_make_the_files_grow(void **state)
     make_state(0);
     struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
     uint64_t lsn = 0, before[2] = {0, 0}, after[2] = {0, 0};
-    run_generations(store, 5, &lsn, 200, before);
+    run_generations(store, 20, &lsn, 200, before); /* until the files have found their size */
     leave_stale_readers();
-    run_generations(store, 15, &lsn, 200, after);
+    run_generations(store, 30, &lsn, 200, after);
     print_message("log %llu to %llu bytes, snap %llu to %llu\n", (unsigned long long)before[0],
                   (unsigned long long)after[0], (unsigned long long)before[1], (unsigned long long)after[1]);
     for (int i = 0; i < 2; i++)
