@@ -538,7 +538,7 @@ static void flood_of_connections(void **unused)
     print_message("%d answers in a second of the flood\n", count);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
-    assert_true(count > 0); /* that answers come, and are right, is what is tested: not how many */
+    assert_true(count > 100);
     service_await_clients(bystander, 1);
     att_close(bystander);
     service_stop(&service);
