@@ -1,6 +1,6 @@
 /* When to merge, and which rows to keep: ski rental, twice. The argument and the constants: docs/policy.md.
  *
- * Costs are estimates in nanoseconds. Only their ratio matters; they were measured with attnbench on one machine. */
+ * Costs are estimates in nanoseconds. Only their ratio matters; they are estimates from timings of one machine, not yet tuned. */
 #include "engine_impl.h"
 
 #define QUERY_NS        60.0  /* a query with anything pending, beside its entries */

@@ -1,4 +1,5 @@
-/* scale: resident bytes of the published region over what the data needs at least,
+/* scale: resident bytes of the published region, and of the settled tokens in the daemon's own memory (all of that is in
+ * use here: capacity is n_k), over what the data needs at least,
  *
  *   4 (n_q d + n_k (d + d_v + 1)) + rows_hot (8 d_v + 96) + the log
  *
@@ -71,14 +72,14 @@ static double measure(const struct bench *bench, const struct shape *shape)
         rig_wait_hot(&rig);
     use(&rig, shape);
     stats = rig_stats(&rig);
-    resident = resident_bytes(&rig);
+    resident = resident_bytes(&rig) + (double)stats.token_bytes;
     least = 4.0 * (shape->n_q * d + shape->n_k * (d + d_v + 1.0)) + (double)stats.rows_hot * (8.0 * d_v + 96.0) +
             (double)stats.log_capacity * (4.0 * (d + d_v + 6.0) + 24.0);
     snprintf(name, sizeof name, "bytes-%s", shape->name);
     bench_figure(bench, name, resident, "bytes", least, resident / least);
     bench_note(bench, "%s: n_q %u, n_k %u, d = d_v = %u, %llu rows hot, log of %llu entries, %.1f MiB mapped",
                shape->name, shape->n_q, shape->n_k, shape->d, (unsigned long long)stats.rows_hot,
-               (unsigned long long)stats.log_capacity, (double)stats.region_bytes / 0x1p20);
+               (unsigned long long)stats.log_capacity, (double)(stats.region_bytes + stats.token_bytes) / 0x1p20);
     rig_release(&rig);
     return resident / least;
 }
