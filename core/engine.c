@@ -56,10 +56,7 @@ static bool allocate(struct att_engine *engine)
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
     index->free = calloc(capacity, sizeof *index->free);
-    index->next.key = calloc(engine->region.d, sizeof(float));
-    index->next.value = calloc(engine->region.d_v, sizeof(float));
-    index->now.key = calloc(engine->region.d, sizeof(float));
-    index->now.value = calloc(engine->region.d_v, sizeof(float));
+    index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
     merger->heads = calloc(capacity + 1, sizeof *merger->heads); /* read in whole vectors */
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
@@ -69,10 +66,9 @@ static bool allocate(struct att_engine *engine)
     merger->free_slot = calloc(n_q, sizeof *merger->free_slot);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
-    return index->newest && index->live && index->newest_q && index->free && index->next.key && index->next.value &&
-           index->now.key && index->now.value && merger->heads && merger->newest && merger->changed_q &&
-           merger->settled_q_version && merger->review && merger->needs_refresh && merger->spare && merger->free_slot &&
-           engine->last_read && att_saving_init(engine);
+    return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
+           merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
+           merger->needs_refresh && merger->spare && merger->free_slot && engine->last_read && att_saving_init(engine);
 }
 
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
@@ -96,7 +92,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     engine->options.threads = 1; /* it does not know libgomp's barriers */
 #endif
     engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
-    snprintf(engine->base_tag, sizeof engine->base_tag, "weights1-%s-tile%ux%u%s", precision_names[options->precision],
+    snprintf(engine->base_tag, sizeof engine->base_tag, "weights2-%s-tile%ux%u%s", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v, options->causal ? "-causal" : "");
     status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
     if (status != ATT_OK)
@@ -130,10 +126,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->index.live);
     free(engine->index.newest_q);
     free(engine->index.free);
-    free(engine->index.next.key);
-    free(engine->index.next.value);
-    free(engine->index.now.key);
-    free(engine->index.now.value);
+    free(engine->index.scratch);
     free(engine->merger.heads);
     free(engine->merger.newest);
     free(engine->merger.changed_q);

@@ -12,9 +12,9 @@
 /* A live token that is not masked, and one that is. */
 enum { ATT_VISIBLE = 1, ATT_HIDDEN = 2 };
 
-/* A token by value, with its head columns. */
+/* A token, where it lies, with its head columns. */
 struct att_token {
-    float *key, *value; /* d and d_v floats, owned */
+    const float *key, *value; /* d and d_v floats */
     float bias;
     float head[ATT_HEAD_COLUMNS];
 };
@@ -35,9 +35,9 @@ struct att_index {
     uint64_t spent;   /* see policy.c */
     double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
     double g_largest;
-    struct att_token next, now; /* scratch for an update: what the token becomes, and what it is */
-    uint32_t visible;           /* live tokens that are not masked */
-    bool started;               /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
+    uint32_t visible; /* live tokens that are not masked */
+    bool started;     /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
@@ -47,12 +47,14 @@ struct att_work_tile {
     void *scaled_q;        /* [64][d] */
 };
 
+/* Rows whose weights are made, multiplied and added before the next ones' are. */
+enum { ATT_BAND_ROWS = 8 };
+
 /* One thread's scratch for folding. */
 struct att_scratch {
-    double *weights;  /* [64][ATT_BLOCK] */
-    double *products; /* heads, then values: see fold.c */
-    double largest[ATT_TILE_ROWS];
-    double shift[ATT_TILE_ROWS];
+    double *weights; /* [ATT_BAND_ROWS][ATT_BLOCK] */
+    double largest[ATT_BAND_ROWS];
+    double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
 };
 
@@ -136,8 +138,8 @@ void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q);
 void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn);
-void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
-                     float *ret_bias, float *ret_head);
+/* The entry's head columns, without the sign. */
+void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS]);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 
 /* update.c: the door. It fills in the token's head columns. */
@@ -168,7 +170,7 @@ uint64_t att_merge_count(const struct att_engine *engine);
 void att_merge_to(struct att_engine *engine, uint64_t cut);
 void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare);
 void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
-const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scratch, uint32_t *ret_version);
+const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *ret_version);
 
 /* jobs.c */
 void att_jobs_run(struct att_engine *engine);

@@ -4,6 +4,7 @@
  * slot only after reading such a tail, with a release fence in between; the fence's partner is the acquire fence in
  * reader.c, so a reader that saw new contents in a slot also sees that tail, and starts again. */
 #include <math.h>
+#include <string.h>
 
 #include "engine_impl.h"
 #include "shared.h"
@@ -33,12 +34,18 @@ static void put(struct att_engine *engine, uint64_t position, const float *key, 
     const struct att_region *region = &engine->region;
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
     const size_t slot = tile * ATT_TILE_LANES + lane;
+    float *row = att_log_row(region, position);
 
+    /* The rows first, and the lanes from them: a row on its way from memory is waited for once, not by each store. */
+    if (key) /* replay may put a row back where it is */
+        memmove(row, key, sizeof(float) * region->d);
+    if (value)
+        memmove(row + region->d, value, sizeof(float) * region->d_v);
     put_lane(region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane, head, ATT_HEAD_COLUMNS, sign);
     if (key)
-        put_lane(region->log_keys + tile * region->d * ATT_TILE_LANES + lane, key, region->d, 1.0f);
+        put_lane(region->log_keys + tile * region->d * ATT_TILE_LANES + lane, row, region->d, 1.0f);
     if (value)
-        put_lane(region->log_values + tile * region->d_v * ATT_TILE_LANES + lane, value, region->d_v, sign);
+        put_lane(region->log_values + tile * region->d_v * ATT_TILE_LANES + lane, row + region->d, region->d_v, sign);
     att_lane_store(region->log_bias + slot, bias);
     att_shared_store(&region->log_entries[slot], entry, sizeof *entry);
 }
@@ -71,29 +78,14 @@ void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t l
     put(engine, position, NULL, NULL, 1.0f, head, -INFINITY, &entry);
 }
 
-static void get_lane(float *x, const float *lane, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        x[i] = lane[(size_t)i * ATT_TILE_LANES];
-}
-
-/* The entry's token, or row of Q; any of them may be NULL. The entry is a `+`, so nothing has a sign. */
-void att_entries_get(const struct att_region *region, uint64_t position, float *ret_key, float *ret_value,
-                     float *ret_bias, float *ret_head)
+void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS])
 {
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
-    const float *key = region->log_keys + tile * region->d * ATT_TILE_LANES + lane;
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane;
-    const float *value = region->log_values + tile * region->d_v * ATT_TILE_LANES + lane;
+    const float sign = head[0] < 0.0f ? -1.0f : 1.0f;
 
-    if (ret_key)
-        get_lane(ret_key, key, region->d);
-    if (ret_head)
-        get_lane(ret_head, head, ATT_HEAD_COLUMNS);
-    if (ret_value)
-        get_lane(ret_value, value, region->d_v);
-    if (ret_bias)
-        *ret_bias = region->log_bias[att_log_slot(region, position)];
+    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
 void att_entries_publish(struct att_engine *engine, uint64_t count)

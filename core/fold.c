@@ -49,9 +49,8 @@ enum att_status att_fold_init(struct att_engine *engine, struct att_error *error
         complete = complete && work_tile_init(engine, &merger->group[i]);
     for (uint32_t i = 0; i < engine->options.threads; i++) {
         struct att_scratch *scratch = &merger->scratch[i];
-        scratch->weights = aligned(sizeof(double) * ATT_TILE_ROWS * ATT_BLOCK);
-        scratch->products = aligned(sizeof(double) * ATT_TILE_ROWS * (ATT_HEAD_PADDED + att_padded(region->d_v)));
-        complete = complete && scratch->weights && scratch->products && work_tile_init(engine, &scratch->work);
+        scratch->weights = aligned(sizeof(double) * ATT_BAND_ROWS * ATT_BLOCK);
+        complete = complete && scratch->weights && work_tile_init(engine, &scratch->work);
     }
     if (complete)
         return ATT_OK;
@@ -73,7 +72,6 @@ void att_fold_free(struct att_engine *engine)
         work_tile_release(&merger->group[i]);
     for (uint32_t i = 0; merger->scratch && i < engine->options.threads; i++) {
         free(merger->scratch[i].weights);
-        free(merger->scratch[i].products);
         work_tile_release(&merger->scratch[i].work);
     }
     free(merger->entries);
@@ -132,70 +130,87 @@ void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, u
     }
 }
 
-/* Weights of `rows` rows from `first` on; bias: the stretch's, or a copy with more lanes masked. */
-static void weigh(struct att_engine *engine, struct att_scratch *scratch, const struct att_work_tile *work,
-                  const struct att_stretch *stretch, const float *bias, uint32_t first, uint32_t rows)
+/* Some rows of a work tile while a stretch is folded into them: few enough that their weights stay in the L1 cache. */
+struct band {
+    struct att_engine *engine;
+    struct att_scratch *scratch; /* weights, largest and shift of the band's rows, from 0 on */
+    struct att_work_tile *work;
+    const struct att_stretch *stretch;
+    uint32_t first, rows;
+    double largest[4]; /* see att_region_header */
+};
+
+static struct att_row *row_of(const struct band *band, uint32_t i)
 {
-    const struct att_region *region = &engine->region;
+    return &band->work->tile->rows[band->first + i];
+}
+
+static double *sums_of(const struct band *band, uint32_t i)
+{
+    return att_tile_sums(band->work->tile, band->first + i, band->engine->region.columns);
+}
+
+/* Weights of `rows` rows from row i of the band on; bias: the stretch's, or a copy with more lanes masked. */
+static void weigh(const struct band *band, const float *bias, uint32_t i, uint32_t rows)
+{
+    const struct att_region *region = &band->engine->region;
     const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
     const struct att_weights call = {
         .precision = region->precision,
         .rows = rows,
-        .tiles = att_stretch_tiles(stretch),
+        .tiles = att_stretch_tiles(band->stretch),
         .d = region->d,
-        .q = (const char *)work->scaled_q + width * region->d * first,
-        .keys = stretch->keys,
+        .q = (const char *)band->work->scaled_q + width * region->d * (band->first + i),
+        .keys = band->stretch->keys,
         .bias = bias,
-        .shift = scratch->shift + first,
-        .weights = scratch->weights + (size_t)first * ATT_BLOCK,
+        .shift = band->scratch->shift + i,
+        .weights = band->scratch->weights + (size_t)i * ATT_BLOCK,
         .stride = ATT_BLOCK,
-        .largest = scratch->largest + first,
+        .largest = band->scratch->largest + i,
     };
     region->kernel->weights(&call);
 }
 
 /* Gives the row a shift that its weights fit under, when the one that it has does not; true: weigh it again. */
-static bool raise_row(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work, uint32_t i,
-                      const double largest[4])
+static bool raise_row(const struct band *band, uint32_t i)
 {
-    struct att_row *row = &work->tile->rows[i];
-    const uint32_t columns = engine->region.columns;
+    struct att_scratch *scratch = band->scratch;
+    struct att_row *row = row_of(band, i);
 
     if (!(scratch->largest[i] > ATT_NO_SHIFT && scratch->largest[i] - row->shift > ATT_SHIFT_HEADROOM))
         return false;
-    att_row_raise(row, att_tile_sums(work->tile, i, columns), columns, scratch->largest[i], largest);
+    att_row_raise(row, sums_of(band, i), band->engine->region.columns, scratch->largest[i], band->largest);
     scratch->shift[i] = row->shift;
     return true;
 }
 
-static void weigh_tile(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
-                       const struct att_stretch *stretch, const double largest[4])
+static void weigh_band(const struct band *band)
 {
-    weigh(engine, scratch, work, stretch, stretch->bias, 0, work->rows);
-    for (uint32_t i = 0; i < work->rows; i++) {
-        if (raise_row(engine, scratch, work, i, largest))
-            weigh(engine, scratch, work, stretch, stretch->bias, i, 1);
-        work->tile->rows[i].tokens += stretch->tokens;
+    weigh(band, band->stretch->bias, 0, band->rows);
+    for (uint32_t i = 0; i < band->rows; i++) {
+        if (raise_row(band, i))
+            weigh(band, band->stretch->bias, i, 1);
+        row_of(band, i)->tokens += band->stretch->tokens;
     }
 }
 
 /* The causal mask: lanes of later tokens are masked for each row of its own. */
-static void weigh_causal(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
-                         const struct att_stretch *stretch, const double largest[4])
+static void weigh_causal(const struct band *band)
 {
+    const struct att_stretch *stretch = band->stretch;
     const uint32_t lanes = att_stretch_tiles(stretch) * ATT_TILE_LANES;
     float bias[ATT_BLOCK];
 
-    for (uint32_t i = 0; i < work->rows; i++) {
-        struct att_row *row = &work->tile->rows[i];
+    for (uint32_t i = 0; i < band->rows; i++) {
+        struct att_row *row = row_of(band, i);
         for (uint32_t lane = 0; lane < lanes; lane++) {
             const bool seen = lane < stretch->entries && stretch->index[lane] <= att_row_id(row);
             bias[lane] = seen ? stretch->bias[lane] : -INFINITY;
             row->tokens += bias[lane] > -INFINITY ? stretch->sign : 0;
         }
-        weigh(engine, scratch, work, stretch, bias, i, 1);
-        if (raise_row(engine, scratch, work, i, largest))
-            weigh(engine, scratch, work, stretch, bias, i, 1);
+        weigh(band, bias, i, 1);
+        if (raise_row(band, i))
+            weigh(band, bias, i, 1);
     }
 }
 
@@ -217,60 +232,73 @@ static enum sight sight(const struct att_region *region, const struct att_work_t
     return stretch->first > last ? SEES_NOTHING : stretch->last <= first ? SEES_ALL : SEES_SOME;
 }
 
-static void load_largest(const struct att_region *region, double ret_largest[4])
+/* The head columns, whose magnitudes the account needs: the stretch is of one sign. */
+static void add_heads(const struct band *band)
 {
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        ret_largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
-}
-
-/* products: [rows][ATT_HEAD_PADDED] of the heads, then [rows][padded d_v] of the values. */
-static void multiply(struct att_engine *engine, struct att_scratch *scratch, uint32_t rows,
-                     const struct att_stretch *stretch)
-{
-    struct att_product work = {
-        .rows = rows,
-        .depth = stretch->entries,
-        .columns = ATT_HEAD_PADDED,
-        .weights = scratch->weights,
+    double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS] = {0.0};
+    const struct att_product work = {
+        .rows = band->rows,
+        .depth = band->stretch->entries,
+        .columns = ATT_HEAD_COLUMNS,
+        .sign = 1.0,
+        .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
-        .values = stretch->heads,
+        .values = band->stretch->heads,
         .value_stride = ATT_HEAD_COLUMNS,
-        .sums = scratch->products,
+        .sums = heads,
+        .sum_stride = ATT_HEAD_COLUMNS,
     };
 
-    engine->region.kernel->product(&work);
-    work.columns = att_padded(engine->region.d_v);
-    work.values = stretch->values;
-    work.value_stride = stretch->value_stride;
-    work.sums = scratch->products + (size_t)rows * ATT_HEAD_PADDED;
-    engine->region.kernel->product(&work);
+    band->engine->region.kernel->product(&work);
+    for (uint32_t i = 0; i < band->rows; i++) {
+        const double *head = heads + (size_t)i * ATT_HEAD_COLUMNS;
+        double *sums = sums_of(band, i);
+        att_row_account(row_of(band, i), sums, head, band->stretch->entries, band->largest);
+        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+            sums[c] += band->stretch->sign * head[c];
+    }
+}
+
+static void add_values(const struct band *band)
+{
+    const struct att_region *region = &band->engine->region;
+    const struct att_product work = {
+        .rows = band->rows,
+        .depth = band->stretch->entries,
+        .columns = region->d_v,
+        .sign = band->stretch->sign,
+        .weights = band->scratch->weights,
+        .stride = ATT_BLOCK,
+        .values = band->stretch->values,
+        .value_stride = band->stretch->value_stride,
+        .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS,
+        .sum_stride = region->columns,
+    };
+
+    region->kernel->product(&work);
 }
 
 void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
               const struct att_stretch *stretch)
 {
-    const uint32_t columns = engine->region.columns, padded = att_padded(engine->region.d_v);
-    double largest[4];
-    enum sight seen = stretch->entries == 0 || work->rows == 0 ? SEES_NOTHING : sight(&engine->region, work, stretch);
+    const enum sight seen =
+        stretch->entries == 0 || work->rows == 0 ? SEES_NOTHING : sight(&engine->region, work, stretch);
+    struct band band = {.engine = engine, .scratch = scratch, .work = work, .stretch = stretch};
 
     if (seen == SEES_NOTHING)
         return;
-    load_largest(&engine->region, largest);
-    for (uint32_t i = 0; i < work->rows; i++)
-        scratch->shift[i] = work->tile->rows[i].shift;
-    if (seen == SEES_ALL)
-        weigh_tile(engine, scratch, work, stretch, largest);
-    else
-        weigh_causal(engine, scratch, work, stretch, largest);
-    multiply(engine, scratch, work->rows, stretch);
-    for (uint32_t i = 0; i < work->rows; i++) {
-        const double *head = scratch->products + (size_t)i * ATT_HEAD_PADDED;
-        const double *value = scratch->products + (size_t)work->rows * ATT_HEAD_PADDED + (size_t)i * padded;
-        double *sums = att_tile_sums(work->tile, i, columns);
-        att_row_account(&work->tile->rows[i], sums, head, stretch->entries, largest);
-        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-            sums[c] += stretch->sign * head[c];
-        for (uint32_t j = 0; j < engine->region.d_v; j++)
-            sums[ATT_HEAD_COLUMNS + j] += stretch->sign * value[j];
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        band.largest[c] = atomic_load_explicit(&engine->region.header->largest[c], memory_order_relaxed);
+    for (; band.first < work->rows; band.first += ATT_BAND_ROWS) {
+        const uint32_t left = work->rows - band.first;
+        band.rows = left < ATT_BAND_ROWS ? left : ATT_BAND_ROWS;
+        for (uint32_t i = 0; i < band.rows; i++)
+            scratch->shift[i] = row_of(&band, i)->shift;
+        if (seen == SEES_ALL)
+            weigh_band(&band);
+        else
+            weigh_causal(&band);
+        add_heads(&band);
+        add_values(&band);
     }
 }

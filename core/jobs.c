@@ -148,12 +148,11 @@ static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t
 static void answer_live(struct att_engine *engine, const struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
-    float scratch[ATT_MAX_COLUMNS];
     uint32_t version;
 
     for (uint32_t a = 0; a < count; a++) {
         struct att_work_tile *work = &merger->group[a / ATT_TILE_ROWS];
-        const float *q = att_row_q(engine, asks[a].row, scratch, &version);
+        const float *q = att_row_q(engine, asks[a].row, &version);
         if (a % ATT_TILE_ROWS == 0)
             att_work_tile_clear(engine, work);
         att_work_tile_add(engine, work, asks[a].row, version, q);

@@ -41,12 +41,14 @@ struct check {
     double q[CHECK_ROWS * CHECK_D];
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
+    float heads[CHECK_LANES * 4];
     double shift[CHECK_ROWS];
 };
 
 struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
-    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], head[4], magnitudes[4];
+    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS];
+    struct att_read_sums read;
     float norm_largest[2], tile[CHECK_D * ATT_TILE_LANES];
 };
 
@@ -78,19 +80,22 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     const struct att_product product = {
         .rows = CHECK_ROWS,
         .depth = CHECK_LANES,
-        .columns = CHECK_COLUMNS,
+        .columns = CHECK_COLUMNS - 3,
+        .sign = -1.0,
         .weights = ret->weights,
         .stride = CHECK_LANES,
         .values = in->values,
         .value_stride = CHECK_COLUMNS,
         .sums = ret->product,
+        .sum_stride = CHECK_COLUMNS,
     };
     const float *rows[ATT_TILE_LANES];
 
     kernel->weights(&work);
+    memset(ret->product, 0, sizeof ret->product);
     kernel->product(&product);
     kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
-    kernel->head_sums(ret->weights, CHECK_TILES, in->values, ret->head, ret->magnitudes);
+    kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = in->values + lane * CHECK_COLUMNS;
@@ -107,6 +112,7 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.keys, CHECK_LANES * CHECK_D, 2);
     fill(in.bias, CHECK_LANES, 3);
     fill(in.values, CHECK_LANES * CHECK_COLUMNS, 4);
+    fill(in.heads, CHECK_LANES * 4, 5);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {

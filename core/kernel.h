@@ -1,8 +1,8 @@
 /* The one kernel: weights of rows against entries, and sums of their value columns.
  *
  * w(row, entry) = exp(s q.k + b) is computed as poly(t - r) 2^(r - M), t = (s q.k + b) log2(e), r = round(t), by four
- * chains of fused multiply-adds over the quarters of p = 0..d-1, for each lane. It is the same, bit for bit, for every shape of the work,
- * instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md derives the bounds. */
+ * chains of fused multiply-adds over every fourth p, for each lane. It is the same, bit for bit, for every shape of the
+ * work, instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md derives the bounds. */
 #ifndef ATT_KERNEL_H
 #define ATT_KERNEL_H
 
@@ -18,7 +18,7 @@ enum { ATT_TILE_LANES = 16 };
  * true scores within 1.5e12 of 0, so the two are told from them, and from each other, by size. */
 #define ATT_MASKED   (-1e15)
 #define ATT_NO_SHIFT (-1e14)
-/* M changes when some r - M is above this; below -1000 the weight counts as 0. */
+/* M changes when some r - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */
 #define ATT_SHIFT_HEADROOM 500.0
 
 struct att_weights {
@@ -35,32 +35,43 @@ struct att_weights {
     double *largest;     /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
 };
 
-/* sums[i][c] = sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in the order of l. */
+/* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
+ * the order of l. */
 struct att_product {
     uint32_t rows, depth;
-    uint32_t columns;      /* a multiple of 8; the values of a row may be read up to here */
+    uint32_t columns;      /* the values of a row may be read up to the next multiple of 8 */
+    double sign;           /* +1 or -1 */
     const double *weights; /* rows x stride */
     size_t stride;
     const float *values; /* depth x value_stride */
     size_t value_stride;
-    double *sums; /* rows x columns: out */
+    double *sums; /* rows x sum_stride */
+    size_t sum_stride;
+};
+
+struct att_read_sums {
+    double head[4];      /* sum_l w_l x_l */
+    double magnitude[4]; /* sum_l w_l |x_l| */
+    double value;
 };
 
 struct att_kernel {
-    const char *name; /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
+    const char *name;
+    /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
     void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
     /* a tile of keys, [d][16], from 16 rows */
     void (*transpose)(const float *const rows[ATT_TILE_LANES], uint32_t d, float *ret_tile);
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    void (*product)(const struct att_product *work);
-    /* Over `tiles` tiles of values [tile][columns][16]: sum_l w_l x_l for columns first .. first + count - 1; and for
-     * the four columns of heads [tile][4][16], with sum_l w_l |x_l| */
+    /* The same for one row, and what its weights add up to over heads [tile][4][16], whose column 0 is each entry's sign
+     * (0: of weight 0), and over one column of values [tile][columns][16]: `values` is its place in the first tile. */
+    void (*read)(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
+                 struct att_read_sums *ret);
+    /* sum_l w_l x_l for columns first .. first + count - 1 of values [tile][columns][16] */
     void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
                  uint32_t count, double *ret_sums);
-    void (*head_sums)(const double *weights, uint32_t tiles, const float *heads, double ret_sums[4],
-                      double ret_magnitudes[4]);
+    void (*product)(const struct att_product *work);
 };
 
 /* Compares the chosen kernel with plain C on small work, bit for bit: a compiler or a processor can be wrong.

@@ -5,16 +5,16 @@
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum { F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, F64_LONE = 2, F32_LONE = 4 };
-enum { F64_SIDE_BY_SIDE = 1, F32_SIDE_BY_SIDE = 1 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8 };
+enum { F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
+enum { F64_SIDE_BY_SIDE = 1, F32_SIDE_BY_SIDE = 1, READ_TILES = 4 };
+enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8 };
 #elif defined(__AVX2__)
-enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, F64_LONE = 2, F32_LONE = 1 };
-enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 1 };
+enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
+enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 1, READ_TILES = 1 };
 enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4 };
 #else
-enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, F64_LONE = 1, F32_LONE = 1 };
-enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 0 };
+enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
+enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 0, READ_TILES = 1 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
 #endif
 
@@ -55,47 +55,54 @@ LANES_INLINE f64x16 exp2_f64(f64x16 f)
 }
 
 /* From the score t in octaves to the weight, and its r into the row's running maximum. */
-LANES_INLINE f64x16 weigh(const struct att_weights *work, uint32_t row, f64x16 t, f64x16 *largest)
+LANES_INLINE f64x16 weigh_f64(enum att_precision precision, double shift, f64x16 t, f64x16 *largest)
 {
-    f64x16 r, m;
+    f64x16 r = f64_round(t), m;
 
-    t = f64_max(t, f64_set(ATT_MASKED));
-    r = f64_round(t);
     *largest = f64_max(*largest, r);
-    if (work->precision == ATT_DOUBLE)
+    if (precision == ATT_DOUBLE)
         m = exp2_f64(f64_sub(t, r));
     else
         m = f64_widen(exp2_f32(f64_narrow(f64_sub(t, r))));
-    return f64_scale(m, f64_sub(r, f64_set(work->shift[row])));
+    return f64_scale(m, f64_sub(r, f64_set(shift)));
 }
 
-LANES_INLINE f64x16 weigh_single(const struct att_weights *work, uint32_t row, f32x16 t, f64x16 *largest)
+LANES_INLINE f64x16 weigh_f32(double shift, f32x16 t, f64x16 *largest)
 {
-    f32x16 r;
-    f64x16 wide;
+    f32x16 r = f32_round(t);
+    f64x16 wide = f64_widen(r);
 
-    t = f32_max(t, f32_set((float)ATT_MASKED));
-    r = f32_round(t);
-    wide = f64_widen(r);
     *largest = f64_max(*largest, wide);
-    return f64_scale(f64_widen(exp2_f32(f32_sub(t, r))), f64_sub(wide, f64_set(work->shift[row])));
+    return f64_scale(f64_widen(exp2_f32(f32_sub(t, r))), f64_sub(wide, f64_set(shift)));
 }
 
-/* A score is the sum of four chains, over the quarters of 0..d-1 (the last takes the rest), added in their order. */
+/* A score is the sum of four chains: chain j, over p = j, j + 4, ..; added in their order. Chain 0 starts at the bias. So
+ * a lone row need not wait for one chain, and meets the key's columns in the order in which they lie. */
 enum { CHAINS = 4 };
 
-/* sum[i][c] += q[i][p] k[c][p] for p in [from, to), each a chain in the order of p. */
-LANES_INLINE void chain_f64(f64x16 *sum, const double *q, const float *keys, uint32_t d, uint32_t from, uint32_t to,
-                            uint32_t rows, uint32_t tiles)
+LANES_INLINE f64x16 start_f64(const float *bias)
 {
-    for (uint32_t p = from; p < to; p++) {
-        f64x16 k[F64_TILES > F64_LONE ? F64_TILES : F64_LONE];
+    const f64x16 start = f64_fma(f64_load_f32(bias), f64_set(0x1.71547652b82fep+0), f64_set(0.0));
+    return f64_max(start, f64_set(ATT_MASKED));
+}
+
+LANES_INLINE f32x16 start_f32(const float *bias)
+{
+    return f32_max(f32_mul(f32_load(bias), f32_set(0x1.715476p+0f)), f32_set((float)ATT_MASKED));
+}
+
+/* sum[i][c] += q[i][p] k[c][p] for p = chain, chain + 4, .. */
+LANES_INLINE void chain_f64(f64x16 *sum, const double *q, const float *keys, size_t d, size_t chain, uint32_t rows,
+                            uint32_t tiles)
+{
+    for (size_t p = chain; p < d; p += CHAINS) {
+        f64x16 k[F64_TILES];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < tiles; c++)
-            k[c] = f64_widen(f32_load(keys + ((size_t)c * d + p) * ATT_LANES));
+            k[c] = f64_load_f32(keys + (c * d + p) * ATT_LANES);
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++) {
-            f64x16 x = f64_set(q[(size_t)i * d + p]);
+            f64x16 x = f64_set(q[i * d + p]);
 #pragma GCC unroll 8
             for (uint32_t c = 0; c < tiles; c++)
                 sum[i * tiles + c] = f64_fma(x, k[c], sum[i * tiles + c]);
@@ -103,34 +110,29 @@ LANES_INLINE void chain_f64(f64x16 *sum, const double *q, const float *keys, uin
     }
 }
 
-/* One row: its chains side by side, for a lone chain waits for itself. */
-LANES_INLINE void chains_f64(f64x16 *t, const double *q, const float *keys, uint32_t d, uint32_t tiles)
+/* The scores of one row against one tile, its chains side by side: a lone chain would wait for itself. */
+LANES_INLINE f64x16 score_f64(const double *q, const float *keys, const float *bias, size_t d)
 {
-    const uint32_t length = d / CHAINS;
-    f64x16 sum[CHAINS][F64_LONE];
+    f64x16 sum[CHAINS] = {start_f64(bias), f64_set(0.0), f64_set(0.0), f64_set(0.0)};
+    size_t p = 0;
 
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < tiles; c++) {
-        sum[0][c] = t[c];
-        sum[1][c] = sum[2][c] = sum[3][c] = f64_set(0);
+    if (!F64_SIDE_BY_SIDE) {
+        for (uint32_t j = 0; j < CHAINS; j++)
+            chain_f64(&sum[j], q, keys, d, j, 1, 1);
+        p = d;
     }
-    for (uint32_t k = 0; k < length; k++)
+    for (; p + CHAINS <= d; p += CHAINS)
 #pragma GCC unroll 4
-        for (uint32_t j = 0; j < CHAINS; j++) {
-            const uint32_t p = j * length + k;
-            f64x16 x = f64_set(q[p]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < tiles; c++)
-                sum[j][c] = f64_fma(x, f64_widen(f32_load(keys + ((size_t)c * d + p) * ATT_LANES)), sum[j][c]);
-        }
-    chain_f64(sum[CHAINS - 1], q, keys, d, CHAINS * length, d, 1, tiles);
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < tiles; c++) {
-        t[c] = sum[0][c];
+        for (uint32_t j = 0; j < CHAINS; j++)
+            sum[j] = f64_fma(f64_set(q[p + j]), f64_load_f32(keys + (p + j) * ATT_LANES), sum[j]);
 #pragma GCC unroll 4
-        for (uint32_t j = 1; j < CHAINS; j++)
-            t[c] = f64_fma(sum[j][c], f64_set(1.0), t[c]);
-    }
+    for (uint32_t j = 0; j < CHAINS; j++)
+        if (p + j < d)
+            sum[j] = f64_fma(f64_set(q[p + j]), f64_load_f32(keys + (p + j) * ATT_LANES), sum[j]);
+#pragma GCC unroll 4
+    for (uint32_t j = 1; j < CHAINS; j++)
+        sum[0] = f64_fma(sum[j], f64_set(1.0), sum[0]);
+    return sum[0];
 }
 
 /* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float64. */
@@ -139,27 +141,24 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
 {
     const double *q = (const double *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
-    const uint32_t d = work->d, length = d / CHAINS;
-    f64x16 t[F64_ROWS * F64_TILES > F64_LONE ? F64_ROWS * F64_TILES : F64_LONE];
+    f64x16 t[F64_ROWS * F64_TILES], sum[F64_ROWS * F64_TILES];
 
 #pragma GCC unroll 8
     for (uint32_t c = 0; c < tiles; c++) {
-        f32x16 bias = f32_load(work->bias + (size_t)(tile + c) * ATT_LANES);
-        f64x16 start = f64_fma(f64_widen(bias), f64_set(0x1.71547652b82fep+0), f64_set(0.0));
+        f64x16 start = start_f64(work->bias + (size_t)(tile + c) * ATT_LANES);
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++)
             t[i * tiles + c] = start;
     }
-    if (rows == 1 && F64_SIDE_BY_SIDE) {
-        chains_f64(t, q, keys, d, tiles);
+    if (rows == 1 && tiles == 1) {
+        t[0] = score_f64(q, keys, work->bias + (size_t)tile * ATT_LANES, work->d);
     } else {
-        chain_f64(t, q, keys, d, 0, length, rows, tiles);
+        chain_f64(t, q, keys, work->d, 0, rows, tiles);
         for (uint32_t j = 1; j < CHAINS; j++) {
-            f64x16 sum[F64_ROWS * F64_TILES > F64_LONE ? F64_ROWS * F64_TILES : F64_LONE];
 #pragma GCC unroll 24
             for (uint32_t k = 0; k < rows * tiles; k++)
                 sum[k] = f64_set(0);
-            chain_f64(sum, q, keys, d, j * length, j == CHAINS - 1 ? d : (j + 1) * length, rows, tiles);
+            chain_f64(sum, q, keys, work->d, j, rows, tiles);
 #pragma GCC unroll 24
             for (uint32_t k = 0; k < rows * tiles; k++)
                 t[k] = f64_fma(sum[k], f64_set(1.0), t[k]);
@@ -170,21 +169,21 @@ LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < tiles; c++)
             f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
-                      weigh(work, row + i, t[i * tiles + c], &largest[i]));
+                      weigh_f64(work->precision, work->shift[row + i], t[i * tiles + c], &largest[i]));
 }
 
-/* sum[i][c] += q[i][p] k[c][p] for p in [from, to), each a chain in the order of p. */
-LANES_INLINE void chain_f32(f32x16 *sum, const float *q, const float *keys, uint32_t d, uint32_t from, uint32_t to,
-                            uint32_t rows, uint32_t tiles)
+/* sum[i][c] += q[i][p] k[c][p] for p = chain, chain + 4, .. */
+LANES_INLINE void chain_f32(f32x16 *sum, const float *q, const float *keys, size_t d, size_t chain, uint32_t rows,
+                            uint32_t tiles)
 {
-    for (uint32_t p = from; p < to; p++) {
-        f32x16 k[F32_TILES > F32_LONE ? F32_TILES : F32_LONE];
+    for (size_t p = chain; p < d; p += CHAINS) {
+        f32x16 k[F32_TILES];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < tiles; c++)
-            k[c] = f32_load(keys + ((size_t)c * d + p) * ATT_LANES);
+            k[c] = f32_load(keys + (c * d + p) * ATT_LANES);
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++) {
-            f32x16 x = f32_set(q[(size_t)i * d + p]);
+            f32x16 x = f32_set(q[i * d + p]);
 #pragma GCC unroll 8
             for (uint32_t c = 0; c < tiles; c++)
                 sum[i * tiles + c] = f32_fma(x, k[c], sum[i * tiles + c]);
@@ -192,34 +191,29 @@ LANES_INLINE void chain_f32(f32x16 *sum, const float *q, const float *keys, uint
     }
 }
 
-/* One row: its chains side by side, for a lone chain waits for itself. */
-LANES_INLINE void chains_f32(f32x16 *t, const float *q, const float *keys, uint32_t d, uint32_t tiles)
+/* The scores of one row against one tile, its chains side by side: a lone chain would wait for itself. */
+LANES_INLINE f32x16 score_f32(const float *q, const float *keys, const float *bias, size_t d)
 {
-    const uint32_t length = d / CHAINS;
-    f32x16 sum[CHAINS][F32_LONE];
+    f32x16 sum[CHAINS] = {start_f32(bias), f32_set(0.0f), f32_set(0.0f), f32_set(0.0f)};
+    size_t p = 0;
 
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < tiles; c++) {
-        sum[0][c] = t[c];
-        sum[1][c] = sum[2][c] = sum[3][c] = f32_set(0);
+    if (!F32_SIDE_BY_SIDE) {
+        for (uint32_t j = 0; j < CHAINS; j++)
+            chain_f32(&sum[j], q, keys, d, j, 1, 1);
+        p = d;
     }
-    for (uint32_t k = 0; k < length; k++)
+    for (; p + CHAINS <= d; p += CHAINS)
 #pragma GCC unroll 4
-        for (uint32_t j = 0; j < CHAINS; j++) {
-            const uint32_t p = j * length + k;
-            f32x16 x = f32_set(q[p]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < tiles; c++)
-                sum[j][c] = f32_fma(x, f32_load(keys + ((size_t)c * d + p) * ATT_LANES), sum[j][c]);
-        }
-    chain_f32(sum[CHAINS - 1], q, keys, d, CHAINS * length, d, 1, tiles);
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < tiles; c++) {
-        t[c] = sum[0][c];
+        for (uint32_t j = 0; j < CHAINS; j++)
+            sum[j] = f32_fma(f32_set(q[p + j]), f32_load(keys + (p + j) * ATT_LANES), sum[j]);
 #pragma GCC unroll 4
-        for (uint32_t j = 1; j < CHAINS; j++)
-            t[c] = f32_fma(sum[j][c], f32_set(1.0f), t[c]);
-    }
+    for (uint32_t j = 0; j < CHAINS; j++)
+        if (p + j < d)
+            sum[j] = f32_fma(f32_set(q[p + j]), f32_load(keys + (p + j) * ATT_LANES), sum[j]);
+#pragma GCC unroll 4
+    for (uint32_t j = 1; j < CHAINS; j++)
+        sum[0] = f32_fma(sum[j], f32_set(1.0f), sum[0]);
+    return sum[0];
 }
 
 /* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float32. */
@@ -228,27 +222,24 @@ LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32
 {
     const float *q = (const float *)work->q + (size_t)row * work->d;
     const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
-    const uint32_t d = work->d, length = d / CHAINS;
-    f32x16 t[F32_ROWS * F32_TILES > F32_LONE ? F32_ROWS * F32_TILES : F32_LONE];
+    f32x16 t[F32_ROWS * F32_TILES], sum[F32_ROWS * F32_TILES];
 
 #pragma GCC unroll 8
     for (uint32_t c = 0; c < tiles; c++) {
-        f32x16 bias = f32_load(work->bias + (size_t)(tile + c) * ATT_LANES);
-        f32x16 start = f32_mul(bias, f32_set(0x1.715476p+0f));
+        f32x16 start = start_f32(work->bias + (size_t)(tile + c) * ATT_LANES);
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++)
             t[i * tiles + c] = start;
     }
-    if (rows == 1 && F32_SIDE_BY_SIDE) {
-        chains_f32(t, q, keys, d, tiles);
+    if (rows == 1 && tiles == 1) {
+        t[0] = score_f32(q, keys, work->bias + (size_t)tile * ATT_LANES, work->d);
     } else {
-        chain_f32(t, q, keys, d, 0, length, rows, tiles);
+        chain_f32(t, q, keys, work->d, 0, rows, tiles);
         for (uint32_t j = 1; j < CHAINS; j++) {
-            f32x16 sum[F32_ROWS * F32_TILES > F32_LONE ? F32_ROWS * F32_TILES : F32_LONE];
 #pragma GCC unroll 24
             for (uint32_t k = 0; k < rows * tiles; k++)
-                sum[k] = f32_set(0);
-            chain_f32(sum, q, keys, d, j * length, j == CHAINS - 1 ? d : (j + 1) * length, rows, tiles);
+                sum[k] = f32_set(0.0f);
+            chain_f32(sum, q, keys, work->d, j, rows, tiles);
 #pragma GCC unroll 24
             for (uint32_t k = 0; k < rows * tiles; k++)
                 t[k] = f32_fma(sum[k], f32_set(1.0f), t[k]);
@@ -259,7 +250,7 @@ LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < tiles; c++)
             f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
-                      weigh_single(work, row + i, t[i * tiles + c], &largest[i]));
+                      weigh_f32(work->shift[row + i], t[i * tiles + c], &largest[i]));
 }
 
 LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t wide,
@@ -269,18 +260,9 @@ LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t ro
     uint32_t tile = 0;
 
     for (uint32_t i = 0; i < rows; i++)
-        largest[i] = f64_set(
-            ATT_MASKED); /* A lone tile waits for its chain; so the rest goes by halves. All widths are constants after inlining. */
+        largest[i] = f64_set(ATT_MASKED);
     for (; tile + wide <= work->tiles; tile += wide)
         block(work, row, tile, rows, wide, largest);
-    if (wide >= 8 && tile + 4 <= work->tiles) {
-        block(work, row, tile, rows, 4, largest);
-        tile += 4;
-    }
-    if (wide >= 4 && tile + 2 <= work->tiles) {
-        block(work, row, tile, rows, 2, largest);
-        tile += 2;
-    }
     for (; tile < work->tiles; tile++)
         block(work, row, tile, rows, 1, largest);
     for (uint32_t i = 0; i < rows; i++)
@@ -295,13 +277,89 @@ static void weights(const struct att_weights *work)
         for (; row + F32_ROWS <= work->rows; row += F32_ROWS)
             band(work, row, F32_ROWS, F32_TILES, block_f32);
         for (; row < work->rows; row++)
-            band(work, row, 1, F32_LONE, block_f32);
+            band(work, row, 1, 1, block_f32);
     } else {
         for (; row + F64_ROWS <= work->rows; row += F64_ROWS)
             band(work, row, F64_ROWS, F64_TILES, block_f64);
         for (; row < work->rows; row++)
-            band(work, row, 1, F64_LONE, block_f64);
+            band(work, row, 1, 1, block_f64);
     }
+}
+
+/* What the weights of a query add up to so far. */
+struct reading {
+    f64x16 largest, value, sum[4], magnitude[4];
+};
+
+/* `tiles` tiles from `tile` on: their scores, then their weights side by side, for one would wait for itself; then
+ * what they add up to. (In float32 scores are so quick that one tile at a time is faster: measured.) */
+LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                             uint32_t tile, uint32_t tiles, bool single, struct reading *reading)
+{
+    f64x16 w[READ_TILES];
+    f32x16 t32[READ_TILES];
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++) {
+        const float *keys = work->keys + (size_t)(tile + c) * work->d * ATT_LANES;
+        const float *bias = work->bias + (size_t)(tile + c) * ATT_LANES;
+        /* The values of a column lie far apart: the processor does not foresee them. */
+        __builtin_prefetch(values + (size_t)(tile + c) * columns * ATT_LANES);
+        if (single)
+            t32[c] = score_f32(work->q, keys, bias, work->d);
+        else
+            w[c] = score_f64(work->q, keys, bias, work->d);
+    }
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++) {
+        if (single)
+            w[c] = weigh_f32(work->shift[0], t32[c], &reading->largest);
+        else
+            w[c] = weigh_f64(work->precision, work->shift[0], w[c], &reading->largest);
+        f64_store(work->weights + (size_t)(tile + c) * ATT_LANES, w[c]);
+    }
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++) {
+        const float *head = heads + (size_t)(tile + c) * 4 * ATT_LANES;
+        const f64x16 signed_w = f64_mul(w[c], f64_load_f32(head));
+        reading->value = f64_fma(w[c], f64_load_f32(values + (size_t)(tile + c) * columns * ATT_LANES), reading->value);
+        reading->sum[0] = f64_fma(signed_w, f64_set(1.0), reading->sum[0]);
+        reading->magnitude[0] = f64_fma(w[c], f64_set(1.0), reading->magnitude[0]);
+#pragma GCC unroll 3
+        for (int x = 1; x < 4; x++) {
+            f64x16 column = f64_load_f32(head + x * ATT_LANES);
+            reading->sum[x] = f64_fma(w[c], column, reading->sum[x]);
+            reading->magnitude[x] = f64_fma(signed_w, column, reading->magnitude[x]);
+        }
+    }
+}
+
+LANES_INLINE void read_all(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                           bool single, struct att_read_sums *ret)
+{
+    struct reading reading = {.largest = f64_set(ATT_MASKED), .value = f64_set(0.0)};
+    uint32_t tile = 0;
+
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++)
+        reading.sum[c] = reading.magnitude[c] = f64_set(0.0);
+    for (; !single && tile + READ_TILES <= work->tiles; tile += READ_TILES)
+        read_tiles(work, heads, values, columns, tile, READ_TILES, single, &reading);
+    for (; tile < work->tiles; tile++)
+        read_tiles(work, heads, values, columns, tile, 1, single, &reading);
+    work->largest[0] = f64_largest(reading.largest);
+    ret->value = f64_sum(reading.value);
+    f64_sum4(reading.sum, ret->head);
+    f64_sum4(reading.magnitude, ret->magnitude);
+}
+
+static void read_row(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
+                     struct att_read_sums *ret)
+{
+    if (work->precision == ATT_SINGLE)
+        read_all(work, heads, values, columns, true, ret);
+    else
+        read_all(work, heads, values, columns, false, ret);
 }
 
 static void scale_q(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled)
@@ -324,33 +382,8 @@ static void sums(const double *weight, uint32_t tiles, const float *values, uint
         f64x16 sum = f64_set(0.0);
         for (uint32_t tile = 0; tile < tiles; tile++)
             sum = f64_fma(f64_load(weight + (size_t)tile * ATT_LANES),
-                          f64_widen(f32_load(x + (size_t)tile * columns * ATT_LANES)), sum);
+                          f64_load_f32(x + (size_t)tile * columns * ATT_LANES), sum);
         ret_sums[column - first] = f64_sum(sum);
-    }
-}
-
-/* Head columns c: sums and sums of magnitudes together, so that everything is loaded once. */
-static void head_sums(const double *weight, uint32_t tiles, const float *heads, double ret_sums[4],
-                      double ret_magnitudes[4])
-{
-    f64x16 sum[4], magnitude[4];
-
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++)
-        sum[c] = magnitude[c] = f64_set(0.0);
-    for (uint32_t tile = 0; tile < tiles; tile++) {
-        f64x16 w = f64_load(weight + (size_t)tile * ATT_LANES);
-#pragma GCC unroll 4
-        for (int c = 0; c < 4; c++) {
-            f64x16 x = f64_widen(f32_load(heads + ((size_t)tile * 4 + (size_t)c) * ATT_LANES));
-            sum[c] = f64_fma(w, x, sum[c]);
-            magnitude[c] = f64_fma(w, f64_abs(x), magnitude[c]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        ret_sums[c] = f64_sum(sum[c]);
-        ret_magnitudes[c] = f64_sum(magnitude[c]);
     }
 }
 
@@ -397,13 +430,26 @@ static void transpose(const float *const rows[ATT_LANES], uint32_t d, float *ret
             ret_tile[(size_t)p * ATT_LANES + lane] = rows[lane][p];
 }
 
+LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
+{
+    double some[8];
+
+    if (count >= 8) {
+        f64x8_store(sums, f64x8_fma(sign, x, f64x8_load(sums)));
+        return;
+    }
+    f64x8_store(some, x);
+    for (uint32_t j = 0; j < count; j++)
+        sums[j] += sign * some[j];
+}
+
 /* `rows` x 8 `vectors` sums in registers; both are constants after inlining. */
 LANES_INLINE void product_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                 uint32_t vectors)
 {
     const double *weight = work->weights + row * work->stride;
     const float *values = work->values + column;
-    double *sums = work->sums + (size_t)row * work->columns + column;
+    double *sums = work->sums + (size_t)row * work->sum_stride + column;
     const size_t stride = work->stride, value_stride = work->value_stride;
     const uint32_t depth = work->depth;
     f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_ROWS * PRODUCT_VECTORS : LONE_VECTORS];
@@ -426,7 +472,8 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
-            f64x8_store(sums + (size_t)i * work->columns + 8 * c, sum[i * vectors + c]);
+            add_vector(sums + i * work->sum_stride + 8 * c, work->sign, sum[i * vectors + c],
+                       work->columns - column - 8 * c);
 }
 
 LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uint32_t rows, uint32_t vectors)
@@ -449,4 +496,4 @@ static void product(const struct att_product *work)
         product_band(work, row, 1, LONE_VECTORS);
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head, transpose, scale_q, weights, product, sums, head_sums};
+const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head, transpose, scale_q, weights, read_row, sums, product};

@@ -54,6 +54,10 @@ LANES_INLINE f64x16 f64_widen(f32x16 a)
     __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
     return (f64x16){_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(high)};
 }
+LANES_INLINE f64x16 f64_load_f32(const float *p)
+{
+    return (f64x16){_mm512_cvtps_pd(_mm256_loadu_ps(p)), _mm512_cvtps_pd(_mm256_loadu_ps(p + 8))};
+}
 LANES_INLINE f32x16 f64_narrow(f64x16 a)
 {
     __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps(a.lo)));
@@ -80,13 +84,13 @@ LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
 {
     return (f64x16){_mm512_sub_pd(a.lo, b.lo), _mm512_sub_pd(a.hi, b.hi)};
 }
+LANES_INLINE f64x16 f64_mul(f64x16 a, f64x16 b)
+{
+    return (f64x16){_mm512_mul_pd(a.lo, b.lo), _mm512_mul_pd(a.hi, b.hi)};
+}
 LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return (f64x16){_mm512_max_pd(a.lo, b.lo), _mm512_max_pd(a.hi, b.hi)};
-}
-LANES_INLINE f64x16 f64_abs(f64x16 a)
-{
-    return (f64x16){_mm512_abs_pd(a.lo), _mm512_abs_pd(a.hi)};
 }
 LANES_INLINE f64x16 f64_round(f64x16 a)
 {
@@ -96,9 +100,9 @@ LANES_INLINE f64x16 f64_round(f64x16 a)
 LANES_INLINE __m512d lanes_scale(__m512d m, __m512d n)
 {
     __mmask8 kept = _mm512_cmp_pd_mask(n, _mm512_set1_pd(-1000.0), _CMP_GE_OQ);
-    return _mm512_maskz_scalef_pd(kept, m, _mm512_min_pd(n, _mm512_set1_pd(1000.0)));
+    return _mm512_maskz_scalef_pd(kept, m, n);
 }
-/* m 2^n for integers n; 0 where n < -1000; n is taken as 1000 where it is larger. */
+/* m 2^n for integers n; 0 where n < -1000, anything where n > 1000. */
 LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
 {
     return (f64x16){lanes_scale(m.lo, n.lo), lanes_scale(m.hi, n.hi)};
@@ -110,6 +114,21 @@ LANES_INLINE double f64_sum(f64x16 a)
     __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
     __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
+}
+/* f64_sum of four, together. */
+LANES_INLINE void f64_sum4(const f64x16 a[4], double ret[4])
+{
+    __m512d eight[4], four[2], two;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        eight[i] = _mm512_add_pd(a[i].lo, a[i].hi);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        four[i] = _mm512_add_pd(_mm512_shuffle_f64x2(eight[2 * i], eight[2 * i + 1], 0x44),
+                                _mm512_shuffle_f64x2(eight[2 * i], eight[2 * i + 1], 0xee));
+    two = _mm512_add_pd(_mm512_shuffle_f64x2(four[0], four[1], 0x88), _mm512_shuffle_f64x2(four[0], four[1], 0xdd));
+    two = _mm512_add_pd(two, _mm512_permute_pd(two, 0x55));
+    _mm256_storeu_pd(ret, _mm512_castpd512_pd256(_mm512_maskz_compress_pd(0x55, two)));
 }
 LANES_INLINE double f64_largest(f64x16 a)
 {
@@ -124,6 +143,10 @@ LANES_INLINE f64x8 f64x8_zero(void)
 LANES_INLINE f64x8 f64x8_widen(const float *p)
 {
     return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+}
+LANES_INLINE f64x8 f64x8_load(const double *p)
+{
+    return _mm512_loadu_pd(p);
 }
 LANES_INLINE f64x8 f64x8_fma(double a, f64x8 b, f64x8 c)
 {
@@ -239,6 +262,10 @@ LANES_INLINE f64x16 f64_widen(f32x16 a)
                      _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[1])),
                      _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[1], 1))}};
 }
+LANES_INLINE f64x16 f64_load_f32(const float *p)
+{
+    return EACH4(_mm256_cvtps_pd(_mm_loadu_ps(p + 4 * k)));
+}
 LANES_INLINE f32x16 f64_narrow(f64x16 a)
 {
     return (f32x16){{_mm256_set_m128(_mm256_cvtpd_ps(a.v[1]), _mm256_cvtpd_ps(a.v[0])),
@@ -267,13 +294,13 @@ LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
 {
     return EACH4(_mm256_sub_pd(a.v[k], b.v[k]));
 }
+LANES_INLINE f64x16 f64_mul(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_mul_pd(a.v[k], b.v[k]));
+}
 LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return EACH4(_mm256_max_pd(a.v[k], b.v[k]));
-}
-LANES_INLINE f64x16 f64_abs(f64x16 a)
-{
-    return EACH4(_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v[k]));
 }
 LANES_INLINE f64x16 f64_round(f64x16 a)
 {
@@ -283,8 +310,7 @@ LANES_INLINE __m256d lanes_scale(__m256d m, __m256d n)
 {
     __m256d kept = _mm256_cmp_pd(n, _mm256_set1_pd(-1000.0), _CMP_GE_OQ);
     /* 1.5 2^52 + 1023 + n has n's biased exponent in its lowest bits. */
-    __m256d clamped = _mm256_max_pd(_mm256_min_pd(n, _mm256_set1_pd(1000.0)), _mm256_set1_pd(-1000.0));
-    __m256d biased = _mm256_add_pd(clamped, _mm256_set1_pd(0x1.8p52 + 1023.0));
+    __m256d biased = _mm256_add_pd(n, _mm256_set1_pd(0x1.8p52 + 1023.0));
     __m256i power = _mm256_slli_epi64(_mm256_castpd_si256(biased), 52);
     return _mm256_and_pd(kept, _mm256_mul_pd(m, _mm256_castsi256_pd(power)));
 }
@@ -297,6 +323,11 @@ LANES_INLINE double f64_sum(f64x16 a)
     __m256d four = _mm256_add_pd(_mm256_add_pd(a.v[0], a.v[2]), _mm256_add_pd(a.v[1], a.v[3]));
     __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
+}
+LANES_INLINE void f64_sum4(const f64x16 a[4], double ret[4])
+{
+    for (int i = 0; i < 4; i++)
+        ret[i] = f64_sum(a[i]);
 }
 LANES_INLINE double f64_largest(f64x16 a)
 {
@@ -318,6 +349,10 @@ LANES_INLINE f64x8 f64x8_zero(void)
 LANES_INLINE f64x8 f64x8_widen(const float *p)
 {
     return (f64x8){{_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))}};
+}
+LANES_INLINE f64x8 f64x8_load(const double *p)
+{
+    return (f64x8){{_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}};
 }
 LANES_INLINE f64x8 f64x8_fma(double a, f64x8 b, f64x8 c)
 {
@@ -413,6 +448,10 @@ LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     return EACH(f64x16, (double)a.v[k]);
 }
+LANES_INLINE f64x16 f64_load_f32(const float *p)
+{
+    return EACH(f64x16, (double)p[k]);
+}
 LANES_INLINE f32x16 f64_narrow(f64x16 a)
 {
     return EACH(f32x16, (float)a.v[k]);
@@ -437,13 +476,13 @@ LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
 {
     return EACH(f64x16, a.v[k] - b.v[k]);
 }
+LANES_INLINE f64x16 f64_mul(f64x16 a, f64x16 b)
+{
+    return EACH(f64x16, a.v[k] * b.v[k]);
+}
 LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return EACH(f64x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]);
-}
-LANES_INLINE f64x16 f64_abs(f64x16 a)
-{
-    return EACH(f64x16, fabs(a.v[k]));
 }
 LANES_INLINE f64x16 f64_round(f64x16 a)
 {
@@ -455,7 +494,7 @@ LANES_INLINE double lanes_scale(double m, double n)
     double power;
     if (!(n >= -1000.0))
         return 0.0;
-    bits = (uint64_t)((int64_t)(n < 1000.0 ? n : 1000.0) + 1023) << 52;
+    bits = (uint64_t)((int64_t)(n < 2000.0 ? n : 2000.0) + 1023) << 52;
     memcpy(&power, &bits, sizeof power);
     return m * power;
 }
@@ -469,6 +508,11 @@ LANES_INLINE double f64_sum(f64x16 a)
         for (int k = 0; k < half; k++)
             a.v[k] += a.v[k + half];
     return a.v[0];
+}
+LANES_INLINE void f64_sum4(const f64x16 a[4], double ret[4])
+{
+    for (int i = 0; i < 4; i++)
+        ret[i] = f64_sum(a[i]);
 }
 LANES_INLINE double f64_largest(f64x16 a)
 {
@@ -490,6 +534,12 @@ LANES_INLINE f64x8 f64x8_widen(const float *p)
     f64x8 a;
     for (int k = 0; k < 8; k++)
         a.v[k] = (double)p[k];
+    return a;
+}
+LANES_INLINE f64x8 f64x8_load(const double *p)
+{
+    f64x8 a;
+    memcpy(a.v, p, sizeof a.v);
     return a;
 }
 LANES_INLINE f64x8 f64x8_fma(double a, f64x8 b, f64x8 c)

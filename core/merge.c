@@ -120,7 +120,7 @@ uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only)
 }
 
 /* The row of Q as of the scanned cut, and its version. */
-const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scratch, uint32_t *ret_version)
+const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *ret_version)
 {
     const struct att_merger *merger = &engine->merger;
 
@@ -128,9 +128,8 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, float *scr
         *ret_version = merger->settled_q_version[row];
         return engine->region.q + (size_t)row * engine->region.d;
     }
-    att_entries_get(&engine->region, merger->changed_q[row] - 1, scratch, NULL, NULL, NULL);
     *ret_version = entry_at(engine, merger->changed_q[row] - 1)->q_version;
-    return scratch;
+    return att_log_row(&engine->region, merger->changed_q[row] - 1);
 }
 
 /* Publishes new contents of a tile: written into the spare, then one store of the word. */
@@ -226,13 +225,16 @@ static void settle_token(struct att_engine *engine, uint32_t token, uint64_t pos
 {
     const struct att_region *region = &engine->region;
     const bool lives = entry_at(engine, position)->sign > 0;
-    float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
+    const float *row = att_log_row(region, position);
 
     att_saving_before_token(engine, token);
     region->live[token] = lives;
     if (!lives)
         return;
-    att_entries_get(region, position, key, value, &region->bias[token], engine->merger.heads[token]);
+    memcpy(region->k + (size_t)token * region->d, row, sizeof(float) * region->d);
+    memcpy(region->v + (size_t)token * region->d_v, row + region->d, sizeof(float) * region->d_v);
+    region->bias[token] = region->log_bias[att_log_slot(region, position)];
+    att_entries_head(region, position, engine->merger.heads[token]);
     engine->merger.used = token + 1 > engine->merger.used ? token + 1 : engine->merger.used;
 }
 
@@ -241,7 +243,6 @@ static void settle(struct att_engine *engine, uint64_t cut)
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
     const uint64_t start = settled(engine);
-    float q[ATT_MAX_COLUMNS];
 
     for (uint64_t position = start; position < cut; position++) {
         const struct att_entry *entry = entry_at(engine, position);
@@ -251,8 +252,8 @@ static void settle(struct att_engine *engine, uint64_t cut)
         if (entry->is_q && merger->changed_q[index] == position + 1) {
             /* Its base was dropped and the tile flipped before: no reader takes an answer from a torn row of Q. */
             att_saving_before_q(engine, index);
-            att_entries_get(region, position, q, NULL, NULL, NULL);
-            att_shared_store(region->q + (size_t)index * region->d, q, sizeof(float) * region->d);
+            att_shared_store(region->q + (size_t)index * region->d, att_log_row(region, position),
+                             sizeof(float) * region->d);
             merger->settled_q_version[index] = entry->q_version;
         }
     }

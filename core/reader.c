@@ -37,20 +37,21 @@ enum {
     CHUNK = CHUNK_TILES * ATT_TILE_LANES
 };
 
-/* A row being read: a private copy of its base and the columns that are asked for. */
+/* A row being read: a private copy of its base and the columns that are asked for. Not set to zero first: a query with
+ * nothing pending would notice. */
 struct reading {
     const struct att_region *region;
-    struct att_row row;
     double *sums; /* 4 + count: the head columns, then value columns first .. first + count - 1 */
     uint32_t first, count;
-    double largest[4];
-    const void *scaled_q;
+    struct att_row *row;
+    double largest[4]; /* for folding */
 };
 
 /* Entries [position, position + lanes) lie in one run of tiles; the caller sees to that. */
 struct chunk {
     const float *keys, *heads, *values;
     float bias[CHUNK]; /* -inf where no entry of the stretch is */
+    const void *scaled_q;
     uint32_t tiles, entries;
 };
 
@@ -109,53 +110,59 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
     for (uint32_t lane = 0; lane < chunk->tiles * ATT_TILE_LANES; lane++) {
         uint32_t index;
         att_shared_load(&index, &region->log_entries[att_log_slot(region, first + lane)].index, sizeof index);
-        if (index > att_row_id(&reading->row))
+        if (index > att_row_id(reading->row))
             chunk->bias[lane] = -INFINITY;
         if (chunk->bias[lane] > -INFINITY)
-            reading->row.tokens +=
+            reading->row->tokens +=
                 (int64_t)chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_COLUMNS * ATT_TILE_LANES +
                                       lane % ATT_TILE_LANES];
     }
 }
 
-static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, double *weights, double *largest)
+/* The weights, with the sums of the head columns and of the first value column that is asked for; returns the largest. */
+static double weigh_chunk(const struct reading *reading, const struct chunk *chunk, double *weights,
+                          struct att_read_sums *ret)
 {
+    const struct att_region *region = reading->region;
+    double largest;
     const struct att_weights work = {
-        .precision = reading->region->precision,
+        .precision = region->precision,
         .rows = 1,
         .tiles = chunk->tiles,
-        .d = reading->region->d,
-        .q = reading->scaled_q,
+        .d = region->d,
+        .q = chunk->scaled_q,
         .keys = chunk->keys,
         .bias = chunk->bias,
-        .shift = &reading->row.shift,
+        .shift = &reading->row->shift,
         .weights = weights,
         .stride = CHUNK,
-        .largest = largest,
+        .largest = &largest,
     };
-    reading->region->kernel->weights(&work);
+    region->kernel->read(&work, chunk->heads, chunk->values + (size_t)reading->first * ATT_TILE_LANES, region->d_v,
+                         ret);
+    return largest;
 }
 
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 {
-    const struct att_kernel *kernel = reading->region->kernel;
-    double weights[CHUNK], largest, magnitudes[4], head[4];
-    double added[64];
+    const struct att_region *region = reading->region;
+    struct att_read_sums read;
+    double weights[CHUNK], added[64], *values = reading->sums + ATT_HEAD_COLUMNS;
+    double largest = weigh_chunk(reading, chunk, weights, &read);
 
-    weigh_chunk(reading, chunk, weights, &largest);
-    if (largest > ATT_NO_SHIFT && largest - reading->row.shift > ATT_SHIFT_HEADROOM) {
-        att_row_raise(&reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest);
-        weigh_chunk(reading, chunk, weights, &largest);
+    if (largest > ATT_NO_SHIFT && largest - reading->row->shift > ATT_SHIFT_HEADROOM) {
+        att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest);
+        weigh_chunk(reading, chunk, weights, &read);
     }
-    kernel->head_sums(weights, chunk->tiles, chunk->heads, head, magnitudes);
-    att_row_account(&reading->row, reading->sums, magnitudes, chunk->entries, reading->largest);
+    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        reading->sums[c] += head[c];
-    for (uint32_t done = 0; done < reading->count; done += 64) {
+        reading->sums[c] += read.head[c];
+    values[0] += read.value;
+    for (uint32_t done = 1; done < reading->count; done += 64) {
         uint32_t some = reading->count - done < 64 ? reading->count - done : 64;
-        kernel->sums(weights, chunk->tiles, chunk->values, reading->region->d_v, reading->first + done, some, added);
+        region->kernel->sums(weights, chunk->tiles, chunk->values, region->d_v, reading->first + done, some, added);
         for (uint32_t c = 0; c < some; c++)
-            reading->sums[ATT_HEAD_COLUMNS + done + c] += added[c];
+            values[done + c] += added[c];
     }
 }
 
@@ -164,96 +171,114 @@ static void copy_base(struct reading *reading, struct att_tile *tile, uint32_t s
     const struct att_region *region = reading->region;
     double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
 
-    att_shared_load(&reading->row, &tile->rows[slot % ATT_TILE_ROWS], sizeof reading->row);
+    att_shared_load(reading->row, &tile->rows[slot % ATT_TILE_ROWS], sizeof *reading->row);
     att_shared_load(reading->sums, sums, sizeof(double) * ATT_HEAD_COLUMNS);
     att_shared_load(reading->sums + ATT_HEAD_COLUMNS, sums + ATT_HEAD_COLUMNS + reading->first,
                     sizeof(double) * reading->count);
+}
+
+/* Folds the entries [position, count) into the base that was copied. */
+static void fold_pending(struct reading *reading, uint32_t row, uint64_t position, uint64_t count)
+{
+    const struct att_region *region = reading->region;
+    float q[ATT_MAX_COLUMNS];
+    double scaled_q[ATT_MAX_COLUMNS];
+    struct chunk chunk;
+    uint32_t visible;
+
+    att_shared_load(q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
+    region->kernel->scale(region->precision, region->scale, region->d, q, scaled_q);
+    chunk.scaled_q = scaled_q;
     for (int c = 0; c < 4; c++)
         reading->largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
+    while (position < count) {
+        take_chunk(region, position, count, &chunk);
+        if (region->causal)
+            mask_later_tokens(reading, &chunk, position);
+        fold_chunk(reading, &chunk);
+        position += chunk.entries;
+    }
+    if (!region->causal) {
+        att_shared_load(&visible, &region->log_visible[att_log_slot(region, count - 1)], sizeof visible);
+        reading->row->tokens = visible;
+    }
 }
 
 /* One attempt. ATT_OK: reading holds a consistent state. ATT_AGAIN: it was disturbed. ATT_ENOENT: there is no base. */
-static enum att_status read_once(struct reading *reading, uint32_t row, void *scaled_q)
+static enum att_status read_once(struct reading *reading, uint32_t row)
 {
     const struct att_region *region = reading->region;
     struct att_region_header *header = region->header;
-    float q[ATT_MAX_COLUMNS];
     uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_acquire);
     uint64_t word, count, position;
-    uint32_t visible;
     struct att_tile *tile;
-    struct chunk chunk;
 
     if (slot / ATT_TILE_ROWS >= region->tiles)
         return ATT_ENOENT;
     word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_acquire);
     count = atomic_load_explicit(&header->count, memory_order_acquire);
-    tile = att_region_tile(region, ATT_WORD_PHYSICAL(word) % region->physical_tiles);
+    if (ATT_WORD_PHYSICAL(word) >= region->physical_tiles)
+        return ATT_AGAIN;
+    tile = att_region_tile(region, ATT_WORD_PHYSICAL(word));
     att_shared_load(&position, &tile->position, sizeof position);
     if (count - position > region->log_capacity)
         return ATT_AGAIN;
     copy_base(reading, tile, slot);
-    if (position != count) {
-        att_shared_load(q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
-        region->kernel->scale(region->precision, region->scale, region->d, q, scaled_q);
-    }
-    for (uint64_t at = position; at < count;) {
-        take_chunk(region, at, count, &chunk);
-        if (region->causal)
-            mask_later_tokens(reading, &chunk, at);
-        fold_chunk(reading, &chunk);
-        at += chunk.entries;
-    }
-    if (position != count && !region->causal) {
-        att_shared_load(&visible, &region->log_visible[att_log_slot(region, count - 1)], sizeof visible);
-        reading->row.tokens = visible;
-    }
+    if (position != count)
+        fold_pending(reading, row, position, count);
     /* Partners: the release fences in merge.c (after flips) and entries.c (after reading tail). */
     atomic_thread_fence(memory_order_acquire);
     if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
         atomic_load_explicit(&header->tail, memory_order_relaxed) > position)
         return ATT_AGAIN;
-    if (att_row_id(&reading->row) != row ||
-        reading->row.q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
+    if (att_row_id(reading->row) != row ||
+        reading->row->q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
         return ATT_ENOENT;
     return ATT_OK;
 }
 
-static enum att_status read_row(struct reading *reading, uint32_t row)
+/* The answer of the columns that `reading` names, into its sums; then as values. */
+static enum att_status read_row(struct reading *reading, uint32_t row, double *ret_values, double *ret_error_bound)
 {
-    double scaled_q[ATT_MAX_COLUMNS];
+    const struct att_numerics *numerics = &reading->region->numerics;
     enum att_status status = ATT_AGAIN;
 
-    reading->scaled_q = scaled_q;
     for (int attempt = 0; attempt < ATT_READ_ATTEMPTS && status == ATT_AGAIN; attempt++)
-        status = read_once(reading, row, scaled_q);
+        status = read_once(reading, row);
     if (status != ATT_OK)
         return ATT_AGAIN;
-    return att_row_check(&reading->row, reading->sums, reading->region->numerics.budget);
+    status = att_row_check(reading->row, reading->sums, numerics->budget);
+    if (status == ATT_OK)
+        att_row_answer(reading->row, reading->sums, reading->sums + ATT_HEAD_COLUMNS, reading->count, numerics,
+                       ret_values, ret_error_bound);
+    return status;
 }
 
 enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
                                double *ret_error_bound)
 {
     double sums[ATT_HEAD_COLUMNS + 1];
-    struct reading reading = {.region = region, .sums = sums, .first = column, .count = 1};
-    enum att_status status = read_row(&reading, row);
+    struct att_row base;
+    struct reading reading;
 
-    if (status != ATT_OK)
-        return status;
-    att_row_answer(&reading.row, sums, sums + ATT_HEAD_COLUMNS, 1, &region->numerics, ret_value, ret_error_bound);
-    return ATT_OK;
+    reading.region = region;
+    reading.row = &base;
+    reading.sums = sums;
+    reading.first = column;
+    reading.count = 1;
+    return read_row(&reading, row, ret_value, ret_error_bound);
 }
 
 enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values, double *ret_error_bound)
 {
     double sums[ATT_HEAD_COLUMNS + ATT_MAX_COLUMNS];
-    struct reading reading = {.region = region, .sums = sums, .count = region->d_v};
-    enum att_status status = read_row(&reading, row);
+    struct att_row base;
+    struct reading reading;
 
-    if (status != ATT_OK)
-        return status;
-    att_row_answer(&reading.row, sums, sums + ATT_HEAD_COLUMNS, region->d_v, &region->numerics, ret_values,
-                   ret_error_bound);
-    return ATT_OK;
+    reading.region = region;
+    reading.row = &base;
+    reading.sums = sums;
+    reading.first = 0;
+    reading.count = region->d_v;
+    return read_row(&reading, row, ret_values, ret_error_bound);
 }

@@ -24,7 +24,7 @@
 #include "row.h"
 
 #define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
-#define ATT_REGION_VERSION 1u
+#define ATT_REGION_VERSION 2u
 #define ATT_NO_SLOT        UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };
@@ -103,7 +103,11 @@ struct att_region {
     float *q;
     float *k, *v, *bias; /* settled tokens: the daemon's own memory, NULL in a reader's view */
     uint8_t *live;
-    size_t token_bytes;            /* of them, from k on */
+    size_t token_bytes; /* of them, from k on, with log_rows */
+    /* The entries' keys (or rows of Q) and values once more, as rows and without the sign: what is read back one by one.
+     * The daemon's own, written by the service with the entry. */
+    float *log_rows;               /* [log_capacity][row_floats] */
+    size_t row_floats;             /* d + d_v, in whole cache lines */
     _Atomic uint32_t *row_version; /* [n_q]; live version of each row of Q. Owner: service */
     _Atomic uint32_t *slots;       /* [n_q]; where a row's base is, ATT_NO_SLOT: cold. Owner: merge */
     _Atomic uint64_t *words;       /* [tiles] */
@@ -142,6 +146,12 @@ static inline size_t att_log_tile(const struct att_region *region, uint64_t posi
 static inline size_t att_log_slot(const struct att_region *region, uint64_t position)
 {
     return att_log_tile(region, position) * ATT_TILE_LANES + position % ATT_TILE_LANES;
+}
+
+/* The daemon's row of an entry: its key, or row of Q; its value comes d floats after. */
+static inline float *att_log_row(const struct att_region *region, uint64_t position)
+{
+    return region->log_rows + att_log_slot(region, position) * region->row_floats;
 }
 
 #endif

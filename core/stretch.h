@@ -16,6 +16,7 @@ struct att_stretch {
     int64_t tokens;       /* how many are not masked, times the sign */
     uint32_t first, last; /* smallest and largest token index */
     uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
+    const float **rows;   /* [ATT_BLOCK]: its key, where it lies */
     float *keys;          /* [tiles][d][16] */
     float *bias;          /* [ATT_BLOCK] */
     const float
@@ -35,8 +36,6 @@ static inline uint32_t att_stretch_tiles(const struct att_stretch *stretch)
     return (stretch->entries + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
 }
 
-enum { ATT_HEAD_PADDED = 8 };
-
 /* d_v rounded up to whole vectors. */
 static inline uint32_t att_padded(uint32_t d_v)
 {
@@ -47,7 +46,7 @@ static inline uint32_t att_padded(uint32_t d_v)
 void att_stretch_clear(struct att_stretch *stretch, int sign);
 /* Adds one entry of the log. There must be room. */
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
-/* Masks the rest of the last tile. After the last add. */
+/* Transposes the keys and masks the rest of the last tile. After the last add. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
 
 /* Packs, from empty to finished, the settled tokens [first, end), at most ATT_BLOCK: keys transposed, values where they

@@ -97,33 +97,50 @@ static enum att_status no_token(const struct att_engine *engine, uint32_t index,
                     index, engine->index.used);
 }
 
-/* The live token, which is there. */
-static void load_token(const struct att_engine *engine, uint32_t index, float *ret_key, float *ret_value,
-                       float *ret_bias, float *ret_head)
+/* The live token, which is there, but for its head columns. It stays where it is while the service updates it: a settled
+ * row is only written when a newer entry of the token is merged; a row of the log that is merged meanwhile can only be
+ * taken again by the `-` and `+` of this very update, and they begin as copies of it. */
+static struct att_token live_token(const struct att_engine *engine, uint32_t index)
 {
     const struct att_region *region = &engine->region;
     const int64_t position = pending_position(engine, engine->index.newest[index]);
 
     if (position >= 0) {
-        att_entries_get(region, (uint64_t)position, ret_key, ret_value, ret_bias, ret_head);
-        return;
+        const float *row = att_log_row(region, (uint64_t)position);
+        return (struct att_token){.key = row,
+                                  .value = row + region->d,
+                                  .bias = region->log_bias[att_log_slot(region, (uint64_t)position)]};
     }
-    if (ret_key)
-        memcpy(ret_key, region->k + (size_t)index * region->d, sizeof(float) * region->d);
-    if (ret_value)
-        memcpy(ret_value, region->v + (size_t)index * region->d_v, sizeof(float) * region->d_v);
-    if (ret_bias)
-        *ret_bias = region->bias[index];
-    if (ret_head)
+    return (struct att_token){.key = region->k + (size_t)index * region->d,
+                              .value = region->v + (size_t)index * region->d_v,
+                              .bias = region->bias[index]};
+}
+
+/* Its head columns, as they were when it became what it is. */
+static void load_head(const struct att_engine *engine, uint32_t index, float ret_head[ATT_HEAD_COLUMNS])
+{
+    const int64_t position = pending_position(engine, engine->index.newest[index]);
+
+    if (position >= 0)
+        att_entries_head(&engine->region, (uint64_t)position, ret_head);
+    else
         memcpy(ret_head, engine->merger.heads[index], sizeof engine->merger.heads[index]);
 }
 
 enum att_status att_engine_token(const struct att_engine *engine, uint32_t token, float *ret_key, float *ret_value,
                                  float *ret_bias, struct att_error *error)
 {
+    struct att_token live;
+
     if (token >= engine->region.capacity || !engine->index.live[token])
         return no_token(engine, token, error);
-    load_token(engine, token, ret_key, ret_value, ret_bias, NULL);
+    live = live_token(engine, token);
+    if (ret_key)
+        memcpy(ret_key, live.key, sizeof(float) * engine->region.d);
+    if (ret_value)
+        memcpy(ret_value, live.value, sizeof(float) * engine->region.d_v);
+    if (ret_bias)
+        *ret_bias = live.bias;
     return ATT_OK;
 }
 
@@ -135,17 +152,18 @@ enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, floa
     if (row >= region->n_q)
         return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, region->n_q);
     position = pending_position(engine, engine->index.newest_q[row]);
-    if (position >= 0)
-        att_entries_get(region, (uint64_t)position, ret_q, NULL, NULL, NULL);
-    else
-        memcpy(ret_q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
+    memcpy(ret_q, position >= 0 ? att_log_row(region, (uint64_t)position) : region->q + (size_t)row * region->d,
+           sizeof(float) * region->d);
     return ATT_OK;
 }
 
-static void load_now(struct att_engine *engine, uint32_t token)
+/* Writes `-` of the live token at the end of the log. There is room. */
+static void put_removal(struct att_engine *engine, uint32_t token, uint64_t lsn)
 {
-    struct att_token *now = &engine->index.now;
-    load_token(engine, token, now->key, now->value, &now->bias, now->head);
+    struct att_token now = live_token(engine, token);
+
+    load_head(engine, token, now.head);
+    att_entries_put_token(engine, engine->index.count, token, -1, lsn, &now);
 }
 
 /* Replaces or creates the live token. */
@@ -162,11 +180,11 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
         if (att_entries_room(engine, 2) != ATT_OK)
             return ATT_AGAIN;
         if (was_live) {
-            load_now(engine, token);
-            att_entries_put_token(engine, count++, token, -1, lsn, &index->now);
+            put_removal(engine, token, lsn);
+            count++;
         }
-        index->newest[token] = count + 1;
         att_entries_put_token(engine, count++, token, 1, lsn, next);
+        index->newest[token] = count;
     }
     index->live_count += !was_live;
     index->visible += (uint32_t)(next->bias > -INFINITY) - (was_live == ATT_VISIBLE);
@@ -185,8 +203,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
             return ATT_AGAIN;
-        load_now(engine, token);
-        att_entries_put_token(engine, index->count, token, -1, lsn, &index->now);
+        put_removal(engine, token, lsn);
         index->newest[token] = 0;
         count++;
     }
@@ -242,7 +259,7 @@ static void take_free(struct att_index *index, uint32_t token)
 static enum att_status append(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
     struct att_index *index = &engine->index;
-    struct att_token given = {.bias = op->bias ? *op->bias : 0.0f};
+    struct att_token given = {.key = op->key, .value = op->value, .bias = op->bias ? *op->bias : 0.0f};
     uint32_t token = op->index;
     const bool chosen = token == ATT_ANY_INDEX;
     enum att_status status;
@@ -256,8 +273,6 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
                         "there is room for %u tokens and all are in use: delete some, or start attnd with a larger "
                         "--capacity",
                         engine->region.capacity);
-    given.key = (float *)op->key; /* only read */
-    given.value = (float *)op->value;
     status = att_check_token(engine, token, &given, error);
     if (status == ATT_OK)
         status = put_token(engine, token, lsn, &given);
@@ -273,51 +288,57 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
     return ATT_OK;
 }
 
-/* Makes of index.next, the token as it is, what it will be; *number: the new value of the entry kinds. */
-static enum att_status change(struct att_engine *engine, const struct att_op *op, float *number,
-                              struct att_error *error)
+/* Makes of *next, the token as it is, what a SET_TOKEN says. */
+static enum att_status set_token(const struct att_op *op, struct att_token *next, struct att_error *error)
 {
-    struct att_token *next = &engine->index.next;
-    const bool key_entry = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_SET_K_ENTRY;
-    const uint32_t columns = key_entry ? engine->region.d : engine->region.d_v;
-    float *row = key_entry ? next->key : next->value;
+    if (!op->key && !op->value && !op->bias)
+        return att_fail(error, ATT_EINVAL, "token %u: nothing to set", op->index);
+    if (op->key)
+        next->key = op->key;
+    if (op->value)
+        next->value = op->value;
+    if (op->bias)
+        next->bias = *op->bias;
+    return ATT_OK;
+}
 
-    if (op->kind == ATT_OP_SET_TOKEN) {
-        if (!op->key && !op->value && !op->bias)
-            return att_fail(error, ATT_EINVAL, "token %u: nothing to set", op->index);
-        if (op->key)
-            memcpy(next->key, op->key, sizeof(float) * engine->region.d);
-        if (op->value)
-            memcpy(next->value, op->value, sizeof(float) * engine->region.d_v);
-        if (op->bias)
-            next->bias = *op->bias;
-        return ATT_OK;
-    }
+/* Makes of *next, the token as it is, what one of the entry kinds says; *number: the entry's new value. */
+static enum att_status set_entry(struct att_engine *engine, const struct att_op *op, struct att_token *next,
+                                 float *number, struct att_error *error)
+{
+    const bool of_key = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_SET_K_ENTRY;
+    const bool adds = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_ADD_V;
+    const uint32_t columns = of_key ? engine->region.d : engine->region.d_v;
+    const float **row = of_key ? &next->key : &next->value;
+    float *changed = engine->index.scratch;
+
     if (op->column >= columns)
         return att_fail(error, ATT_ERANGE, "column %u is out of range: %s has %u columns", op->column,
-                        key_entry ? "K" : "V", columns);
+                        of_key ? "K" : "V", columns);
     if (!isfinite(op->number))
-        return att_fail(error, ATT_ENOTFINITE, "%s[%u][%u]: %g is not a finite number", key_entry ? "K" : "V",
-                        op->index, op->column, op->number);
-    *number = op->kind == ATT_OP_ADD_K || op->kind == ATT_OP_ADD_V ? (float)((double)row[op->column] + op->number)
-                                                                   : (float)op->number;
-    row[op->column] = *number;
+        return att_fail(error, ATT_ENOTFINITE, "%s[%u][%u]: %g is not a finite number", of_key ? "K" : "V", op->index,
+                        op->column, op->number);
+    *number = adds ? (float)((double)(*row)[op->column] + op->number) : (float)op->number;
+    memcpy(changed, *row, sizeof(float) * columns);
+    changed[op->column] = *number;
+    *row = changed;
     return ATT_OK;
 }
 
 static enum att_status modify(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
-    struct att_token *next = &engine->index.next;
+    struct att_token next;
     float number = 0.0f;
-    enum att_status status = att_engine_token(engine, op->index, next->key, next->value, &next->bias, error);
+    enum att_status status;
 
-    if (status != ATT_OK)
-        return status;
-    status = change(engine, op, &number, error);
+    if (op->index >= engine->region.capacity || !engine->index.live[op->index])
+        return no_token(engine, op->index, error);
+    next = live_token(engine, op->index);
+    status = op->kind == ATT_OP_SET_TOKEN ? set_token(op, &next, error) : set_entry(engine, op, &next, &number, error);
     if (status == ATT_OK)
-        status = att_check_token(engine, op->index, next, error);
+        status = att_check_token(engine, op->index, &next, error);
     if (status == ATT_OK)
-        status = put_token(engine, op->index, lsn, next);
+        status = put_token(engine, op->index, lsn, &next);
     if (status == ATT_AGAIN)
         att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     if (status != ATT_OK)
@@ -337,6 +358,8 @@ static void prefetch(const struct att_engine *engine, uint32_t token)
     const struct att_region *region = &engine->region;
     const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
 
+    if (token >= region->capacity)
+        return;
     __builtin_prefetch(&engine->index.newest[token]);
     __builtin_prefetch(&engine->index.live[token]);
     __builtin_prefetch(&engine->merger.heads[token]);
@@ -352,7 +375,7 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
     struct att_index *index = &engine->index;
     enum att_status status;
 
-    if (op->kind != ATT_OP_SET_Q && op->index < engine->region.capacity)
+    if (op->kind != ATT_OP_SET_Q)
         prefetch(engine, op->index);
     switch (op->kind) {
     case ATT_OP_APPEND:

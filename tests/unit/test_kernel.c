@@ -95,7 +95,7 @@ struct call {
     enum att_precision precision;
     uint32_t rows, tiles, d, columns;
     double *q;
-    float *q32, *keys, *bias, *values;
+    float *q32, *keys, *bias, *heads, *values;
     double shift[16];
 };
 
@@ -117,6 +117,7 @@ static struct call random_call(struct test_random *random)
     c.q32 = malloc(sizeof *c.q32 * q);
     c.keys = malloc(sizeof *c.keys * keys);
     c.bias = malloc(sizeof *c.bias * lanes);
+    c.heads = malloc(sizeof *c.heads * lanes * 4);
     c.values = malloc(sizeof *c.values * lanes * c.columns);
     for (size_t i = 0; i < q; i++)
         c.q[i] = c.q32[i] = 3.0f * gaussian(random);
@@ -124,6 +125,8 @@ static struct call random_call(struct test_random *random)
         c.keys[i] = gaussian(random);
     for (size_t i = 0; i < lanes; i++)
         c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : 400.0f * gaussian(random);
+    for (size_t i = 0; i < lanes * 4; i++)
+        c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
     for (size_t i = 0; i < lanes * c.columns; i++)
         c.values[i] = gaussian(random);
     for (uint32_t i = 0; i < c.rows; i++)
@@ -137,37 +140,65 @@ static void release_call(struct call *c)
     free(c->q32);
     free(c->keys);
     free(c->bias);
+    free(c->heads);
     free(c->values);
 }
 
-/* All that the kernel gives for a call, in one array: weights, largest, sums, magnitudes. */
+/* The work of `rows` rows from `row` on. */
+static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t rows, double *weights, double *largest)
+{
+    const size_t q = (size_t)row * c->d;
+
+    return (struct att_weights){.precision = c->precision,
+                                .rows = rows,
+                                .tiles = c->tiles,
+                                .d = c->d,
+                                .q = c->precision == ATT_SINGLE ? (const void *)(c->q32 + q) : c->q + q,
+                                .keys = c->keys,
+                                .bias = c->bias,
+                                .shift = c->shift + row,
+                                .weights = weights,
+                                .stride = (size_t)c->tiles * 16,
+                                .largest = largest};
+}
+
+/* What a query of the row gives, from weights that must be those of `weights`; then sums of all columns. */
+static void sum_row(const struct att_kernel *kernel, const struct call *c, uint32_t row, const double *expected,
+                    double *sums)
+{
+    const size_t lanes = (size_t)c->tiles * 16;
+    double *weights = malloc(lanes * sizeof *weights), largest;
+    const struct att_weights work = work_of(c, row, 1, weights, &largest);
+    struct att_read_sums read;
+
+    kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &read);
+    assert_memory_equal(weights, expected, lanes * sizeof *weights);
+    memcpy(sums, &read, sizeof read);
+    kernel->sums(weights, c->tiles, c->values, c->columns, 0, c->columns, sums + 9);
+    assert_memory_equal(&read.value, sums + 9 + 3, sizeof(double));
+    free(weights);
+}
+
+/* All that the kernel gives for a call, in one array: weights, largest, sums, magnitudes. What may be anything is 0. */
 static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
 {
     const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows;
-    double *all_of_it = calloc(weights + c->rows * (1 + 8 + (size_t)c->columns), sizeof(double));
+    const size_t a_row = 9 + c->columns;
+    double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows;
 
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
-        const struct att_weights work = {.precision = c->precision,
-                                         .rows = c->rows - row < rows_at_once ? c->rows - row : rows_at_once,
-                                         .tiles = c->tiles,
-                                         .d = c->d,
-                                         .q = c->precision == ATT_SINGLE ? (const void *)(c->q32 + (size_t)row * c->d)
-                                                                         : c->q + (size_t)row * c->d,
-                                         .keys = c->keys,
-                                         .bias = c->bias,
-                                         .shift = c->shift + row,
-                                         .weights = all_of_it + row * lanes,
-                                         .stride = lanes,
-                                         .largest = largest + row};
+        const uint32_t left = c->rows - row;
+        const struct att_weights work =
+            work_of(c, row, left < rows_at_once ? left : rows_at_once, all_of_it + row * lanes, largest + row);
         kernel->weights(&work);
     }
-    for (uint32_t row = 0; row < c->rows; row++) {
-        kernel->head_sums(all_of_it + row * lanes, c->tiles, c->values, sums, sums + 4);
-        kernel->sums(all_of_it + row * lanes, c->tiles, c->values, c->columns, 0, c->columns, sums + 8);
-        sums += 8 + c->columns;
-    }
-    *ret_count = weights + c->rows * (1 + 8 + (size_t)c->columns);
+    for (uint32_t row = 0; row < c->rows; row++, sums += a_row)
+        if (largest[row] - c->shift[row] <= 1000.0)
+            sum_row(kernel, c, row, all_of_it + row * lanes, sums);
+        else
+            memset(all_of_it + row * lanes, 0, lanes * sizeof *all_of_it);
+    *ret_count = weights + c->rows * (1 + a_row);
     return all_of_it;
 }
 
