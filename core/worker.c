@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <omp.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -123,7 +124,9 @@ static void *run(void *argument)
 {
     struct att_engine *engine = argument;
 
-    /* Below the request path; the team's threads are created by this one and inherit it. Failing is harmless. */
+    /* Below the request path, and never taking a processor from it at once when woken: a woken SCHED_BATCH thread waits
+     * for its turn. The team's threads are created by this one and inherit both. Failing is harmless. */
+    sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), MERGE_NICENESS);
     while (!atomic_load_explicit(&engine->stop, memory_order_acquire))
         if (!turn(engine))
