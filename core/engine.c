@@ -314,6 +314,12 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
     return status;
 }
 
+void att_engine_ahead(const struct att_engine *engine, uint32_t row, uint32_t column)
+{
+    if (row < engine->region.n_q && column < engine->region.d_v)
+        att_read_ahead(&engine->region, row, column);
+}
+
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
                                struct att_error *error)
 {

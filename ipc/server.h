@@ -55,6 +55,10 @@ struct att_server_request {
  * until taken or parked. */
 bool att_server_next(struct att_server *server, struct att_server_request *ret_request);
 
+/* What will probably be given after the request given last, up to its column; false: nothing yet. Unchecked: good for
+ * nothing but fetching memory ahead. */
+bool att_server_ahead(const struct att_server *server, struct att_wire_request *ret_hint);
+
 /* The request given last is dealt with or will be answered later: its slots are freed, room for
  * its reply stays reserved until att_server_reply (which may also come before this). */
 void att_server_take(struct att_server *server);

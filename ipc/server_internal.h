@@ -45,8 +45,9 @@ struct att_session {
     uint64_t reserved;     /* reply slots promised to requests given or taken */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
     bool parked;
-    bool dirty;   /* in server->dirty */
-    bool starved; /* something waits for the client to read replies; wants_room is set */
+    bool streaming; /* request has followed request since the ring was last seen empty */
+    bool dirty;     /* in server->dirty */
+    bool starved;   /* something waits for the client to read replies; wants_room is set */
     uint64_t starved_since;
     uint64_t starved_tail;
     const char *broken; /* how the client broke the protocol: ended at the next att_server_next or _wait */

@@ -359,17 +359,39 @@ bool att_server_next(struct att_server *server, struct att_server_request *ret_r
     return true;
 }
 
+bool att_server_ahead(const struct att_server *server, struct att_wire_request *ret_hint)
+{
+    const struct att_session *session = server->current;
+    if (!session)
+        return false;
+    const struct att_consumer *requests = &session->requests;
+    const uint64_t position = requests->tail + server->current_slots;
+    const struct att_slot *slot = &requests->slots[position & requests->mask];
+    /* relaxed: it may be torn or a lie; nobody believes it */
+    if (atomic_load_explicit(&slot->seq, memory_order_relaxed) != position + 1)
+        return false;
+    uint64_t words[ATT_SLOT_WORDS];
+    for (size_t w = 0; w < offsetof(struct att_wire_request, tag) / sizeof words[0]; w++)
+        words[w] = atomic_load_explicit(&slot->words[w], memory_order_relaxed);
+    memcpy(ret_hint, words, offsetof(struct att_wire_request, tag));
+    return true;
+}
+
 void att_server_take(struct att_server *server)
 {
     struct att_session *session = server->current;
     if (!session)
         return; /* it has ended meanwhile */
     att_consumer_take(&session->requests, server->current_slots, false);
-    /* A lone request's reply does not wait for a look at the other sessions. att_server_flush does the rest. */
-    if (session->dirty && att_consumer_peek(&session->requests) == ATT_RING_EMPTY)
-        att_producer_publish(&session->replies);
-    if (server->burst > 1)
-        att_consumer_ahead(&session->requests, server->burst == 2);
+    if (att_consumer_peek(&session->requests) != ATT_RING_EMPTY) {
+        att_consumer_ahead(&session->requests, !session->streaming);
+        session->streaming = true;
+    } else {
+        session->streaming = false;
+        /* A lone request's reply does not wait for a look at the other sessions. att_server_flush does the rest. */
+        if (session->dirty)
+            att_producer_publish(&session->replies);
+    }
     server->current = NULL;
 }
 
