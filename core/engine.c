@@ -63,12 +63,12 @@ static bool allocate(struct att_engine *engine)
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
     merger->review = calloc(n_q, sizeof *merger->review);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
-    merger->free_slot = calloc(n_q, sizeof *merger->free_slot);
+    merger->occupied = calloc(engine->region.tiles, sizeof *merger->occupied);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
            merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
-           merger->needs_refresh && merger->spare && merger->free_slot && engine->last_read && att_saving_init(engine);
+           merger->needs_refresh && merger->spare && merger->occupied && engine->last_read && att_saving_init(engine);
 }
 
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
@@ -134,7 +134,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.review);
     free(engine->merger.needs_refresh);
     free(engine->merger.spare);
-    free(engine->merger.free_slot);
+    free(engine->merger.occupied);
     free(engine->last_read);
     att_region_release(&engine->region);
     if (engine->region_fd >= 0)
@@ -222,7 +222,6 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
 static void index_bases(struct att_engine *engine)
 {
     const struct att_region *region = &engine->region;
-    uint32_t last = 0;
 
     /* Only tiles that were restored: looking at the others would already give them memory. */
     for (uint32_t slot = 0; slot < engine->merger.restored_tiles * ATT_TILE_ROWS; slot++) {
@@ -240,12 +239,8 @@ static void index_bases(struct att_engine *engine)
         row->q_version = 0;
         atomic_store_explicit(&region->slots[id], slot, memory_order_relaxed);
         atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
-        last = slot + 1;
+        att_slot_occupy(engine, slot);
     }
-    engine->merger.slots_used = last;
-    for (uint32_t slot = last; slot-- > 0;)
-        if (att_row_id(&att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS]) == ATT_NO_ROW)
-            engine->merger.free_slot[engine->merger.free_slots++] = slot;
     for (uint32_t row = 0; row < region->n_q; row++)
         if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
             att_mark_for_refresh(engine, row);

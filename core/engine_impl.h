@@ -42,9 +42,10 @@ struct att_index {
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
 struct att_work_tile {
-    struct att_tile *tile; /* layout as in the region */
-    uint32_t rows;         /* in use, from 0 on */
-    void *scaled_q;        /* [64][d] */
+    struct att_tile *tile;       /* layout as in the region */
+    uint32_t rows;               /* in use, from 0 on */
+    void *scaled_q;              /* [64][d] */
+    uint8_t slot[ATT_TILE_ROWS]; /* of a tile that was loaded: where in it each row is */
 };
 
 /* Rows whose weights are made, multiplied and added before the next ones' are. */
@@ -86,10 +87,10 @@ struct att_merger {
     uint8_t *needs_refresh;      /* [n_q] */
     uint32_t needed;             /* how many */
     uint32_t cursor;             /* where the search for them goes on */
-    uint32_t slots_used;         /* slots that have ever held a row lie below this */
+    uint64_t *occupied;          /* [tiles]: a bit for each slot that holds a row */
+    uint32_t tiles_used;         /* tiles with rows lie below this */
+    uint32_t room;               /* tiles below this are full */
     uint32_t restored_tiles;     /* before the start: from 0 on */
-    uint32_t *free_slot;         /* [n_q]: those of them that hold none, a stack */
-    uint32_t free_slots;
     uint32_t *spare;             /* [threads]: physical tiles that no word names */
     struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
@@ -150,10 +151,10 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
 /* fold.c */
 enum att_status att_fold_init(struct att_engine *engine, struct att_error *error);
 void att_fold_free(struct att_engine *engine);
-void att_work_tile_clear(struct att_engine *engine, struct att_work_tile *work);
 void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, uint32_t row, uint32_t q_version,
                        const float *q);
-void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile);
+void att_work_tile_take(struct att_engine *engine, struct att_work_tile *work, const struct att_row *row,
+                        const double *sums, const float *q);
 void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
               const struct att_stretch *stretch);
 
@@ -162,13 +163,21 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks);
 void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 uint32_t att_refresh_some(struct att_engine *engine);
 
+/* tiles.c */
+void att_slot_occupy(struct att_engine *engine, uint32_t slot);
+void att_slot_free(struct att_engine *engine, uint32_t slot);
+void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile);
+void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
+              uint32_t *spare);
+void att_tiles_publish(struct att_engine *engine, const uint32_t *rows, uint32_t count);
+void att_tiles_compact(struct att_engine *engine);
+
 /* merge.c */
 void att_merge_scan(struct att_engine *engine, uint64_t cut);
 void att_merge_unscan(struct att_engine *engine, uint64_t cut);
 uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only);
 uint64_t att_merge_count(const struct att_engine *engine);
 void att_merge_to(struct att_engine *engine, uint64_t cut);
-void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare);
 void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
 const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *ret_version);
 

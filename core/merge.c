@@ -132,20 +132,6 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *
     return att_log_row(&engine->region, merger->changed_q[row] - 1);
 }
 
-/* Publishes new contents of a tile: written into the spare, then one store of the word. */
-void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare)
-{
-    const struct att_region *region = &engine->region;
-    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
-
-    att_shared_store(att_region_tile(region, *spare), contents, region->tile_bytes);
-    /* Release: the contents. Partner: the reader's acquire of the word. */
-    atomic_store_explicit(&region->words[tile], ATT_WORD((word >> 32) + 1, *spare), memory_order_release);
-    /* Before the old tile is written again. Partner: the reader's acquire fence. */
-    atomic_thread_fence(memory_order_release);
-    *spare = ATT_WORD_PHYSICAL(word);
-}
-
 void att_mark_for_refresh(struct att_engine *engine, uint32_t row)
 {
     engine->merger.needed += !engine->merger.needs_refresh[row];
@@ -162,8 +148,6 @@ static void review_rows(struct att_engine *engine, struct att_work_tile *work, u
         struct att_row *row = &work->tile->rows[i];
         const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
         const uint32_t id = att_row_id(row);
-        if (id == ATT_NO_ROW)
-            continue;
         if (merger->changed_q[id] != 0 || att_policy_goes_cold(engine, id, entries)) {
             merger->review[id] = DROPPED;
             att_row_set_id(row, ATT_NO_ROW);
@@ -182,40 +166,27 @@ static uint64_t packed_entries(const struct att_merger *merger, uint32_t blocks)
     return entries;
 }
 
-/* Whether the tile holds any row. */
-static bool tile_in_use(const struct att_region *region, uint32_t tile)
-{
-    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
-    const struct att_tile *contents = att_region_tile(region, ATT_WORD_PHYSICAL(word));
-
-    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
-        if (att_row_id(&contents->rows[i]) != ATT_NO_ROW)
-            return true;
-    return false;
-}
-
 static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
-    const uint32_t tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
     const uint64_t packed = packed_entries(merger, blocks);
-    const double work_done = (double)merger->slots_used * blocks * ATT_BLOCK * (region->d + region->columns);
+    const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
+    const double work_done = rows * blocks * ATT_BLOCK * (region->d + region->columns);
 
 #pragma omp parallel num_threads(att_team(engine, work_done))
     {
         const int thread = omp_get_thread_num();
         struct att_scratch *scratch = &merger->scratch[thread];
 #pragma omp for schedule(dynamic)
-        for (uint32_t tile = 0; tile < tiles; tile++) {
-            if (!tile_in_use(region, tile))
+        for (uint32_t tile = 0; tile < merger->tiles_used; tile++) {
+            if (merger->occupied[tile] == 0)
                 continue;
-            att_work_tile_load(engine, &scratch->work, tile);
+            att_tile_load(engine, &scratch->work, tile);
             for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
             review_rows(engine, &scratch->work, packed);
-            scratch->work.tile->position = cut;
-            att_flip(engine, tile, scratch->work.tile, &merger->spare[thread]);
+            att_flip(engine, tile, &scratch->work, cut, &merger->spare[thread]);
         }
     }
 }
@@ -271,8 +242,8 @@ static void act_on_review(struct att_engine *engine)
             continue;
         merger->review[row] = 0;
         if (review == DROPPED) {
-            merger->free_slot[merger->free_slots++] =
-                atomic_exchange_explicit(&engine->region.slots[row], ATT_NO_SLOT, memory_order_relaxed);
+            att_slot_free(engine,
+                          atomic_exchange_explicit(&engine->region.slots[row], ATT_NO_SLOT, memory_order_relaxed));
             atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
         }
         if (review == OVER_BUDGET || (merger->changed_q[row] != 0 && !att_policy_goes_cold(engine, row, 0)))
@@ -307,4 +278,5 @@ void att_merge_to(struct att_engine *engine, uint64_t cut)
     atomic_store_explicit(&header->settled, cut, memory_order_release);
     /* Release: this thread has done with the entries. Partner: the acquire in entries.c. */
     atomic_store_explicit(&header->tail, cut, memory_order_release);
+    att_tiles_compact(engine);
 }
