@@ -144,6 +144,7 @@ static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t
 static void answer_live(struct att_engine *engine, const struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
+    const double start = att_thread_ns();
     uint32_t version;
 
     for (uint32_t a = 0; a < count; a++) {
@@ -156,6 +157,8 @@ static void answer_live(struct att_engine *engine, const struct ask *asks, uint3
     att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
     for (uint32_t a = 0; a < count; a++)
         answer_into(engine, asks[a].job, &merger->group[a / ATT_TILE_ROWS], a % ATT_TILE_ROWS);
+    if (count == 1)
+        att_policy_sample_row(engine, att_thread_ns() - start);
 }
 
 /* ---- Both ---- */

@@ -47,8 +47,8 @@ static uint32_t take_slot(struct att_engine *engine)
 
 /* ---- Tiles ---- */
 
-/* Takes up the rows of a published tile, to go on from their bases. */
-void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile)
+/* Takes up rows of a published tile, those in `slots` (a bit for each), to go on from their bases. */
+void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile, uint64_t slots)
 {
     const struct att_region *region = &engine->region;
     /* Relaxed: this thread, or one it has joined since, made the last flip. */
@@ -56,7 +56,7 @@ void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32
     struct att_tile *from = att_region_tile(region, ATT_WORD_PHYSICAL(word));
 
     work->rows = 0;
-    for (uint64_t left = engine->merger.occupied[tile]; left != 0; left &= left - 1) {
+    for (uint64_t left = slots; left != 0; left &= left - 1) {
         const uint32_t slot = (uint32_t)__builtin_ctzll(left), row = att_row_id(&from->rows[slot]);
         if (row == ATT_NO_ROW)
             continue; /* its base is about to come */
@@ -66,7 +66,7 @@ void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32
     }
 }
 
-/* Publishes new contents of a tile, its work rows that still have an id: written into the spare, then one store of the word. */
+/* Publishes new contents of a tile, its work rows: written into the spare, then one store of the word. */
 void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
               uint32_t *spare)
 {
@@ -76,8 +76,6 @@ void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_ti
     struct att_row rows[ATT_TILE_ROWS] = {{0}}; /* zeros: no row */
 
     for (uint32_t i = 0; i < work->rows; i++) {
-        if (att_row_id(&work->tile->rows[i]) == ATT_NO_ROW)
-            continue;
         rows[work->slot[i]] = work->tile->rows[i];
         att_shared_store(att_tile_sums(to, work->slot[i], region->columns),
                          att_tile_sums(work->tile, i, region->columns), sizeof(double) * region->columns);
@@ -119,7 +117,7 @@ static void publish(struct att_engine *engine, const uint32_t *rows, const uint3
 
     for (uint32_t i = 0, next; i < count; i = next) {
         const uint32_t tile = slots[i] / ATT_TILE_ROWS;
-        att_tile_load(engine, work, tile);
+        att_tile_load(engine, work, tile, merger->occupied[tile]);
         for (next = i; next < count && slots[next] / ATT_TILE_ROWS == tile; next++)
             place(engine, work, (uint8_t)(slots[next] % ATT_TILE_ROWS), next);
         att_flip(engine, tile, work, settled, &merger->spare[0]);
