@@ -231,6 +231,8 @@ static enum att_status read_once(struct reading *reading, uint32_t row)
     if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
         atomic_load_explicit(&header->tail, memory_order_relaxed) > position)
         return ATT_AGAIN;
+    if (att_row_id(reading->row) != row && atomic_load_explicit(&region->slots[row], memory_order_relaxed) != slot)
+        return ATT_AGAIN; /* it has moved to another tile */
     if (att_row_id(reading->row) != row ||
         reading->row->q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
         return ATT_ENOENT;

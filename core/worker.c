@@ -20,6 +20,14 @@
 
 enum { MERGE_NICENESS = 5 };
 
+double att_thread_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
 static uint64_t pending(const struct att_engine *engine)
 {
     return att_merge_count(engine) - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
