@@ -150,6 +150,9 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
                                struct att_error *error);
 
+/* Begins to bring what a query of that entry will read into the cache. Any index. */
+void att_engine_ahead(const struct att_engine *engine, uint32_t row, uint32_t column);
+
 /* `count` reads of the row, of `columns` value columns each, that other processes took from the published region:
  * counted as if they had been asked here, so that merging knows which rows are hot. Nothing for a row out of range. */
 void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t columns, uint32_t count);

@@ -86,7 +86,7 @@ extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx
 
 /* Relative error of a weight against exact exp of the exact t as computed, rounding of t - r included
  * (tests/unit/test_kernel.c sweeps it). */
-#define ATT_EPSILON_FLOAT  0x1p-23
+#define ATT_EPSILON_FLOAT  0x1p-25
 #define ATT_EPSILON_DOUBLE 0x1p-51
 
 #endif

@@ -6,84 +6,59 @@
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
 enum { F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
-enum { F64_SIDE_BY_SIDE = 1, F32_SIDE_BY_SIDE = 1, READ_TILES = 4 };
+enum { READ_TILES_F64 = 4, READ_TOGETHER_F64 = 2, READ_TILES_F32 = 2, READ_TOGETHER_F32 = 4 };
 enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8 };
 #elif defined(__AVX2__)
 enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
-enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 1, READ_TILES = 1 };
+enum { READ_TILES_F64 = 1, READ_TOGETHER_F64 = 2, READ_TILES_F32 = 1, READ_TOGETHER_F32 = 4 };
 enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4 };
 #else
 enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
-enum { F64_SIDE_BY_SIDE = 0, F32_SIDE_BY_SIDE = 0, READ_TILES = 1 };
+enum { READ_TILES_F64 = 1, READ_TOGETHER_F64 = 1, READ_TILES_F32 = 1, READ_TOGETHER_F32 = 1 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
 #endif
 
-/* 2^f for f in [-1/2, 1/2]: the Taylor series of exp(f ln 2). Terms up to 7 leave 5e-9, up to 13 leave 5e-18. */
-static const float power_f32[] = {1.0f,           0x1.62e430p-1f,  0x1.ebfbe0p-3f,  0x1.c6b08ep-5f,
-                                  0x1.3b2ab6p-7f, 0x1.5d87fep-10f, 0x1.430912p-13f, 0x1.ffcbfcp-17f};
-static const double power_f64[] = {1.0,
-                                   0x1.62e42fefa39efp-1,
-                                   0x1.ebfbdff82c58fp-3,
-                                   0x1.c6b08d704a0c0p-5,
-                                   0x1.3b2ab6fba4e77p-7,
-                                   0x1.5d87fe78a6731p-10,
-                                   0x1.430912f86c787p-13,
-                                   0x1.ffcbfc588b0c7p-17,
-                                   0x1.62c0223a5c824p-20,
-                                   0x1.b5253d395e7c4p-24,
-                                   0x1.e4cf5158b8ecap-28,
-                                   0x1.e8cac7351bb25p-32,
-                                   0x1.c3bd650fc2986p-36,
-                                   0x1.816193166d0f9p-40};
+/* 2^x = 2^(r + f), r the nearest eighth: 2^r from a table, times 1 + f p(f). The coefficients make the largest relative
+ * error least for |f| <= 1/16: 1.9e-8 with three of them, 2.4e-18 with seven. Their constant term is in the table; see
+ * f64_power for its form. */
+static const double table_short[8] = {0x1.ffffff6286a0fp-1, 0x1.f72b8371f8123p-1, 0x1.f06fe04578f80p-1,
+                                      0x1.ebfdaced46a5cp-1, 0x1.ea09e5f899e12p-1, 0x1.eace53a93c31ep-1,
+                                      0x1.ee89f91141dc5p-1, 0x1.f5818d3f52c23p-1};
+static const double series_short[] = {0x1.62e4314d3e2a2p-1, 0x1.ec0f9295958edp-3, 0x1.c6a59f20e3a6dp-5};
+static const double table_long[8] = {0x1.0000000000000p+0, 0x1.f72b83c7d517bp-1, 0x1.f06fe0a31b715p-1,
+                                     0x1.ebfdad5362a27p-1, 0x1.ea09e667f3bcdp-1, 0x1.eace5422aa0dbp-1,
+                                     0x1.ee89f995ad3adp-1, 0x1.f5818dcfba487p-1};
+static const double series_long[] = {0x1.62e42fefa39efp-1, 0x1.ebfbdff82c854p-3,  0x1.c6b08d704959dp-5,
+                                     0x1.3b2ab6edca437p-7, 0x1.5d87fea019c59p-10, 0x1.430e9dd8d5b6dp-13,
+                                     0x1.ffc519bc67328p-17};
 
-LANES_INLINE f32x16 exp2_f32(f32x16 f)
+/* Where float64's last place is an eighth. */
+#define EIGHTHS 0x1.8p49
+
+/* From the score t in octaves to the weight; anchor: EIGHTHS - M. The score goes into the row's running maximum. */
+LANES_INLINE f64x16 weigh(enum att_precision precision, double anchor, f64x16 t, f64x16 *largest)
 {
-    f32x16 sum = f32_set(power_f32[7]);
+    const bool is_long = precision == ATT_DOUBLE;
+    const double *series = is_long ? series_long : series_short;
+    const f64x16 z = f64_add(t, f64_set(anchor)), f = f64_sub(t, f64_sub(z, f64_set(anchor)));
+    const f64x16 power = f64_power(z, is_long ? table_long : table_short);
+    const int degree = is_long ? 7 : 3;
+    f64x16 sum = f64_set(series[degree - 1]);
+
+    *largest = f64_max(*largest, t);
 #pragma GCC unroll 8
-    for (int i = 6; i >= 0; i--)
-        sum = f32_fma(sum, f, f32_set(power_f32[i]));
-    return sum;
+    for (int i = degree - 2; i >= 0; i--)
+        sum = f64_fma(sum, f, f64_set(series[i]));
+    return f64_fma_from(z, EIGHTHS - 1000.0, f64_mul(power, f), sum, power);
 }
 
-LANES_INLINE f64x16 exp2_f64(f64x16 f)
-{
-    f64x16 sum = f64_set(power_f64[13]);
-#pragma GCC unroll 16
-    for (int i = 12; i >= 0; i--)
-        sum = f64_fma(sum, f, f64_set(power_f64[i]));
-    return sum;
-}
-
-/* From the score t in octaves to the weight, and its r into the row's running maximum. */
-LANES_INLINE f64x16 weigh_f64(enum att_precision precision, double shift, f64x16 t, f64x16 *largest)
-{
-    f64x16 r = f64_round(t), m;
-
-    *largest = f64_max(*largest, r);
-    if (precision == ATT_DOUBLE)
-        m = exp2_f64(f64_sub(t, r));
-    else
-        m = f64_widen(exp2_f32(f64_narrow(f64_sub(t, r))));
-    return f64_scale(m, f64_sub(r, f64_set(shift)));
-}
-
-LANES_INLINE f64x16 weigh_f32(double shift, f32x16 t, f64x16 *largest)
-{
-    f32x16 r = f32_round(t);
-    f64x16 wide = f64_widen(r);
-
-    *largest = f64_max(*largest, wide);
-    return f64_scale(f64_widen(exp2_f32(f32_sub(t, r))), f64_sub(wide, f64_set(shift)));
-}
-
-/* A score is the sum of four chains: chain j, over p = j, j + 4, ..; added in their order. Chain 0 starts at the bias. So
- * a lone row need not wait for one chain, and meets the key's columns in the order in which they lie. */
-enum { CHAINS = 4 };
+/* A score is the sum of a few chains: chain j of n, over p = j, j + n, ..; added in their order. Chain 0 starts at the
+ * bias. So a lone row need not wait for one chain, and meets the key's columns in the order in which they lie. */
+enum { CHAINS_F64 = 2, CHAINS_F32 = 4 };
 
 LANES_INLINE f64x16 start_f64(const float *bias)
 {
-    const f64x16 start = f64_fma(f64_load_f32(bias), f64_set(0x1.71547652b82fep+0), f64_set(0.0));
-    return f64_max(start, f64_set(ATT_MASKED));
+    return f64_max(f64_mul(f64_load_f32(bias), f64_set(0x1.71547652b82fep+0)), f64_set(ATT_MASKED));
 }
 
 LANES_INLINE f32x16 start_f32(const float *bias)
@@ -91,182 +66,138 @@ LANES_INLINE f32x16 start_f32(const float *bias)
     return f32_max(f32_mul(f32_load(bias), f32_set(0x1.715476p+0f)), f32_set((float)ATT_MASKED));
 }
 
-/* sum[i][c] += q[i][p] k[c][p] for p = chain, chain + 4, .. */
-LANES_INLINE void chain_f64(f64x16 *sum, const double *q, const float *keys, size_t d, size_t chain, uint32_t rows,
-                            uint32_t tiles)
+enum { MOST_TILES = 4, MOST_SUMS = 16 };
+
+/* sum[i][c] += q[i][p] k[c][p] */
+LANES_INLINE void step_f64(f64x16 *sum, const double *q, const float *keys, size_t d, size_t p, uint32_t rows,
+                           uint32_t tiles)
 {
-    for (size_t p = chain; p < d; p += CHAINS) {
-        f64x16 k[F64_TILES];
+    f64x16 k[MOST_TILES];
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        k[c] = f64_load_f32(keys + (c * d + p) * ATT_LANES);
 #pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++) {
+        const f64x16 x = f64_set(q[i * d + p]);
+#pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            k[c] = f64_load_f32(keys + (c * d + p) * ATT_LANES);
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++) {
-            f64x16 x = f64_set(q[i * d + p]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < tiles; c++)
-                sum[i * tiles + c] = f64_fma(x, k[c], sum[i * tiles + c]);
-        }
+            sum[i * tiles + c] = f64_fma(x, k[c], sum[i * tiles + c]);
     }
 }
 
-/* The scores of one row against one tile, its chains side by side: a lone chain would wait for itself. */
-LANES_INLINE f64x16 score_f64(const double *q, const float *keys, const float *bias, size_t d)
+/* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
+ * after inlining. */
+LANES_INLINE void scores_f64(f64x16 *t, const double *q, const float *keys, const float *bias, size_t d, uint32_t rows,
+                             uint32_t tiles, uint32_t together)
 {
-    f64x16 sum[CHAINS] = {start_f64(bias), f64_set(0.0), f64_set(0.0), f64_set(0.0)};
-    size_t p = 0;
+    const uint32_t count = rows * tiles;
 
-    if (!F64_SIDE_BY_SIDE) {
-        for (uint32_t j = 0; j < CHAINS; j++)
-            chain_f64(&sum[j], q, keys, d, j, 1, 1);
-        p = d;
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < count; k++)
+        t[k] = f64_set(0);
+    for (uint32_t chain = 0; chain < CHAINS_F64; chain += together) {
+        f64x16 sum[MOST_SUMS];
+        size_t p = chain;
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
+        for (; p + together <= d; p += CHAINS_F64)
+#pragma GCC unroll 4
+            for (uint32_t j = 0; j < together; j++)
+                step_f64(sum + j * count, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j + 1 < together; j++)
+            if (p + j < d)
+                step_f64(sum + j * count, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            t[k % count] = f64_add(t[k % count], sum[k]);
     }
-    for (; p + CHAINS <= d; p += CHAINS)
-#pragma GCC unroll 4
-        for (uint32_t j = 0; j < CHAINS; j++)
-            sum[j] = f64_fma(f64_set(q[p + j]), f64_load_f32(keys + (p + j) * ATT_LANES), sum[j]);
-#pragma GCC unroll 4
-    for (uint32_t j = 0; j < CHAINS; j++)
-        if (p + j < d)
-            sum[j] = f64_fma(f64_set(q[p + j]), f64_load_f32(keys + (p + j) * ATT_LANES), sum[j]);
-#pragma GCC unroll 4
-    for (uint32_t j = 1; j < CHAINS; j++)
-        sum[0] = f64_fma(sum[j], f64_set(1.0), sum[0]);
-    return sum[0];
 }
 
-/* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float64. */
-LANES_INLINE void block_f64(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
-                            f64x16 *largest)
+/* sum[i][c] += q[i][p] k[c][p] */
+LANES_INLINE void step_f32(f32x16 *sum, const float *q, const float *keys, size_t d, size_t p, uint32_t rows,
+                           uint32_t tiles)
 {
-    const double *q = (const double *)work->q + (size_t)row * work->d;
-    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
-    f64x16 t[F64_ROWS * F64_TILES], sum[F64_ROWS * F64_TILES];
+    f32x16 k[MOST_TILES];
 
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        k[c] = f32_load(keys + (c * d + p) * ATT_LANES);
 #pragma GCC unroll 8
-    for (uint32_t c = 0; c < tiles; c++) {
-        f64x16 start = start_f64(work->bias + (size_t)(tile + c) * ATT_LANES);
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++)
-            t[i * tiles + c] = start;
+    for (uint32_t i = 0; i < rows; i++) {
+        const f32x16 x = f32_set(q[i * d + p]);
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            sum[i * tiles + c] = f32_fma(x, k[c], sum[i * tiles + c]);
     }
-    if (rows == 1 && tiles == 1) {
-        t[0] = score_f64(q, keys, work->bias + (size_t)tile * ATT_LANES, work->d);
-    } else {
-        chain_f64(t, q, keys, work->d, 0, rows, tiles);
-        for (uint32_t j = 1; j < CHAINS; j++) {
-#pragma GCC unroll 24
-            for (uint32_t k = 0; k < rows * tiles; k++)
-                sum[k] = f64_set(0);
-            chain_f64(sum, q, keys, work->d, j, rows, tiles);
-#pragma GCC unroll 24
-            for (uint32_t k = 0; k < rows * tiles; k++)
-                t[k] = f64_fma(sum[k], f64_set(1.0), t[k]);
-        }
+}
+
+/* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
+ * after inlining. */
+LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const float *bias, size_t d, uint32_t rows,
+                             uint32_t tiles, uint32_t together)
+{
+    const uint32_t count = rows * tiles;
+
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < count; k++)
+        t[k] = f32_set(0);
+    for (uint32_t chain = 0; chain < CHAINS_F32; chain += together) {
+        f32x16 sum[MOST_SUMS];
+        size_t p = chain;
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            sum[k] = chain == 0 && k < count ? start_f32(bias + (size_t)(k % tiles) * ATT_LANES) : f32_set(0);
+        for (; p + together <= d; p += CHAINS_F32)
+#pragma GCC unroll 4
+            for (uint32_t j = 0; j < together; j++)
+                step_f32(sum + j * count, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j + 1 < together; j++)
+            if (p + j < d)
+                step_f32(sum + j * count, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            t[k % count] = f32_add(t[k % count], sum[k]);
     }
+}
+
+/* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. */
+LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
+                        bool single, f64x16 *largest)
+{
+    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES, *bias = work->bias + (size_t)tile * ATT_LANES;
+    f64x16 t[MOST_SUMS];
+    f32x16 t32[MOST_SUMS];
+
+    if (single)
+        scores_f32(t32, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles, 1);
+    else
+        scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles, 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
             f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
-                      weigh_f64(work->precision, work->shift[row + i], t[i * tiles + c], &largest[i]));
+                      weigh(work->precision, EIGHTHS - work->shift[row + i],
+                            single ? f64_widen(t32[i * tiles + c]) : t[i * tiles + c], &largest[i]));
 }
 
-/* sum[i][c] += q[i][p] k[c][p] for p = chain, chain + 4, .. */
-LANES_INLINE void chain_f32(f32x16 *sum, const float *q, const float *keys, size_t d, size_t chain, uint32_t rows,
-                            uint32_t tiles)
+LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t wide, bool single)
 {
-    for (size_t p = chain; p < d; p += CHAINS) {
-        f32x16 k[F32_TILES];
-#pragma GCC unroll 8
-        for (uint32_t c = 0; c < tiles; c++)
-            k[c] = f32_load(keys + (c * d + p) * ATT_LANES);
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++) {
-            f32x16 x = f32_set(q[i * d + p]);
-#pragma GCC unroll 8
-            for (uint32_t c = 0; c < tiles; c++)
-                sum[i * tiles + c] = f32_fma(x, k[c], sum[i * tiles + c]);
-        }
-    }
-}
-
-/* The scores of one row against one tile, its chains side by side: a lone chain would wait for itself. */
-LANES_INLINE f32x16 score_f32(const float *q, const float *keys, const float *bias, size_t d)
-{
-    f32x16 sum[CHAINS] = {start_f32(bias), f32_set(0.0f), f32_set(0.0f), f32_set(0.0f)};
-    size_t p = 0;
-
-    if (!F32_SIDE_BY_SIDE) {
-        for (uint32_t j = 0; j < CHAINS; j++)
-            chain_f32(&sum[j], q, keys, d, j, 1, 1);
-        p = d;
-    }
-    for (; p + CHAINS <= d; p += CHAINS)
-#pragma GCC unroll 4
-        for (uint32_t j = 0; j < CHAINS; j++)
-            sum[j] = f32_fma(f32_set(q[p + j]), f32_load(keys + (p + j) * ATT_LANES), sum[j]);
-#pragma GCC unroll 4
-    for (uint32_t j = 0; j < CHAINS; j++)
-        if (p + j < d)
-            sum[j] = f32_fma(f32_set(q[p + j]), f32_load(keys + (p + j) * ATT_LANES), sum[j]);
-#pragma GCC unroll 4
-    for (uint32_t j = 1; j < CHAINS; j++)
-        sum[0] = f32_fma(sum[j], f32_set(1.0f), sum[0]);
-    return sum[0];
-}
-
-/* `rows` x `tiles` weights from (row, tile) on; both are constants after inlining. Scores in float32. */
-LANES_INLINE void block_f32(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
-                            f64x16 *largest)
-{
-    const float *q = (const float *)work->q + (size_t)row * work->d;
-    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES;
-    f32x16 t[F32_ROWS * F32_TILES], sum[F32_ROWS * F32_TILES];
-
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < tiles; c++) {
-        f32x16 start = start_f32(work->bias + (size_t)(tile + c) * ATT_LANES);
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++)
-            t[i * tiles + c] = start;
-    }
-    if (rows == 1 && tiles == 1) {
-        t[0] = score_f32(q, keys, work->bias + (size_t)tile * ATT_LANES, work->d);
-    } else {
-        chain_f32(t, q, keys, work->d, 0, rows, tiles);
-        for (uint32_t j = 1; j < CHAINS; j++) {
-#pragma GCC unroll 24
-            for (uint32_t k = 0; k < rows * tiles; k++)
-                sum[k] = f32_set(0.0f);
-            chain_f32(sum, q, keys, work->d, j, rows, tiles);
-#pragma GCC unroll 24
-            for (uint32_t k = 0; k < rows * tiles; k++)
-                t[k] = f32_fma(sum[k], f32_set(1.0f), t[k]);
-        }
-    }
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < rows; i++)
-#pragma GCC unroll 8
-        for (uint32_t c = 0; c < tiles; c++)
-            f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
-                      weigh_f32(work->shift[row + i], t[i * tiles + c], &largest[i]));
-}
-
-LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t wide,
-                       void (*block)(const struct att_weights *, uint32_t, uint32_t, uint32_t, uint32_t, f64x16 *))
-{
-    f64x16 largest[F64_ROWS > F32_ROWS ? F64_ROWS : F32_ROWS];
+    f64x16 largest[MOST_SUMS];
     uint32_t tile = 0;
 
     for (uint32_t i = 0; i < rows; i++)
         largest[i] = f64_set(ATT_MASKED);
     for (; tile + wide <= work->tiles; tile += wide)
-        block(work, row, tile, rows, wide, largest);
+        block(work, row, tile, rows, wide, single, largest);
     for (; tile < work->tiles; tile++)
-        block(work, row, tile, rows, 1, largest);
+        block(work, row, tile, rows, 1, single, largest);
     for (uint32_t i = 0; i < rows; i++)
-        work->largest[row + i] = f64_largest(largest[i]);
+        work->largest[row + i] = rint(f64_largest(largest[i]));
 }
 
 static void weights(const struct att_weights *work)
@@ -275,14 +206,14 @@ static void weights(const struct att_weights *work)
 
     if (work->precision == ATT_SINGLE) {
         for (; row + F32_ROWS <= work->rows; row += F32_ROWS)
-            band(work, row, F32_ROWS, F32_TILES, block_f32);
+            band(work, row, F32_ROWS, F32_TILES, true);
         for (; row < work->rows; row++)
-            band(work, row, 1, 1, block_f32);
+            band(work, row, 1, 1, true);
     } else {
         for (; row + F64_ROWS <= work->rows; row += F64_ROWS)
-            band(work, row, F64_ROWS, F64_TILES, block_f64);
+            band(work, row, F64_ROWS, F64_TILES, false);
         for (; row < work->rows; row++)
-            band(work, row, 1, 1, block_f64);
+            band(work, row, 1, 1, false);
     }
 }
 
@@ -292,30 +223,25 @@ struct reading {
 };
 
 /* `tiles` tiles from `tile` on: their scores, then their weights side by side, for one would wait for itself; then
- * what they add up to. (In float32 scores are so quick that one tile at a time is faster: measured.) */
+ * what they add up to. */
 LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
                              uint32_t tile, uint32_t tiles, bool single, struct reading *reading)
 {
-    f64x16 w[READ_TILES];
-    f32x16 t32[READ_TILES];
+    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES, *bias = work->bias + (size_t)tile * ATT_LANES;
+    f64x16 w[MOST_TILES];
+    f32x16 t32[MOST_TILES];
 
+    /* The values of a column lie far apart: the processor does not foresee them. */
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < tiles; c++) {
-        const float *keys = work->keys + (size_t)(tile + c) * work->d * ATT_LANES;
-        const float *bias = work->bias + (size_t)(tile + c) * ATT_LANES;
-        /* The values of a column lie far apart: the processor does not foresee them. */
+    for (uint32_t c = 0; c < tiles; c++)
         __builtin_prefetch(values + (size_t)(tile + c) * columns * ATT_LANES);
-        if (single)
-            t32[c] = score_f32(work->q, keys, bias, work->d);
-        else
-            w[c] = score_f64(work->q, keys, bias, work->d);
-    }
+    if (single)
+        scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, READ_TOGETHER_F32);
+    else
+        scores_f64(w, work->q, keys, bias, work->d, 1, tiles, READ_TOGETHER_F64);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++) {
-        if (single)
-            w[c] = weigh_f32(work->shift[0], t32[c], &reading->largest);
-        else
-            w[c] = weigh_f64(work->precision, work->shift[0], w[c], &reading->largest);
+        w[c] = weigh(work->precision, EIGHTHS - work->shift[0], single ? f64_widen(t32[c]) : w[c], &reading->largest);
         f64_store(work->weights + (size_t)(tile + c) * ATT_LANES, w[c]);
     }
 #pragma GCC unroll 4
@@ -323,8 +249,8 @@ LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads,
         const float *head = heads + (size_t)(tile + c) * 4 * ATT_LANES;
         const f64x16 signed_w = f64_mul(w[c], f64_load_f32(head));
         reading->value = f64_fma(w[c], f64_load_f32(values + (size_t)(tile + c) * columns * ATT_LANES), reading->value);
-        reading->sum[0] = f64_fma(signed_w, f64_set(1.0), reading->sum[0]);
-        reading->magnitude[0] = f64_fma(w[c], f64_set(1.0), reading->magnitude[0]);
+        reading->sum[0] = f64_add(reading->sum[0], signed_w);
+        reading->magnitude[0] = f64_add(reading->magnitude[0], w[c]);
 #pragma GCC unroll 3
         for (int x = 1; x < 4; x++) {
             f64x16 column = f64_load_f32(head + x * ATT_LANES);
@@ -337,17 +263,18 @@ LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads,
 LANES_INLINE void read_all(const struct att_weights *work, const float *heads, const float *values, size_t columns,
                            bool single, struct att_read_sums *ret)
 {
+    const uint32_t wide = single ? READ_TILES_F32 : READ_TILES_F64;
     struct reading reading = {.largest = f64_set(ATT_MASKED), .value = f64_set(0.0)};
     uint32_t tile = 0;
 
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++)
         reading.sum[c] = reading.magnitude[c] = f64_set(0.0);
-    for (; !single && tile + READ_TILES <= work->tiles; tile += READ_TILES)
-        read_tiles(work, heads, values, columns, tile, READ_TILES, single, &reading);
+    for (; tile + wide <= work->tiles; tile += wide)
+        read_tiles(work, heads, values, columns, tile, wide, single, &reading);
     for (; tile < work->tiles; tile++)
         read_tiles(work, heads, values, columns, tile, 1, single, &reading);
-    work->largest[0] = f64_largest(reading.largest);
+    work->largest[0] = rint(f64_largest(reading.largest));
     ret->value = f64_sum(reading.value);
     f64_sum4(reading.sum, ret->head);
     f64_sum4(reading.magnitude, ret->magnitude);

@@ -33,9 +33,9 @@ LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     return _mm512_fmadd_ps(a, b, c);
 }
-LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
 {
-    return _mm512_sub_ps(a, b);
+    return _mm512_add_ps(a, b);
 }
 LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 {
@@ -45,10 +45,6 @@ LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
 {
     return _mm512_max_ps(a, b);
 }
-LANES_INLINE f32x16 f32_round(f32x16 a)
-{
-    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
@@ -57,11 +53,6 @@ LANES_INLINE f64x16 f64_widen(f32x16 a)
 LANES_INLINE f64x16 f64_load_f32(const float *p)
 {
     return (f64x16){_mm512_cvtps_pd(_mm256_loadu_ps(p)), _mm512_cvtps_pd(_mm256_loadu_ps(p + 8))};
-}
-LANES_INLINE f32x16 f64_narrow(f64x16 a)
-{
-    __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(_mm512_cvtpd_ps(a.lo)));
-    return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm512_cvtpd_ps(a.hi)), 1));
 }
 LANES_INLINE f64x16 f64_load(const double *p)
 {
@@ -80,6 +71,10 @@ LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
 {
     return (f64x16){_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)};
 }
+LANES_INLINE f64x16 f64_add(f64x16 a, f64x16 b)
+{
+    return (f64x16){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)};
+}
 LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
 {
     return (f64x16){_mm512_sub_pd(a.lo, b.lo), _mm512_sub_pd(a.hi, b.hi)};
@@ -92,20 +87,22 @@ LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return (f64x16){_mm512_max_pd(a.lo, b.lo), _mm512_max_pd(a.hi, b.hi)};
 }
-LANES_INLINE f64x16 f64_round(f64x16 a)
+/* For z = 1.5 2^49 + e/8, e an integer: table[e mod 8] 2^(e div 8), where the bits of table[j] are short of j 2^49. So one
+ * addition of integers carries the rest of e into the exponent. */
+LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
 {
-    return (f64x16){_mm512_roundscale_pd(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
-                    _mm512_roundscale_pd(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+    const __m512i entries = _mm512_castpd_si512(_mm512_loadu_pd(table));
+    const __m512i lo = _mm512_castpd_si512(z.lo), hi = _mm512_castpd_si512(z.hi);
+    return (f64x16){
+        _mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutexvar_epi64(lo, entries), _mm512_slli_epi64(lo, 49))),
+        _mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutexvar_epi64(hi, entries), _mm512_slli_epi64(hi, 49)))};
 }
-LANES_INLINE __m512d lanes_scale(__m512d m, __m512d n)
+/* a b + c where z >= least, else 0 */
+LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64x16 c)
 {
-    __mmask8 kept = _mm512_cmp_pd_mask(n, _mm512_set1_pd(-1000.0), _CMP_GE_OQ);
-    return _mm512_maskz_scalef_pd(kept, m, n);
-}
-/* m 2^n for integers n; 0 where n < -1000, anything where n > 1000. */
-LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
-{
-    return (f64x16){lanes_scale(m.lo, n.lo), lanes_scale(m.hi, n.hi)};
+    const __m512d bound = _mm512_set1_pd(least);
+    return (f64x16){_mm512_maskz_fmadd_pd(_mm512_cmp_pd_mask(z.lo, bound, _CMP_GE_OQ), a.lo, b.lo, c.lo),
+                    _mm512_maskz_fmadd_pd(_mm512_cmp_pd_mask(z.hi, bound, _CMP_GE_OQ), a.hi, b.hi, c.hi)};
 }
 /* Lane i + 8 is added to lane i, then i + 4 to i, then i + 2, then 1 to 0: this order, everywhere. */
 LANES_INLINE double f64_sum(f64x16 a)
@@ -240,9 +237,9 @@ LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     return EACH2(_mm256_fmadd_ps(a.v[k], b.v[k], c.v[k]));
 }
-LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
 {
-    return EACH2(_mm256_sub_ps(a.v[k], b.v[k]));
+    return EACH2(_mm256_add_ps(a.v[k], b.v[k]));
 }
 LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 {
@@ -251,10 +248,6 @@ LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
 {
     return EACH2(_mm256_max_ps(a.v[k], b.v[k]));
-}
-LANES_INLINE f32x16 f32_round(f32x16 a)
-{
-    return EACH2(_mm256_round_ps(a.v[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
@@ -265,11 +258,6 @@ LANES_INLINE f64x16 f64_widen(f32x16 a)
 LANES_INLINE f64x16 f64_load_f32(const float *p)
 {
     return EACH4(_mm256_cvtps_pd(_mm_loadu_ps(p + 4 * k)));
-}
-LANES_INLINE f32x16 f64_narrow(f64x16 a)
-{
-    return (f32x16){{_mm256_set_m128(_mm256_cvtpd_ps(a.v[1]), _mm256_cvtpd_ps(a.v[0])),
-                     _mm256_set_m128(_mm256_cvtpd_ps(a.v[3]), _mm256_cvtpd_ps(a.v[2]))}};
 }
 LANES_INLINE f64x16 f64_load(const double *p)
 {
@@ -290,6 +278,10 @@ LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
 {
     return EACH4(_mm256_fmadd_pd(a.v[k], b.v[k], c.v[k]));
 }
+LANES_INLINE f64x16 f64_add(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_add_pd(a.v[k], b.v[k]));
+}
 LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
 {
     return EACH4(_mm256_sub_pd(a.v[k], b.v[k]));
@@ -302,21 +294,20 @@ LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return EACH4(_mm256_max_pd(a.v[k], b.v[k]));
 }
-LANES_INLINE f64x16 f64_round(f64x16 a)
+LANES_INLINE __m256d lanes_power(__m256d z, const double table[8])
 {
-    return EACH4(_mm256_round_pd(a.v[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    const __m256i bits = _mm256_castpd_si256(z), j = _mm256_and_si256(bits, _mm256_set1_epi64x(7));
+    const __m256i entry = _mm256_castpd_si256(_mm256_i64gather_pd(table, j, 8));
+    return _mm256_castsi256_pd(_mm256_add_epi64(entry, _mm256_slli_epi64(bits, 49)));
 }
-LANES_INLINE __m256d lanes_scale(__m256d m, __m256d n)
+LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
 {
-    __m256d kept = _mm256_cmp_pd(n, _mm256_set1_pd(-1000.0), _CMP_GE_OQ);
-    /* 1.5 2^52 + 1023 + n has n's biased exponent in its lowest bits. */
-    __m256d biased = _mm256_add_pd(n, _mm256_set1_pd(0x1.8p52 + 1023.0));
-    __m256i power = _mm256_slli_epi64(_mm256_castpd_si256(biased), 52);
-    return _mm256_and_pd(kept, _mm256_mul_pd(m, _mm256_castsi256_pd(power)));
+    return EACH4(lanes_power(z.v[k], table));
 }
-LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
+LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64x16 c)
 {
-    return EACH4(lanes_scale(m.v[k], n.v[k]));
+    return EACH4(_mm256_and_pd(_mm256_cmp_pd(z.v[k], _mm256_set1_pd(least), _CMP_GE_OQ),
+                               _mm256_fmadd_pd(a.v[k], b.v[k], c.v[k])));
 }
 LANES_INLINE double f64_sum(f64x16 a)
 {
@@ -428,9 +419,9 @@ LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     return EACH(f32x16, fmaf(a.v[k], b.v[k], c.v[k]));
 }
-LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
 {
-    return EACH(f32x16, a.v[k] - b.v[k]);
+    return EACH(f32x16, a.v[k] + b.v[k]);
 }
 LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 {
@@ -440,10 +431,6 @@ LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
 {
     return EACH(f32x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]);
 }
-LANES_INLINE f32x16 f32_round(f32x16 a)
-{
-    return EACH(f32x16, rintf(a.v[k]));
-}
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     return EACH(f64x16, (double)a.v[k]);
@@ -451,10 +438,6 @@ LANES_INLINE f64x16 f64_widen(f32x16 a)
 LANES_INLINE f64x16 f64_load_f32(const float *p)
 {
     return EACH(f64x16, (double)p[k]);
-}
-LANES_INLINE f32x16 f64_narrow(f64x16 a)
-{
-    return EACH(f32x16, (float)a.v[k]);
 }
 LANES_INLINE f64x16 f64_load(const double *p)
 {
@@ -472,6 +455,10 @@ LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
 {
     return EACH(f64x16, fma(a.v[k], b.v[k], c.v[k]));
 }
+LANES_INLINE f64x16 f64_add(f64x16 a, f64x16 b)
+{
+    return EACH(f64x16, a.v[k] + b.v[k]);
+}
 LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
 {
     return EACH(f64x16, a.v[k] - b.v[k]);
@@ -484,23 +471,22 @@ LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
 {
     return EACH(f64x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]);
 }
-LANES_INLINE f64x16 f64_round(f64x16 a)
+LANES_INLINE double lanes_power(double z, const double table[8])
 {
-    return EACH(f64x16, rint(a.v[k]));
+    uint64_t bits, entry;
+    memcpy(&bits, &z, sizeof bits);
+    memcpy(&entry, &table[bits & 7], sizeof entry);
+    entry += bits << 49;
+    memcpy(&z, &entry, sizeof z);
+    return z;
 }
-LANES_INLINE double lanes_scale(double m, double n)
+LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
 {
-    uint64_t bits;
-    double power;
-    if (!(n >= -1000.0))
-        return 0.0;
-    bits = (uint64_t)((int64_t)(n < 2000.0 ? n : 2000.0) + 1023) << 52;
-    memcpy(&power, &bits, sizeof power);
-    return m * power;
+    return EACH(f64x16, lanes_power(z.v[k], table));
 }
-LANES_INLINE f64x16 f64_scale(f64x16 m, f64x16 n)
+LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64x16 c)
 {
-    return EACH(f64x16, lanes_scale(m.v[k], n.v[k]));
+    return EACH(f64x16, z.v[k] >= least ? fma(a.v[k], b.v[k], c.v[k]) : 0.0);
 }
 LANES_INLINE double f64_sum(f64x16 a)
 {

@@ -84,6 +84,9 @@ void att_store_push(struct att_store *store)
         log->head_seen = atomic_load_explicit(&log->head, memory_order_acquire); /* as in append */
         urgent = tail - log->head_seen > ATT_LOG_BUFFER_BYTES / 2;
     }
+    if (tail == log->pushed && !urgent)
+        return; /* it has been told: waking it for nothing takes the processor from whoever spins */
+    log->pushed = tail;
     persist_ring(&log->bell, urgent);
 }
 

@@ -113,6 +113,7 @@ struct persist_log {
      */
     alignas(64) _Atomic uint64_t tail; /* published bytes */
     uint64_t head_seen;
+    uint64_t pushed; /* the tail that the log thread was told of last */
     uint64_t next_lsn;
 
     /* Owned by the log thread. */

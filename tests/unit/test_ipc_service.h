@@ -174,8 +174,8 @@ static inline _Noreturn void service_loop(struct att_server *server)
     for (;;) {
         struct att_server_request request;
         for (int i = 0; i < 64 && state.used < JOBS && att_server_next(server, &request); i++) {
-            att_server_take(server);
             service_answer(&state, &request);
+            att_server_take(server);
             if (request.header.type == ATT_REQ_SHUTDOWN) {
                 att_server_free(server);
                 exit(0);
