@@ -140,7 +140,7 @@ void rival_all(struct rival *r)
 
 /* ---- Choosing ---- */
 
-enum { TRIES = 5 };
+enum { TRIES = 11 };
 
 static void choose_row_variants(struct rival *r)
 {
