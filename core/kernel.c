@@ -7,7 +7,7 @@ static int supports(const struct att_kernel *kernel)
 {
 #if defined(__x86_64__)
     if (kernel == &att_kernel_avx512)
-        return __builtin_cpu_supports("avx512f");
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
     if (kernel == &att_kernel_avx2)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif

@@ -1,8 +1,9 @@
 /* The one kernel: weights of rows against entries, and sums of their value columns.
  *
- * w(row, entry) = exp(s q.k + b) is computed as poly(t - r) 2^(r - M), t = (s q.k + b) log2(e), r = round(t), by four
- * chains of fused multiply-adds over every fourth p, for each lane. It is the same, bit for bit, for every shape of the
- * work, instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md derives the bounds. */
+ * w(row, entry) = exp(s q.k + b) is computed as 2^(r - M) (1 + f p(f)), t = (s q.k + b) log2(e), r = t rounded to eighths,
+ * f = t - r, by two chains of fused multiply-adds over every second p, for each lane. It is the same, bit for bit, for every
+ * shape of the work, instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md
+ * derives the bounds. */
 #ifndef ATT_KERNEL_H
 #define ATT_KERNEL_H
 
@@ -14,11 +15,11 @@
 /* Keys, heads and values come in tiles of 16 entries, one lane each: [tile][d][16], [tile][4][16], [tile][d_v][16]. */
 enum { ATT_TILE_LANES = 16 };
 
-/* t of a masked entry, and M of a row that has seen no entry: r - M is far below -1000 whatever meets. The door keeps
+/* t of a masked entry, and M of a row that has seen no entry: t - M is far below -1000 whatever meets. The door keeps
  * true scores within 1.5e12 of 0, so the two are told from them, and from each other, by size. */
 #define ATT_MASKED   (-1e15)
 #define ATT_NO_SHIFT (-1e14)
-/* M changes when some r - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */
+/* M changes when some t - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */
 #define ATT_SHIFT_HEADROOM 500.0
 
 struct att_weights {
@@ -32,7 +33,7 @@ struct att_weights {
     const double *shift; /* rows: M */
     double *weights;     /* rows x stride: out */
     size_t stride;       /* >= 16 tiles */
-    double *largest;     /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
+    double *largest;     /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
@@ -84,9 +85,9 @@ const struct att_kernel *att_kernel_choose(void);
 
 extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512;
 
-/* Relative error of a weight against exact exp of the exact t as computed, rounding of t - r included
+/* Relative error of a weight, with the short series or the long, against exact exp of the t that was computed
  * (tests/unit/test_kernel.c sweeps it). */
-#define ATT_EPSILON_FLOAT  0x1p-25
-#define ATT_EPSILON_DOUBLE 0x1p-51
+#define ATT_EPSILON_SHORT 0x1p-25
+#define ATT_EPSILON_LONG  0x1p-51
 
 #endif
