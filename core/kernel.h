@@ -27,8 +27,8 @@ struct att_weights {
     uint32_t rows;  /* any number */
     uint32_t tiles; /* any number */
     uint32_t d;
-    const void *q; /* rows x d, as `scale` made them */
-    const float *keys;
+    const void *q;       /* rows x d, as `scale` made them */
+    const void *keys;    /* float, or what `pack_keys` made: double in mixed and double */
     const float *bias;   /* tiles x 16; -inf for a masked lane */
     const double *shift; /* rows: M */
     double *weights;     /* rows x stride: out */
@@ -44,7 +44,7 @@ struct att_product {
     double sign;           /* +1 or -1 */
     const double *weights; /* rows x stride */
     size_t stride;
-    const float *values; /* depth x value_stride */
+    const double *values; /* depth x value_stride */
     size_t value_stride;
     double *sums; /* rows x sum_stride */
     size_t sum_stride;
@@ -60,12 +60,14 @@ struct att_kernel {
     const char *name;
     /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
     void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
-    /* a tile of keys, [d][16], from 16 rows */
-    void (*transpose)(const float *const rows[ATT_TILE_LANES], uint32_t d, float *ret_tile);
+    /* A tile of keys, [d][16], from 16 rows, for `weights`: once widened, they are used for many rows. */
+    void (*pack_keys)(enum att_precision precision, const float *const rows[ATT_TILE_LANES], uint32_t d,
+                      void *ret_tile);
+    void (*widen)(const float *x, uint32_t count, double *ret_wide);
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    /* The same for one row, and what its weights add up to over heads [tile][4][16], whose column 0 is each entry's sign
+    /* The same for one row and keys in float, and what its weights add up to over heads [tile][4][16], whose column 0 is each entry's sign
      * (0: of weight 0), and over one column of values [tile][columns][16]: `values` is its place in the first tile. */
     void (*read)(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret);

@@ -18,15 +18,18 @@ enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
 LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
                         enum att_precision precision, f64x8 *largest)
 {
-    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES, *bias = work->bias + (size_t)tile * ATT_LANES;
+    const size_t key = (size_t)tile * work->d * ATT_LANES;
+    const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const bool single = precision == ATT_SINGLE;
     f64x16 t[MOST_SUMS];
     f32x16 t32[MOST_SUMS];
 
     if (single)
-        scores_f32(t32, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles, 1);
+        scores_f32(t32, (const float *)work->q + (size_t)row * work->d, (const float *)work->keys + key, bias, work->d,
+                   rows, tiles, 1);
     else
-        scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles, 1);
+        scores_f64(t, (const double *)work->q + (size_t)row * work->d, (const double *)work->keys + key, true, bias,
+                   work->d, rows, tiles, 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -116,15 +119,34 @@ static void head(const float *key, uint32_t d, const float *value, uint32_t d_v,
     memcpy(&ret_norm_largest[1], &largest[0], sizeof largest[0]);
 }
 
-static void transpose(const float *const rows[ATT_LANES], uint32_t d, float *ret_tile)
+static void widen(const float *x, uint32_t count, double *ret_wide)
 {
-    uint32_t p = 0;
+    uint32_t i = 0;
 
-    for (; p + ATT_LANES <= d; p += ATT_LANES)
-        lanes_transpose(rows, p, ret_tile + (size_t)p * ATT_LANES);
-    for (; p < d; p++)
-        for (int lane = 0; lane < ATT_LANES; lane++)
-            ret_tile[(size_t)p * ATT_LANES + lane] = rows[lane][p];
+    for (; i + ATT_LANES <= count; i += ATT_LANES)
+        f64_store(ret_wide + i, f64_load_f32(x + i));
+    for (; i < count; i++)
+        ret_wide[i] = (double)x[i];
+}
+
+static void pack_keys(enum att_precision precision, const float *const rows[ATT_LANES], uint32_t d, void *ret_tile)
+{
+    float some[ATT_LANES * ATT_LANES];
+
+    for (uint32_t p = 0; p < d; p += ATT_LANES) {
+        const uint32_t columns = d - p < ATT_LANES ? d - p : ATT_LANES;
+        float *to = precision == ATT_SINGLE && columns == ATT_LANES ? (float *)ret_tile + (size_t)p * ATT_LANES : some;
+        if (columns == ATT_LANES)
+            lanes_transpose(rows, p, to);
+        else
+            for (uint32_t lane = 0; lane < ATT_LANES; lane++)
+                for (uint32_t c = 0; c < columns; c++)
+                    some[c * ATT_LANES + lane] = rows[lane][p + c];
+        if (precision != ATT_SINGLE)
+            widen(to, columns * ATT_LANES, (double *)ret_tile + (size_t)p * ATT_LANES);
+        else if (to == some)
+            memcpy((float *)ret_tile + (size_t)p * ATT_LANES, some, sizeof(float) * columns * ATT_LANES);
+    }
 }
 
 LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
@@ -145,7 +167,7 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
                                 uint32_t vectors)
 {
     const double *weight = work->weights + row * work->stride;
-    const float *values = work->values + column;
+    const double *values = work->values + column;
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
     const size_t stride = work->stride, value_stride = work->value_stride;
     const uint32_t depth = work->depth;
@@ -158,7 +180,7 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
         f64x8 x[PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_VECTORS : LONE_VECTORS];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
-            x[c] = f64x8_widen(values + l * value_stride + 8 * c);
+            x[c] = f64x8_load(values + l * value_stride + 8 * c);
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
@@ -193,5 +215,5 @@ static void product(const struct att_product *work)
         product_band(work, row, 1, LONE_VECTORS);
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head,        transpose,   scale_q,
+const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head,        pack_keys,   widen,  scale_q,
                                         weights,     KERNEL_READ, KERNEL_SUMS, product};

@@ -21,7 +21,8 @@ enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
                               enum att_precision precision, f64x8 *largest)
 {
-    const float *keys = work->keys + (size_t)tile * work->d * ATT_LANES, *bias = work->bias + (size_t)tile * ATT_LANES;
+    const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
+    const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const bool single = precision == ATT_SINGLE;
     const double anchor = EIGHTHS - work->shift[0];
     f64x16 t[MOST_TILES];
@@ -30,7 +31,7 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
     if (single)
         scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
     else
-        scores_f64(t, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
+        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
     for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)

@@ -57,15 +57,16 @@ LANES_INLINE f32x16 start_f32(const float *bias)
 
 enum { MOST_TILES = 4, MOST_SUMS = 16 };
 
-/* sum[i][c] += q[i][p] k[c][p] */
-LANES_INLINE void step_f64(f64x16 *sum, const double *q, const float *keys, size_t d, size_t p, uint32_t rows,
+/* sum[i][c] += q[i][p] k[c][p]; wide: the keys are doubles. */
+LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t p, uint32_t rows,
                            uint32_t tiles)
 {
     f64x16 k[MOST_TILES];
 
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
-        k[c] = f64_load_f32(keys + (c * d + p) * ATT_LANES);
+        k[c] = wide ? f64_load((const double *)keys + (c * d + p) * ATT_LANES)
+                    : f64_load_f32((const float *)keys + (c * d + p) * ATT_LANES);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++) {
         const f64x16 x = f64_set(q[i * d + p]);
@@ -77,8 +78,8 @@ LANES_INLINE void step_f64(f64x16 *sum, const double *q, const float *keys, size
 
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
-LANES_INLINE void scores_f64(f64x16 *t, const double *q, const float *keys, const float *bias, size_t d, uint32_t rows,
-                             uint32_t tiles, uint32_t together)
+LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool wide, const float *bias, size_t d,
+                             uint32_t rows, uint32_t tiles, uint32_t together)
 {
     const uint32_t count = rows * tiles;
 
@@ -94,11 +95,11 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const float *keys, cons
         for (; p + together <= d; p += CHAINS)
 #pragma GCC unroll 4
             for (uint32_t j = 0; j < together; j++)
-                step_f64(sum + j * count, q, keys, d, p + j, rows, tiles);
+                step_f64(sum + j * count, q, keys, wide, d, p + j, rows, tiles);
 #pragma GCC unroll 4
         for (uint32_t j = 0; j + 1 < together; j++)
             if (p + j < d)
-                step_f64(sum + j * count, q, keys, d, p + j, rows, tiles);
+                step_f64(sum + j * count, q, keys, wide, d, p + j, rows, tiles);
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f64_add(t[k % count], sum[k]);
