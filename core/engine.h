@@ -34,7 +34,7 @@ struct att_engine_options {
     void *context;
 };
 
-enum { ATT_MAX_COLUMNS = 4096 };
+enum { ATT_MAX_COLUMNS = 8192 };
 
 /* Allocates the state, empty: no token is live, Q is zero. Checks the vector kernel against plain C first.
  * Errors: ATT_EINVAL, ATT_ENOMEM (says how much is needed), ATT_EKERNEL. */

@@ -102,7 +102,7 @@ void persist_log_trim(struct att_store *store, uint64_t lsn)
 
 /* A transaction takes at least this much (if it waits), however little room there is: a record must
  * fit. */
-#define LEAST ((uint64_t)64 << 10)
+#define LEAST ((uint64_t)128 << 10)
 static_assert(sizeof(struct att_batch) + PERSIST_RECORD_MAX <= LEAST, "a record fits");
 
 struct work {
