@@ -256,6 +256,23 @@ static enum att_status read_row(struct reading *reading, uint32_t row, double *r
     return status;
 }
 
+void att_read_ahead(const struct att_region *region, uint32_t row, uint32_t column)
+{
+    const uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_relaxed);
+
+    if (slot / ATT_TILE_ROWS >= region->tiles)
+        return;
+    const uint64_t word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed);
+    if (ATT_WORD_PHYSICAL(word) >= region->physical_tiles)
+        return;
+    struct att_tile *tile = att_region_tile(region, ATT_WORD_PHYSICAL(word));
+    const double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
+    __builtin_prefetch(&tile->position);
+    __builtin_prefetch(&tile->rows[slot % ATT_TILE_ROWS]);
+    __builtin_prefetch(sums);
+    __builtin_prefetch(sums + ATT_HEAD_COLUMNS + column);
+}
+
 enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
                                double *ret_error_bound)
 {

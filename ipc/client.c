@@ -101,7 +101,7 @@ static uint16_t fields_of(const struct att_request *request)
                       (request->bias ? ATT_WIRE_BIAS : 0));
 }
 
-static enum att_status check_request(struct att_client *client, const struct att_request *request)
+enum att_status att_client_check(struct att_client *client, const struct att_request *request)
 {
     const struct att_request_rule *rule = att_request_rule(request->type);
     if (!rule || rule->silent)
@@ -124,8 +124,13 @@ static enum att_status check_request(struct att_client *client, const struct att
     return ATT_OK;
 }
 
-/* Whether the request ring has room for so many slots. */
-static enum att_status make_room(struct att_client *client, uint64_t slots)
+uint64_t att_client_bytes(const struct att_client *client, const struct att_request *request)
+{
+    return sizeof(struct att_wire_request) + (request->key ? sizeof(float) * (uint64_t)client->info.d : 0) +
+           (request->value ? sizeof(float) * (uint64_t)client->info.d_v : 0);
+}
+
+enum att_status att_client_make_room(struct att_client *client, uint64_t slots)
 {
     if (att_producer_room(&client->requests) >= slots)
         return ATT_OK;
@@ -137,52 +142,15 @@ static enum att_status make_room(struct att_client *client, uint64_t slots)
     return att_fail(&client->error, ATT_EBUSY, "the request ring is full: complete some requests first");
 }
 
-static void write_request(struct att_client *client, const struct att_request *request, uint64_t bytes, uint64_t tag)
+uint32_t att_client_launch(struct att_client *client, const struct att_request *request)
 {
-    struct att_wire_request header = {
-        .length = (uint32_t)bytes,
-        .generation = client->generation,
-        .type = (uint16_t)request->type,
-        .head = (uint16_t)request->head,
-        .fields = fields_of(request),
-        .flags = request->durable && att_request_rule(request->type)->durable ? ATT_WIRE_DURABLE : 0,
-        .index = request->index,
-        .column = request->column,
-        .tag = tag,
-        .number = request->bias ? (double)*request->bias : request->number,
-    };
-    struct att_part parts[3] = {{&header, sizeof header}};
-    size_t count = 1;
-    if (request->key)
-        parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
-    if (request->value)
-        parts[count++] = (struct att_part){request->value, sizeof(float) * (size_t)client->info.d_v};
-    att_producer_put(&client->requests, parts, count);
-}
-
-enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
-{
-    enum att_status status = ATT_OK;
-    if (client->closed)
-        status = att_client_reconnect(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000));
-    if (status == ATT_OK)
-        status = check_request(client, request);
-    if (status != ATT_OK)
-        return status;
-    uint64_t bytes = sizeof(struct att_wire_request);
-    bytes += request->key ? sizeof(float) * (uint64_t)client->info.d : 0;
-    bytes += request->value ? sizeof(float) * (uint64_t)client->info.d_v : 0;
-    status = make_room(client, att_slots_for(bytes));
-    if (status != ATT_OK)
-        return status;
     uint32_t place = flight_new(client);
     if (place == NO_FLIGHT)
-        return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first", MOST_IN_FLIGHT);
+        return place;
     struct att_flight *flight = &client->flights[place];
-    uint32_t round = flight->round + 1;
     *flight = (struct att_flight){
         .state = FLIGHT_OUT,
-        .round = round,
+        .round = flight->round + 1,
         .next = NO_FLIGHT,
         .column = request->column,
         .index = request->index,
@@ -192,9 +160,58 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
         .done = {.tag = request->tag, .type = request->type},
     };
     client->out++;
-    write_request(client, request, bytes, (uint64_t)round << 32 | place);
+    return place;
+}
+
+size_t att_client_parts(const struct att_client *client, const struct att_request *request, uint32_t place,
+                        struct att_wire_request *ret_header, struct att_part ret_parts[3])
+{
+    size_t count = 0;
+    *ret_header = (struct att_wire_request){
+        .length = (uint32_t)att_client_bytes(client, request),
+        .generation = client->generation,
+        .type = (uint16_t)request->type,
+        .head = (uint16_t)request->head,
+        .fields = fields_of(request),
+        .flags = request->durable && att_request_rule(request->type)->durable ? ATT_WIRE_DURABLE : 0,
+        .index = request->index,
+        .column = request->column,
+        .tag = (uint64_t)client->flights[place].round << 32 | place,
+        .number = request->bias ? (double)*request->bias : request->number,
+    };
+    ret_parts[count++] = (struct att_part){ret_header, sizeof *ret_header};
+    if (request->key)
+        ret_parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
+    if (request->value)
+        ret_parts[count++] = (struct att_part){request->value, sizeof(float) * (size_t)client->info.d_v};
+    return count;
+}
+
+void att_client_put(struct att_client *client, const struct att_part *parts, size_t count)
+{
+    att_producer_put(&client->requests, parts, count);
     if (client->requests.held >= ATT_BATCH)
         att_push(client);
+}
+
+enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
+{
+    enum att_status status = ATT_OK;
+    if (client->closed)
+        status = att_client_reconnect(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000));
+    if (status == ATT_OK)
+        status = att_client_check(client, request);
+    if (status != ATT_OK)
+        return status;
+    status = att_client_make_room(client, att_slots_for(att_client_bytes(client, request)));
+    if (status != ATT_OK)
+        return status;
+    uint32_t place = att_client_launch(client, request);
+    if (place == NO_FLIGHT)
+        return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first", MOST_IN_FLIGHT);
+    struct att_wire_request header;
+    struct att_part parts[3];
+    att_client_put(client, parts, att_client_parts(client, request, place, &header, parts));
     *ret_flight = place;
     return ATT_OK;
 }

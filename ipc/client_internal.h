@@ -36,7 +36,8 @@ struct att_flight {
     uint64_t filled; /* payload bytes so far */
     uint64_t expected;
     unsigned char *buffer;
-    char *text; /* the daemon's error text of a kept completion, or NULL */
+    struct att_completion *batch; /* where att_call_batch wants the completion, while it waits for it; else NULL */
+    char *text;                   /* the daemon's error text of a kept completion, or NULL */
     struct att_completion done;
 };
 
@@ -72,6 +73,13 @@ struct att_client {
     char text[ATT_WIRE_TEXT_BYTES + 1]; /* the error text of the reply in hand; "" without */
     char socket[ATT_SOCKET_PATH_MAX + 1];
 };
+
+/* client_sync.c */
+uint64_t att_client_deadline(const struct att_client *client, uint64_t now);
+/* Waits for one completion that is not ours, or for room. False: the deadline is over or the daemon has gone. */
+bool att_client_wait_for_room(struct att_client *client, uint64_t deadline);
+/* Stops waiting: the reply, should it come, is dropped. ATT_ETIMEOUT. */
+enum att_status att_client_abandon(struct att_client *client, uint32_t place);
 
 /* client_connect.c */
 /* After the daemon has gone: ends what was in flight, and connects again, trying until the deadline. ATT_ECLOSED. */
@@ -111,6 +119,15 @@ void att_client_free_flight(struct att_client *client, uint32_t flight);
 /* After the end of the connection, when all replies are taken: completes what is in flight with why it is closed. */
 void att_client_give_up(struct att_client *client);
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight);
+/* What a submission is made of. */
+enum att_status att_client_check(struct att_client *client, const struct att_request *request);
+uint64_t att_client_bytes(const struct att_client *client, const struct att_request *request); /* of its message */
+enum att_status att_client_make_room(struct att_client *client, uint64_t slots);               /* in the request ring */
+uint32_t att_client_launch(struct att_client *client, const struct att_request *request); /* its flight, or NO_FLIGHT */
+/* Its message; returns how many parts, which point to the header and to the request's arrays. */
+size_t att_client_parts(const struct att_client *client, const struct att_request *request, uint32_t place,
+                        struct att_wire_request *ret_header, struct att_part ret_parts[3]);
+void att_client_put(struct att_client *client, const struct att_part *parts, size_t count); /* there is room */
 
 /* client_error.c */
 /* Makes the client's last error from a completion's status and the daemon's text ("": none). */
