@@ -144,14 +144,17 @@ static void kick(struct att_service *service)
     }
 }
 
-/* Begins to bring the base that the next request will want: of many bases few are near. */
+/* Begins to bring the base, or the token, that the next request will want: of many few are near. */
 static void fetch_ahead(const struct att_service *service)
 {
     struct att_wire_request next;
 
-    if (att_server_ahead(service->server, &next) && next.head < service->heads.count &&
-        (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW))
+    if (!att_server_ahead(service->server, &next) || next.head >= service->heads.count)
+        return;
+    if (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW)
         att_engine_ahead(service->heads.engines[next.head], next.index, next.column);
+    else if (next.type == ATT_REQ_SET_TOKEN || next.type == ATT_REQ_UPDATE_K || next.type == ATT_REQ_UPDATE_V)
+        att_engine_ahead_update(service->heads.engines[next.head], next.index);
 }
 
 static bool serve_requests(struct att_service *service)
