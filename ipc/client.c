@@ -56,6 +56,26 @@ void att_client_keep(struct att_client *client, uint32_t place)
     client->kept++;
 }
 
+void att_client_abandon(struct att_client *client, uint32_t place)
+{
+    client->flights[place].state = FLIGHT_ABANDONED;
+    client->flights[place].buffer = NULL;
+    client->out--;
+    client->abandoned++;
+}
+
+uint32_t att_client_ghost(struct att_client *client, uint32_t type, uint64_t seq)
+{
+    uint32_t place = flight_new(client);
+    if (place == NO_FLIGHT)
+        return place;
+    struct att_flight *flight = &client->flights[place];
+    *flight = (struct att_flight){
+        .state = FLIGHT_ABANDONED, .round = flight->round + 1, .next = NO_FLIGHT, .type = type, .seq = seq};
+    client->abandoned++;
+    return place;
+}
+
 uint32_t att_in_flight(const struct att_client *client)
 {
     return client->out + client->kept;
@@ -65,6 +85,8 @@ void att_client_give_up(struct att_client *client)
 {
     for (uint32_t place = 0; place < client->fresh && client->out + client->abandoned > 0; place++) {
         struct att_flight *flight = &client->flights[place];
+        if (att_session_holds(client, flight))
+            continue;
         if (flight->state == FLIGHT_ABANDONED) {
             att_client_free_flight(client, place);
         } else if (flight->state == FLIGHT_OUT) {
@@ -137,7 +159,9 @@ static enum att_status make_room(struct att_client *client, uint64_t slots)
     return att_fail(&client->error, ATT_EBUSY, "the request ring is full: complete some requests first");
 }
 
-static void write_request(struct att_client *client, const struct att_request *request, uint64_t bytes, uint64_t tag)
+/* `keeps`: it is a session's update, kept until it is on disk. */
+static void write_request(struct att_client *client, const struct att_request *request, uint64_t bytes, uint64_t tag,
+                          bool keeps)
 {
     struct att_wire_request header = {
         .length = (uint32_t)bytes,
@@ -150,6 +174,7 @@ static void write_request(struct att_client *client, const struct att_request *r
         .column = request->column,
         .tag = tag,
         .number = request->bias ? (double)*request->bias : request->number,
+        .session_seq = keeps ? att_session_next(client) : 0,
     };
     struct att_part parts[3] = {{&header, sizeof header}};
     size_t count = 1;
@@ -157,7 +182,22 @@ static void write_request(struct att_client *client, const struct att_request *r
         parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
     if (request->value)
         parts[count++] = (struct att_part){request->value, sizeof(float) * (size_t)client->info.d_v};
+    if (keeps) {
+        parts[0] = att_session_keep(client, parts, count, (uint32_t)tag);
+        count = 1;
+    }
     att_producer_put(&client->requests, parts, count);
+}
+
+/* What is sent again goes first. */
+static enum att_status finish_sending(struct att_client *client)
+{
+    att_session_pump(client);
+    if (!att_session_sends_again(client))
+        return ATT_OK;
+    att_push(client);
+    return att_fail(&client->error, ATT_EBUSY,
+                    "the session's updates are being sent again: complete some requests first");
 }
 
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
@@ -172,7 +212,13 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
     uint64_t bytes = sizeof(struct att_wire_request);
     bytes += request->key ? sizeof(float) * (uint64_t)client->info.d : 0;
     bytes += request->value ? sizeof(float) * (uint64_t)client->info.d_v : 0;
-    status = make_room(client, att_slots_for(bytes));
+    bool keeps = client->resend && att_request_rule(request->type)->update;
+    if (att_session_sends_again(client))
+        status = finish_sending(client);
+    if (status == ATT_OK && keeps)
+        status = att_session_admit(client, bytes);
+    if (status == ATT_OK)
+        status = make_room(client, att_slots_for(bytes));
     if (status != ATT_OK)
         return status;
     uint32_t place = flight_new(client);
@@ -192,7 +238,7 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
         .done = {.tag = request->tag, .type = request->type},
     };
     client->out++;
-    write_request(client, request, bytes, (uint64_t)round << 32 | place);
+    write_request(client, request, bytes, (uint64_t)round << 32 | place, keeps);
     if (client->requests.held >= ATT_BATCH)
         att_push(client);
     *ret_flight = place;
@@ -276,6 +322,8 @@ static const char *take_reply(struct att_client *client, uint32_t *ret_place)
     flight->done.incarnation = reply.incarnation;
     flight->done.value = reply.value;
     flight->done.error_bound = reply.error_bound;
+    if (flight->seq != 0)
+        att_session_replied(client, flight);
     uint32_t place = (uint32_t)reply.tag;
     if (flight->state == FLIGHT_ABANDONED)
         att_client_free_flight(client, place);
@@ -338,6 +386,16 @@ int att_complete(struct att_client *client, struct att_completion *ret_completio
         }
         if (count > 0)
             return count;
+        if (was_closed && att_session_goes_on(client)) {
+            uint64_t least = att_now_ns() + SESSION_RETRY_NS;
+            if (deadline == 0)
+                deadline = att_now_ns() + timeout_ms * UINT64_C(1000000);
+            enum att_status status = att_client_reconnect(client, deadline > least ? deadline : least);
+            count = deliver_kept(client, ret_completions, most);
+            if (count > 0 || (status != ATT_OK && att_session_goes_on(client)))
+                return count;
+            continue;
+        }
         if (was_closed) {
             att_client_give_up(client); /* each with a status of its own; -1 when all have been taken */
             count = deliver_kept(client, ret_completions, most);

@@ -7,8 +7,10 @@
 static bool wait_for_room(struct att_client *client, uint64_t deadline)
 {
     uint64_t now = att_now_ns();
-    if (now >= deadline || client->closed)
+    if (now >= deadline || (client->closed && !att_session_goes_on(client)))
         return false;
+    if (client->closed)
+        return true; /* submitting connects again */
     uint32_t other = att_client_collect(client);
     if (other != NO_FLIGHT)
         att_client_keep(client, other);
@@ -20,11 +22,8 @@ static bool wait_for_room(struct att_client *client, uint64_t deadline)
 /* Stops waiting: the reply, should it come, is dropped. */
 static enum att_status abandon(struct att_client *client, uint32_t place)
 {
-    struct att_flight *flight = &client->flights[place];
-    flight->state = FLIGHT_ABANDONED;
-    flight->buffer = NULL;
-    client->out--;
-    client->abandoned++;
+    const struct att_flight *flight = &client->flights[place];
+    att_client_abandon(client, place);
     return att_fail(&client->error, ATT_ETIMEOUT,
                     "%s: the daemon at %s has not answered within %u ms; it may still take effect",
                     att_request_rule(flight->type)->name, client->socket, client->timeout_ms);
@@ -46,6 +45,13 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
             if (place == mine)
                 return ATT_OK;
             att_client_keep(client, place);
+        }
+        if (was_closed && att_session_holds(client, &client->flights[mine])) {
+            deadline = deadline ? deadline : deadline_from(client, att_now_ns());
+            if (att_client_reconnect(client, deadline) == ATT_OK)
+                continue;
+            if (att_session_goes_on(client))
+                return abandon(client, mine);
         }
         if (was_closed) {
             att_client_free_flight(client, mine);

@@ -44,12 +44,14 @@ struct att_session {
     struct att_producer replies;
     uint64_t reserved;     /* reply slots promised to requests given or taken */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
+    uint32_t place;        /* of its lasting session; ATT_NO_PLACE */
     bool parked;
     bool dirty;   /* in server->dirty */
     bool starved; /* something waits for the client to read replies; wants_room is set */
     uint64_t starved_since;
     uint64_t starved_tail;
-    const char *broken; /* how the client broke the protocol: ended at the next att_server_next or _wait */
+    const char *
+        broken; /* how the client broke the protocol, or why else it must go: ended at the next att_server_next or _wait */
 };
 
 struct att_pending {
@@ -69,6 +71,8 @@ struct att_server {
     const int *regions;
     uint32_t region_count;
     void (*on_end)(void *context, uint64_t session);
+    enum att_status (*on_ask)(void *context, uint64_t session, const struct att_session_ask *ask,
+                              struct att_session_grant *ret_grant, struct att_error *error);
     void *context;
     struct att_geometry geometry;
     uint64_t largest_request, largest_reply_slots;

@@ -128,6 +128,7 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
     session->fd = fd;
     session->pid = pid;
     session->uid = uid;
+    session->place = ATT_NO_PLACE;
     session->open_index = server->open_count;
     server->table[slot] = session;
     server->open[server->open_count++] = session;
@@ -261,6 +262,8 @@ static const char *session_copy(struct att_server *server, struct att_session *s
         return "a request has fields that do not belong to its type";
     if ((header.flags & ~(unsigned)(rule->durable ? ATT_WIRE_DURABLE : 0)) != 0)
         return "a request has unknown flags";
+    if (header.session_seq != 0 && (session->place == ATT_NO_PLACE || !rule->update))
+        return "a request has a session's number and is no session's update";
     uint64_t expected = sizeof header;
     if (header.fields & ATT_WIRE_KEY)
         expected += sizeof(float) * (uint64_t)server->info.d;
@@ -275,7 +278,7 @@ static const char *session_copy(struct att_server *server, struct att_session *s
 
 static void current_request(const struct att_server *server, struct att_server_request *ret_request)
 {
-    struct att_server_request request = {.session = server->current->id};
+    struct att_server_request request = {.session = server->current->id, .place = server->current->place};
     const void *payload = server->request + sizeof request.header;
     memcpy(&request.header, server->request, sizeof request.header);
     if (request.header.fields & ATT_WIRE_KEY) {
@@ -492,4 +495,19 @@ void att_server_set_lsn(struct att_server *server, uint64_t lsn)
 {
     /* release: the update is in the region before its LSN is told; partner: the acquire load in client_direct.c */
     atomic_store_explicit(&server->page->lsn, lsn, memory_order_release);
+}
+
+void att_server_set_durable(struct att_server *server, uint64_t lsn)
+{
+    /* release, so that a client that sees it sees what was written before; partner: the acquire in client_session.c */
+    atomic_store_explicit(&server->page->durable_lsn, lsn, memory_order_release);
+}
+
+void att_server_end(struct att_server *server, uint64_t id, const char *reason)
+{
+    struct att_session *session = att_session_find(server, id);
+    if (!session)
+        return;
+    session->broken = reason;
+    session_activate(server, session); /* so that it is looked at soon */
 }
