@@ -63,12 +63,12 @@ static bool allocate(struct att_engine *engine)
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
     merger->review = calloc(n_q, sizeof *merger->review);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
-    merger->free_slot = calloc(n_q, sizeof *merger->free_slot);
+    merger->occupied = calloc(engine->region.tiles, sizeof *merger->occupied);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
            merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
-           merger->needs_refresh && merger->spare && merger->free_slot && engine->last_read && att_saving_init(engine);
+           merger->needs_refresh && merger->spare && merger->occupied && engine->last_read && att_saving_init(engine);
 }
 
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
@@ -92,7 +92,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     engine->options.threads = 1; /* it does not know libgomp's barriers */
 #endif
     engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
-    snprintf(engine->base_tag, sizeof engine->base_tag, "weights2-%s-tile%ux%u%s", precision_names[options->precision],
+    snprintf(engine->base_tag, sizeof engine->base_tag, "weights3-%s-tile%ux%u%s", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v, options->causal ? "-causal" : "");
     status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
     if (status != ATT_OK)
@@ -107,6 +107,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
         goto free_engine;
     for (uint32_t thread = 0; thread < engine->options.threads; thread++)
         engine->merger.spare[thread] = engine->region.tiles + thread;
+    att_policy_init(engine);
     *ret_engine = engine;
     return ATT_OK;
 
@@ -134,7 +135,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.review);
     free(engine->merger.needs_refresh);
     free(engine->merger.spare);
-    free(engine->merger.free_slot);
+    free(engine->merger.occupied);
     free(engine->last_read);
     att_region_release(&engine->region);
     if (engine->region_fd >= 0)
@@ -222,7 +223,6 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
 static void index_bases(struct att_engine *engine)
 {
     const struct att_region *region = &engine->region;
-    uint32_t last = 0;
 
     /* Only tiles that were restored: looking at the others would already give them memory. */
     for (uint32_t slot = 0; slot < engine->merger.restored_tiles * ATT_TILE_ROWS; slot++) {
@@ -240,12 +240,8 @@ static void index_bases(struct att_engine *engine)
         row->q_version = 0;
         atomic_store_explicit(&region->slots[id], slot, memory_order_relaxed);
         atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
-        last = slot + 1;
+        att_slot_occupy(engine, slot);
     }
-    engine->merger.slots_used = last;
-    for (uint32_t slot = last; slot-- > 0;)
-        if (att_row_id(&att_region_tile(region, slot / ATT_TILE_ROWS)->rows[slot % ATT_TILE_ROWS]) == ATT_NO_ROW)
-            engine->merger.free_slot[engine->merger.free_slots++] = slot;
     for (uint32_t row = 0; row < region->n_q; row++)
         if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
             att_mark_for_refresh(engine, row);
@@ -287,6 +283,13 @@ static enum att_status check_row(const struct att_engine *engine, uint32_t row, 
     return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, engine->region.n_q);
 }
 
+static void count_queries(struct att_engine *engine, uint32_t count)
+{
+    const uint64_t before = atomic_load_explicit(&engine->index.queries, memory_order_relaxed);
+
+    atomic_store_explicit(&engine->index.queries, before + count, memory_order_relaxed);
+}
+
 /* Books a read that its base answered. */
 static void note_read(struct att_engine *engine, uint32_t row, uint32_t columns)
 {
@@ -307,11 +310,17 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
         return att_fail(error, ATT_ERANGE, "column %u is out of range: V has %u columns", column, engine->region.d_v);
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
-    engine->index.queries++;
+    count_queries(engine, 1);
     status = att_read_entry(&engine->region, row, column, ret_value, ret_error_bound);
     if (status == ATT_OK)
         note_read(engine, row, ATT_HEAD_COLUMNS + 1);
     return status;
+}
+
+void att_engine_ahead(const struct att_engine *engine, uint32_t row, uint32_t column)
+{
+    if (row < engine->region.n_q && column < engine->region.d_v)
+        att_read_ahead(&engine->region, row, column);
 }
 
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
@@ -321,7 +330,7 @@ enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *
 
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
-    engine->index.queries++;
+    count_queries(engine, 1);
     status = att_read_row(&engine->region, row, ret_values, ret_error_bound);
     if (status == ATT_OK)
         note_read(engine, row, engine->region.columns);
@@ -334,7 +343,7 @@ void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t col
         return;
     const uint64_t pending =
         engine->index.count - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
-    engine->index.queries += count;
+    count_queries(engine, count);
     if (pending > 0)
         att_policy_spend_many(engine, pending, ATT_HEAD_COLUMNS + columns, count);
     att_policy_note_read(engine, row);
@@ -393,7 +402,7 @@ void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *
         .merges = atomic_load_explicit(&engine->merges, memory_order_relaxed),
         .refreshes = atomic_load_explicit(&engine->refreshes, memory_order_relaxed),
         .updates = engine->index.updates,
-        .queries = engine->index.queries,
+        .queries = atomic_load_explicit(&engine->index.queries, memory_order_relaxed),
         .rows_hot = hot,
         .rows_cold = region->n_q - hot,
         .tokens = engine->index.live_count,

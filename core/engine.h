@@ -34,7 +34,7 @@ struct att_engine_options {
     void *context;
 };
 
-enum { ATT_MAX_COLUMNS = 4096 };
+enum { ATT_MAX_COLUMNS = 8192 };
 
 /* Allocates the state, empty: no token is live, Q is zero. Checks the vector kernel against plain C first.
  * Errors: ATT_EINVAL, ATT_ENOMEM (says how much is needed), ATT_EKERNEL. */
@@ -149,6 +149,9 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
 /* The whole row: d_v values, and the largest of their bounds. Otherwise as att_engine_query. */
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
                                struct att_error *error);
+
+/* Begins to bring what a query of that entry will read into the cache. Any index. */
+void att_engine_ahead(const struct att_engine *engine, uint32_t row, uint32_t column);
 
 /* `count` reads of the row, of `columns` value columns each, that other processes took from the published region:
  * counted as if they had been asked here, so that merging knows which rows are hot. Nothing for a row out of range. */

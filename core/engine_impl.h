@@ -31,9 +31,10 @@ struct att_index {
     uint64_t count; /* what `count` in the region says */
     uint64_t tail;  /* as last read */
     uint64_t lsn;
-    uint64_t updates, queries;
-    uint64_t spent;   /* see policy.c */
-    double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
+    uint64_t updates;
+    _Atomic uint64_t queries; /* read by the merge thread; relaxed */
+    uint64_t spent;           /* see policy.c */
+    double q_largest;         /* of |s||q|, and of g, over all that was ever there: the door checks their product */
     double g_largest;
     float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
     uint32_t visible; /* live tokens that are not masked */
@@ -42,9 +43,10 @@ struct att_index {
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
 struct att_work_tile {
-    struct att_tile *tile; /* layout as in the region */
-    uint32_t rows;         /* in use, from 0 on */
-    void *scaled_q;        /* [64][d] */
+    struct att_tile *tile;       /* layout as in the region */
+    uint32_t rows;               /* in use, from 0 on */
+    void *scaled_q;              /* [64][d] */
+    uint8_t slot[ATT_TILE_ROWS]; /* of a tile that was loaded: where in it each row is */
 };
 
 /* Rows whose weights are made, multiplied and added before the next ones' are. */
@@ -80,16 +82,17 @@ struct att_merger {
     uint32_t used;                    /* settled tokens lie below this */
     float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity + 1]: the head columns of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
+    uint32_t changed;            /* tokens with an entry in the stretch */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
     uint32_t *settled_q_version; /* [n_q]: of the settled rows of Q */
     uint8_t *review;             /* [n_q]: set by the team during a merge: to be marked for refresh */
     uint8_t *needs_refresh;      /* [n_q] */
     uint32_t needed;             /* how many */
     uint32_t cursor;             /* where the search for them goes on */
-    uint32_t slots_used;         /* slots that have ever held a row lie below this */
+    uint64_t *occupied;          /* [tiles]: a bit for each slot that holds a row */
+    uint32_t tiles_used;         /* tiles with rows lie below this */
+    uint32_t room;               /* tiles below this are full */
     uint32_t restored_tiles;     /* before the start: from 0 on */
-    uint32_t *free_slot;         /* [n_q]: those of them that hold none, a stack */
-    uint32_t free_slots;
     uint32_t *spare;             /* [threads]: physical tiles that no word names */
     struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
@@ -97,8 +100,10 @@ struct att_merger {
     struct att_scratch *scratch; /* [threads] */
     struct att_work_tile *group; /* [ATT_GROUP_TILES] */
     struct att_saving saving;
-    bool merge_now;          /* a hot row was over budget: a merge, then its refresh */
-    struct att_job *waiting; /* taken from `submitted`, oldest first */
+    double recent_merged, recent_reads; /* of late: see policy.c */
+    uint64_t queries;                   /* as last seen */
+    bool merge_now;                     /* a hot row was over budget: a merge, then its refresh */
+    struct att_job *waiting;            /* taken from `submitted`, oldest first */
 };
 
 struct att_engine {
@@ -119,6 +124,8 @@ struct att_engine {
     _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
     _Atomic uint64_t spent_merged; /* `spent` at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
+    _Atomic double mean_gap;       /* Owner: merge, as the rates */
+    _Atomic double merge_ns_term, refresh_ns_term;
 
     /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
     _Atomic(struct att_job *) submitted;
@@ -150,10 +157,10 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
 /* fold.c */
 enum att_status att_fold_init(struct att_engine *engine, struct att_error *error);
 void att_fold_free(struct att_engine *engine);
-void att_work_tile_clear(struct att_engine *engine, struct att_work_tile *work);
 void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, uint32_t row, uint32_t q_version,
                        const float *q);
-void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile);
+void att_work_tile_take(struct att_engine *engine, struct att_work_tile *work, const struct att_row *row,
+                        const double *sums, const float *q);
 void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
               const struct att_stretch *stretch);
 
@@ -162,13 +169,21 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks);
 void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 uint32_t att_refresh_some(struct att_engine *engine);
 
+/* tiles.c */
+void att_slot_occupy(struct att_engine *engine, uint32_t slot);
+void att_slot_free(struct att_engine *engine, uint32_t slot);
+void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile, uint64_t slots);
+void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
+              uint32_t *spare);
+void att_tiles_publish(struct att_engine *engine, const uint32_t *rows, uint32_t count);
+void att_tiles_compact(struct att_engine *engine);
+
 /* merge.c */
 void att_merge_scan(struct att_engine *engine, uint64_t cut);
 void att_merge_unscan(struct att_engine *engine, uint64_t cut);
 uint32_t att_merge_pack(struct att_engine *engine, uint64_t cut, bool live_only);
 uint64_t att_merge_count(const struct att_engine *engine);
 void att_merge_to(struct att_engine *engine, uint64_t cut);
-void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare);
 void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
 const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *ret_version);
 
@@ -178,6 +193,9 @@ void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
 
 /* policy.c */
+void att_policy_init(struct att_engine *engine);
+void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows, uint64_t entries);
+void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
@@ -196,6 +214,7 @@ void att_saving_before_bases(struct att_engine *engine);
 void att_saving_free(struct att_engine *engine);
 
 /* worker.c: the merge thread */
+double att_thread_ns(void); /* processor time of the calling thread */
 enum att_status att_worker_start(struct att_engine *engine, struct att_error *error);
 void att_worker_stop(struct att_engine *engine);
 

@@ -80,23 +80,14 @@ void att_fold_free(struct att_engine *engine)
     free(merger->scratch);
 }
 
-void att_work_tile_clear(struct att_engine *engine, struct att_work_tile *work)
-{
-    memset(work->tile, 0, engine->region.tile_bytes);
-    work->rows = 0;
-}
-
-/* Puts the scaled row of Q of work row i in place; NULL: zeros, for a hole. */
+/* Puts the scaled row of Q of work row i in place. */
 static void scale_row(struct att_engine *engine, struct att_work_tile *work, uint32_t i, const float *q)
 {
     const struct att_region *region = &engine->region;
     const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
     void *to = (char *)work->scaled_q + width * region->d * i;
 
-    if (q)
-        region->kernel->scale(region->precision, region->scale, region->d, q, to);
-    else
-        memset(to, 0, width * region->d);
+    region->kernel->scale(region->precision, region->scale, region->d, q, to);
 }
 
 /* Adds an empty base for the row. */
@@ -113,21 +104,15 @@ void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, ui
     scale_row(engine, work, i, q);
 }
 
-/* Takes up a published tile, to go on from its bases. */
-void att_work_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile)
+/* Adds a row that has a base, to go on from it. */
+void att_work_tile_take(struct att_engine *engine, struct att_work_tile *work, const struct att_row *row,
+                        const double *sums, const float *q)
 {
-    const struct att_region *region = &engine->region;
-    /* Relaxed: this thread, or one it has joined since, made the last flip. */
-    uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
+    const uint32_t i = work->rows++;
 
-    memcpy(work->tile, att_region_tile(region, ATT_WORD_PHYSICAL(word)), region->tile_bytes);
-    work->rows = 0;
-    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++) {
-        uint32_t row = att_row_id(&work->tile->rows[i]);
-        if (row != ATT_NO_ROW)
-            work->rows = i + 1;
-        scale_row(engine, work, i, row != ATT_NO_ROW ? region->q + (size_t)row * region->d : NULL);
-    }
+    work->tile->rows[i] = *row;
+    memcpy(att_tile_sums(work->tile, i, engine->region.columns), sums, sizeof(double) * engine->region.columns);
+    scale_row(engine, work, i, q);
 }
 
 /* Some rows of a work tile while a stretch is folded into them: few enough that their weights stay in the L1 cache. */
@@ -270,7 +255,7 @@ static void add_values(const struct band *band)
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->values,
-        .value_stride = band->stretch->value_stride,
+        .value_stride = att_padded(region->d_v),
         .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS,
         .sum_stride = region->columns,
     };

@@ -79,19 +79,15 @@ static bool gather(struct att_engine *engine, const struct ask *ask, uint32_t at
 {
     const struct att_region *region = &engine->region;
     struct att_work_tile *work = &engine->merger.group[at / ATT_TILE_ROWS];
-    const uint32_t i = at % ATT_TILE_ROWS;
     struct att_tile *tile;
     uint32_t from;
 
     tile = base_of(engine, ask->row, &from);
     if (!tile)
         return false;
-    if (i == 0)
-        att_work_tile_clear(engine, work);
-    att_work_tile_add(engine, work, ask->row, 0, region->q + (size_t)ask->row * region->d);
-    work->tile->rows[i] = tile->rows[from];
-    memcpy(att_tile_sums(work->tile, i, region->columns), att_tile_sums(tile, from, region->columns),
-           sizeof(double) * region->columns);
+    work->rows = at % ATT_TILE_ROWS;
+    att_work_tile_take(engine, work, &tile->rows[from], att_tile_sums(tile, from, region->columns),
+                       region->q + (size_t)ask->row * region->d);
     return true;
 }
 
@@ -148,18 +144,21 @@ static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t
 static void answer_live(struct att_engine *engine, const struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
+    const double start = att_thread_ns();
     uint32_t version;
 
     for (uint32_t a = 0; a < count; a++) {
         struct att_work_tile *work = &merger->group[a / ATT_TILE_ROWS];
         const float *q = att_row_q(engine, asks[a].row, &version);
         if (a % ATT_TILE_ROWS == 0)
-            att_work_tile_clear(engine, work);
+            work->rows = 0;
         att_work_tile_add(engine, work, asks[a].row, version, q);
     }
     att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
     for (uint32_t a = 0; a < count; a++)
         answer_into(engine, asks[a].job, &merger->group[a / ATT_TILE_ROWS], a % ATT_TILE_ROWS);
+    if (count == 1)
+        att_policy_sample_row(engine, att_thread_ns() - start);
 }
 
 /* ---- Both ---- */

@@ -34,13 +34,16 @@ void att_merge_scan(struct att_engine *engine, uint64_t cut)
     const uint64_t start = settled(engine);
 
     merger->cut_lsn = merger->settled_lsn;
+    merger->changed = 0;
     for (uint64_t position = start; position < cut; position++) {
         const struct att_entry *entry = entry_at(engine, position);
         merger->cut_lsn = entry->lsn > merger->cut_lsn ? entry->lsn : merger->cut_lsn;
-        if (entry->is_q)
+        if (entry->is_q) {
             merger->changed_q[entry->index] = position + 1;
-        else
-            merger->newest[entry->index] = (uint32_t)(position - start) + 1;
+            continue;
+        }
+        merger->changed += merger->newest[entry->index] == 0;
+        merger->newest[entry->index] = (uint32_t)(position - start) + 1;
     }
 }
 
@@ -132,44 +135,39 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *
     return att_log_row(&engine->region, merger->changed_q[row] - 1);
 }
 
-/* Publishes new contents of a tile: written into the spare, then one store of the word. */
-void att_flip(struct att_engine *engine, uint32_t tile, const struct att_tile *contents, uint32_t *spare)
-{
-    const struct att_region *region = &engine->region;
-    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
-
-    att_shared_store(att_region_tile(region, *spare), contents, region->tile_bytes);
-    /* Release: the contents. Partner: the reader's acquire of the word. */
-    atomic_store_explicit(&region->words[tile], ATT_WORD((word >> 32) + 1, *spare), memory_order_release);
-    /* Before the old tile is written again. Partner: the reader's acquire fence. */
-    atomic_thread_fence(memory_order_release);
-    *spare = ATT_WORD_PHYSICAL(word);
-}
-
 void att_mark_for_refresh(struct att_engine *engine, uint32_t row)
 {
     engine->merger.needed += !engine->merger.needs_refresh[row];
     engine->merger.needs_refresh[row] = 1;
 }
 
-/* Rows whose Q changed, and rows that nobody reads, lose their base; rows over the error budget are to be refreshed.
- * The team only marks them: act_on_review is for one thread. */
-static void review_rows(struct att_engine *engine, struct att_work_tile *work, uint64_t entries)
+/* The slots of a tile whose rows go on; rows whose Q changed, and rows that nobody reads, lose their base. The team only
+ * marks rows: act_on_review is for one thread. */
+static uint64_t choose_rows(struct att_engine *engine, uint32_t tile, uint64_t entries)
 {
     struct att_merger *merger = &engine->merger;
+    const uint64_t word = atomic_load_explicit(&engine->region.words[tile], memory_order_relaxed);
+    const struct att_tile *from = att_region_tile(&engine->region, ATT_WORD_PHYSICAL(word));
+    uint64_t chosen = merger->occupied[tile];
 
-    for (uint32_t i = 0; i < work->rows; i++) {
-        struct att_row *row = &work->tile->rows[i];
-        const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
-        const uint32_t id = att_row_id(row);
-        if (id == ATT_NO_ROW)
+    for (uint64_t left = chosen; left != 0; left &= left - 1) {
+        const uint32_t row = att_row_id(&from->rows[__builtin_ctzll(left)]);
+        if (merger->changed_q[row] == 0 && !att_policy_goes_cold(engine, row, entries))
             continue;
-        if (merger->changed_q[id] != 0 || att_policy_goes_cold(engine, id, entries)) {
-            merger->review[id] = DROPPED;
-            att_row_set_id(row, ATT_NO_ROW);
-        } else if (att_row_check(row, sums, engine->region.numerics.budget) == ATT_AGAIN) {
-            merger->review[id] = OVER_BUDGET;
-        }
+        merger->review[row] = DROPPED;
+        chosen &= ~(left & -left);
+    }
+    return chosen;
+}
+
+/* Rows over the error budget are to be refreshed. */
+static void review_rows(struct att_engine *engine, struct att_work_tile *work)
+{
+    for (uint32_t i = 0; i < work->rows; i++) {
+        const struct att_row *row = &work->tile->rows[i];
+        const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
+        if (att_row_check(row, sums, engine->region.numerics.budget) == ATT_AGAIN)
+            engine->merger.review[att_row_id(row)] = OVER_BUDGET;
     }
 }
 
@@ -182,42 +180,54 @@ static uint64_t packed_entries(const struct att_merger *merger, uint32_t blocks)
     return entries;
 }
 
-/* Whether the tile holds any row. */
-static bool tile_in_use(const struct att_region *region, uint32_t tile)
+/* Frees the slots of dropped rows; marks what is to be refreshed: rows over budget, and rows with a new Q that are
+ * being read. */
+static void act_on_review(struct att_engine *engine)
 {
-    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
-    const struct att_tile *contents = att_region_tile(region, ATT_WORD_PHYSICAL(word));
+    struct att_merger *merger = &engine->merger;
 
-    for (uint32_t i = 0; i < ATT_TILE_ROWS; i++)
-        if (att_row_id(&contents->rows[i]) != ATT_NO_ROW)
-            return true;
-    return false;
+    for (uint32_t row = 0; row < engine->region.n_q; row++) {
+        const uint8_t review = merger->review[row];
+        if (review == 0)
+            continue;
+        merger->review[row] = 0;
+        if (review == DROPPED) {
+            att_slot_free(engine,
+                          atomic_exchange_explicit(&engine->region.slots[row], ATT_NO_SLOT, memory_order_relaxed));
+            atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
+        }
+        if (review == OVER_BUDGET || (merger->changed_q[row] != 0 && !att_policy_goes_cold(engine, row, 0)))
+            att_mark_for_refresh(engine, row);
+    }
 }
 
 static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
-    const uint32_t tiles = (merger->slots_used + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
     const uint64_t packed = packed_entries(merger, blocks);
-    const double work_done = (double)merger->slots_used * blocks * ATT_BLOCK * (region->d + region->columns);
+    const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
+    const int team = att_team(engine, rows * blocks * ATT_BLOCK * (region->d + region->columns));
+    const double start = att_thread_ns();
 
-#pragma omp parallel num_threads(att_team(engine, work_done))
+#pragma omp parallel num_threads(team)
     {
         const int thread = omp_get_thread_num();
         struct att_scratch *scratch = &merger->scratch[thread];
 #pragma omp for schedule(dynamic)
-        for (uint32_t tile = 0; tile < tiles; tile++) {
-            if (!tile_in_use(region, tile))
+        for (uint32_t tile = 0; tile < merger->tiles_used; tile++) {
+            if (merger->occupied[tile] == 0)
                 continue;
-            att_work_tile_load(engine, &scratch->work, tile);
+            att_tile_load(engine, &scratch->work, tile, choose_rows(engine, tile, packed));
             for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
-            review_rows(engine, &scratch->work, packed);
-            scratch->work.tile->position = cut;
-            att_flip(engine, tile, scratch->work.tile, &merger->spare[thread]);
+            review_rows(engine, &scratch->work);
+            att_flip(engine, tile, &scratch->work, cut, &merger->spare[thread]);
         }
     }
+    act_on_review(engine);
+    att_policy_sample_merge(engine, team * (att_thread_ns() - start),
+                            atomic_load_explicit(&engine->rows_hot, memory_order_relaxed), packed);
 }
 
 /* Writes what the scanned entries leave into the settled token. */
@@ -259,27 +269,6 @@ static void settle(struct att_engine *engine, uint64_t cut)
     }
 }
 
-/* Frees the slots of dropped rows; marks what is to be refreshed: rows over budget, and rows with a new Q that are
- * being read. */
-static void act_on_review(struct att_engine *engine)
-{
-    struct att_merger *merger = &engine->merger;
-
-    for (uint32_t row = 0; row < engine->region.n_q; row++) {
-        const uint8_t review = merger->review[row];
-        if (review == 0)
-            continue;
-        merger->review[row] = 0;
-        if (review == DROPPED) {
-            merger->free_slot[merger->free_slots++] =
-                atomic_exchange_explicit(&engine->region.slots[row], ATT_NO_SLOT, memory_order_relaxed);
-            atomic_fetch_sub_explicit(&engine->rows_hot, 1, memory_order_relaxed);
-        }
-        if (review == OVER_BUDGET || (merger->changed_q[row] != 0 && !att_policy_goes_cold(engine, row, 0)))
-            att_mark_for_refresh(engine, row);
-    }
-}
-
 /* Merges [settled, cut). */
 void att_merge_to(struct att_engine *engine, uint64_t cut)
 {
@@ -292,9 +281,9 @@ void att_merge_to(struct att_engine *engine, uint64_t cut)
         blocks = att_merge_pack(engine, cut, false);
         att_saving_before_bases(engine);
         merge_tiles(engine, cut, blocks);
-        act_on_review(engine);
-        att_policy_note_merge(engine, packed_entries(merger, blocks));
-    } /* The team's flips, before settled rows of Q are written: partner is the reader's acquire fence. */
+    }
+    att_policy_note_merge(engine, 2ull * merger->changed); /* the most that compaction leaves */
+    /* The team's flips, before settled rows of Q are written: partner is the reader's acquire fence. */
     atomic_thread_fence(memory_order_release);
     settle(engine, cut);
     att_merge_unscan(engine, cut);
@@ -307,4 +296,5 @@ void att_merge_to(struct att_engine *engine, uint64_t cut)
     atomic_store_explicit(&header->settled, cut, memory_order_release);
     /* Release: this thread has done with the entries. Partner: the acquire in entries.c. */
     atomic_store_explicit(&header->tail, cut, memory_order_release);
+    att_tiles_compact(engine);
 }

@@ -1,29 +1,75 @@
 /* When to merge, and which rows to keep: ski rental, twice. The argument and the constants: docs/policy.md.
  *
- * Costs are estimates in nanoseconds. Only their ratio matters; they are estimates from timings of one machine, not yet tuned. */
+ * Costs are in nanoseconds, from a model whose constants were measured on one machine. What matters is what merging costs
+ * against computing a row, and that differs between processors and sizes: so both are measured as they happen, and the
+ * model's two rates follow. */
+#include <math.h>
+
 #include "engine_impl.h"
 
 #define QUERY_NS        60.0  /* a query with anything pending, beside its entries */
 #define QUERY_NS_TERM   0.055 /* for each pending entry and column */
-#define MERGE_NS_TERM   0.018 /* for each row, entry and column */
-#define MERGE_NS_ROW    100.0 /* for each row: copying its base */
-#define MERGE_NS_ENTRY  150.0 /* settling it */
+#define MERGE_NS_TERM   0.05  /* for each row, entry and column; at first */
+#define MERGE_NS_ROW    250.0 /* for each row: taking up its base and writing it back */
+#define MERGE_NS_ENTRY  100.0 /* packing and settling it */
 #define MERGE_NS        3000.0
-#define MERGE_FRACTION  0.15    /* of a merge's cost, spent by queries on the log, makes it due; best in simulation */
-#define REFRESH_NS      30000.0 /* a read that its base can't answer goes to the merge thread and back */
-#define REFRESH_NS_TERM 0.12    /* for each token and column */
-#define UNREAD_FRACTION 0.125   /* of a refresh, for a row that nobody has ever read */
+#define MERGE_FRACTION  0.15    /* of a merge's cost, spent by queries on the log, makes it due */
+#define REFRESH_NS      20000.0 /* a read that its base can't answer goes to the merge thread and back */
+#define REFRESH_NS_TERM 0.16    /* for each token and column, of one row alone; at first */
+#define CREDIT          0.125   /* reads for each row that are taken for granted: see mean_gap */
+#define SAMPLE_WEIGHT   0.0625  /* of one measurement in a rate */
+#define SAMPLE_NS       5000.0  /* shorter ones are no measurements */
+
+void att_policy_init(struct att_engine *engine)
+{
+    atomic_store_explicit(&engine->merge_ns_term, MERGE_NS_TERM, memory_order_relaxed);
+    atomic_store_explicit(&engine->refresh_ns_term, REFRESH_NS_TERM, memory_order_relaxed);
+}
+
+/* Multiply-adds of a row and an entry. */
+static double terms(const struct att_engine *engine)
+{
+    return engine->region.d + engine->region.columns;
+}
 
 /* Merging `entries` entries into one row. */
 static double row_cost(const struct att_engine *engine, uint64_t entries)
 {
-    return MERGE_NS_ROW + MERGE_NS_TERM * (double)entries * (engine->region.d + engine->region.columns);
+    const double rate = atomic_load_explicit(&engine->merge_ns_term, memory_order_relaxed);
+
+    return MERGE_NS_ROW + rate * (double)entries * terms(engine);
 }
 
 /* Computing one row over `tokens` tokens. */
 static double refresh_cost(const struct att_engine *engine, uint32_t tokens)
 {
-    return REFRESH_NS + REFRESH_NS_TERM * (double)tokens * (engine->region.d + engine->region.columns);
+    const double rate = atomic_load_explicit(&engine->refresh_ns_term, memory_order_relaxed);
+
+    return REFRESH_NS + rate * (double)tokens * terms(engine);
+}
+
+/* One outlier moves a rate little, many of them move it all the way. */
+static void sample(_Atomic double *rate, double ns, double work)
+{
+    const double now = atomic_load_explicit(rate, memory_order_relaxed);
+
+    if (ns >= SAMPLE_NS && work > 0.0)
+        atomic_store_explicit(rate, now + SAMPLE_WEIGHT * (fmin(ns / work, 4.0 * now) - now), memory_order_relaxed);
+}
+
+/* `rows` rows were folded over `entries` entries in so much processor time. By the merge thread, as the next. */
+void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows, uint64_t entries)
+{
+    sample(&engine->merge_ns_term, ns - (double)rows * MERGE_NS_ROW, (double)rows * (double)entries * terms(engine));
+}
+
+/* One row was computed alone over all tokens, by this thread or, where that tells nothing, with the team. */
+void att_policy_sample_row(struct att_engine *engine, double ns)
+{
+    const double work = engine->merger.used * terms(engine);
+
+    if (att_team(engine, work) == 1)
+        sample(&engine->refresh_ns_term, ns, work);
 }
 
 /* What queries have spent on pending entries. Owner: service; read by the merge thread. */
@@ -65,10 +111,32 @@ static double unread(const struct att_engine *engine, uint32_t row)
     return (double)(atomic_load_explicit(&engine->merged, memory_order_relaxed) - (last > 0 ? last - 1 : 0));
 }
 
-/* A merge of `entries` entries has been made. By the merge thread. */
+/* What merging costs, or would cost, a row between two reads of it, if all rows were read alike: from the reads and merges
+ * of late, with CREDIT reads for each row before there were any. */
+static void note_mean_gap(struct att_engine *engine, double cost)
+{
+    struct att_merger *merger = &engine->merger;
+    const uint64_t queries = atomic_load_explicit(&engine->index.queries, memory_order_relaxed);
+    const double rows = engine->region.n_q, least = CREDIT * rows;
+
+    merger->recent_merged += cost;
+    merger->recent_reads += (double)(queries - merger->queries);
+    merger->queries = queries;
+    atomic_store_explicit(&engine->mean_gap, rows * merger->recent_merged / (merger->recent_reads + least),
+                          memory_order_relaxed);
+    if (merger->recent_merged > 2.0 * refresh_cost(engine, merger->used)) {
+        merger->recent_merged /= 2.0;
+        merger->recent_reads /= 2.0;
+    }
+}
+
+/* A merge of `entries` entries has been made, into the hot rows, if any. By the merge thread. */
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries)
 {
-    atomic_fetch_add_explicit(&engine->merged, (uint64_t)row_cost(engine, entries), memory_order_relaxed);
+    const double cost = row_cost(engine, entries);
+
+    atomic_fetch_add_explicit(&engine->merged, (uint64_t)cost, memory_order_relaxed);
+    note_mean_gap(engine, cost);
 }
 
 /* A read by the service, or reported to it. */
@@ -80,20 +148,32 @@ void att_policy_note_read(struct att_engine *engine, uint32_t row)
         atomic_store_explicit(&engine->last_read[row], now, memory_order_relaxed);
 }
 
+/* The same for a row that nobody has ever read: nothing is known of it, so it is taken for an average one. */
+static bool average_is_worth_it(const struct att_engine *engine, double refresh)
+{
+    return atomic_load_explicit(&engine->mean_gap, memory_order_relaxed) <= refresh;
+}
+
 /* Whether a cold row that is read now becomes hot: not if keeping it since its last read would have cost more than a
  * refresh does. By the service, before att_policy_note_read. */
 bool att_policy_keep(const struct att_engine *engine, uint32_t row)
 {
+    const double refresh = refresh_cost(engine, engine->index.used);
+
     if (engine->options.never_keep)
         return false;
-    return engine->options.eager || unread(engine, row) <= refresh_cost(engine, engine->index.used);
+    if (engine->options.eager)
+        return true;
+    return last_read(engine, row) > 0 ? unread(engine, row) <= refresh : average_is_worth_it(engine, refresh);
 }
 
 /* Whether a hot row goes cold instead of having `entries` more merged into it. By the merge team. */
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries)
 {
-    const double share = last_read(engine, row) > 0 ? 1.0 : UNREAD_FRACTION;
+    const double refresh = refresh_cost(engine, engine->merger.used);
 
-    return !engine->options.eager &&
-           unread(engine, row) + row_cost(engine, entries) > share * refresh_cost(engine, engine->merger.used);
+    if (engine->options.eager)
+        return false;
+    return unread(engine, row) + row_cost(engine, entries) > refresh ||
+           (last_read(engine, row) == 0 && !average_is_worth_it(engine, refresh));
 }

@@ -231,6 +231,8 @@ static enum att_status read_once(struct reading *reading, uint32_t row)
     if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
         atomic_load_explicit(&header->tail, memory_order_relaxed) > position)
         return ATT_AGAIN;
+    if (att_row_id(reading->row) != row && atomic_load_explicit(&region->slots[row], memory_order_relaxed) != slot)
+        return ATT_AGAIN; /* it has moved to another tile */
     if (att_row_id(reading->row) != row ||
         reading->row->q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
         return ATT_ENOENT;
@@ -252,6 +254,23 @@ static enum att_status read_row(struct reading *reading, uint32_t row, double *r
         att_row_answer(reading->row, reading->sums, reading->sums + ATT_HEAD_COLUMNS, reading->count, numerics,
                        ret_values, ret_error_bound);
     return status;
+}
+
+void att_read_ahead(const struct att_region *region, uint32_t row, uint32_t column)
+{
+    const uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_relaxed);
+
+    if (slot / ATT_TILE_ROWS >= region->tiles)
+        return;
+    const uint64_t word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed);
+    if (ATT_WORD_PHYSICAL(word) >= region->physical_tiles)
+        return;
+    struct att_tile *tile = att_region_tile(region, ATT_WORD_PHYSICAL(word));
+    const double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
+    __builtin_prefetch(&tile->position);
+    __builtin_prefetch(&tile->rows[slot % ATT_TILE_ROWS]);
+    __builtin_prefetch(sums);
+    __builtin_prefetch(sums + ATT_HEAD_COLUMNS + column);
 }
 
 enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,

@@ -11,6 +11,9 @@
 enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
                                double *ret_error_bound);
 
+/* Begins to bring what att_read_entry will read. The caller has checked row and column. */
+void att_read_ahead(const struct att_region *region, uint32_t row, uint32_t column);
+
 /* All d_v values of the row and the largest of their bounds. */
 enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values,
                              double *ret_error_bound);

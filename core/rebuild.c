@@ -72,47 +72,6 @@ static uint32_t collect(struct att_engine *engine, uint32_t *rows)
     return count;
 }
 
-/* Copies finished base i of the group into slot `at` of a work tile. */
-static void place(struct att_engine *engine, struct att_work_tile *work, uint32_t at, uint32_t i)
-{
-    const struct att_work_tile *from = &engine->merger.group[i / ATT_TILE_ROWS];
-    const uint32_t columns = engine->region.columns;
-    work->tile->rows[at] = from->tile->rows[i % ATT_TILE_ROWS];
-    memcpy(att_tile_sums(work->tile, at, columns), att_tile_sums(from->tile, i % ATT_TILE_ROWS, columns),
-           sizeof(double) * columns);
-}
-
-/* Puts the group's finished bases into their tiles, each tile copied, changed and flipped once for a run of rows. A
- * cold row gets a new slot: there are as many as rows. */
-static void publish(struct att_engine *engine, const uint32_t *rows, uint32_t count)
-{
-    struct att_merger *merger = &engine->merger;
-    const struct att_region *region = &engine->region;
-    struct att_work_tile *work = &merger->scratch[0].work;
-    uint32_t slots[ATT_GROUP_ROWS];
-
-    for (uint32_t i = 0; i < count; i++) {
-        slots[i] = atomic_load_explicit(&region->slots[rows[i]], memory_order_relaxed);
-        if (slots[i] == ATT_NO_SLOT)
-            slots[i] = merger->free_slots > 0 ? merger->free_slot[--merger->free_slots] : merger->slots_used++;
-    }
-    for (uint32_t i = 0, next; i < count; i = next) {
-        const uint32_t tile = slots[i] / ATT_TILE_ROWS;
-        att_work_tile_load(engine, work, tile);
-        for (next = i; next < count && slots[next] / ATT_TILE_ROWS == tile; next++)
-            place(engine, work, slots[next] % ATT_TILE_ROWS, next);
-        work->tile->position = atomic_load_explicit(&region->header->settled, memory_order_relaxed);
-        att_flip(engine, tile, work->tile, &merger->spare[0]);
-    }
-    for (uint32_t i = 0; i < count;
-         i++) { /* Release: the flip that put the base there. Partner: the acquire in reader.c. */
-        uint32_t before = atomic_exchange_explicit(&region->slots[rows[i]], slots[i], memory_order_release);
-        atomic_fetch_add_explicit(&engine->rows_hot, before == ATT_NO_SLOT, memory_order_relaxed);
-        merger->needed -= merger->needs_refresh[rows[i]];
-        merger->needs_refresh[rows[i]] = 0;
-    }
-}
-
 /* Refreshes up to a group of rows, each once. All tiles stand at `settled`, and so will the new bases: nothing has to be
  * folded into them. */
 void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count)
@@ -124,13 +83,17 @@ void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count
         return;
     for (uint32_t i = 0; i < count; i++) {
         if (i % ATT_TILE_ROWS == 0)
-            att_work_tile_clear(engine, &merger->group[tiles++]);
+            merger->group[tiles++].rows = 0;
         att_work_tile_add(engine, &merger->group[tiles - 1], rows[i], merger->settled_q_version[rows[i]],
                           engine->region.q + (size_t)rows[i] * engine->region.d);
     }
     att_rebuild(engine, tiles, 0);
     att_saving_before_bases(engine);
-    publish(engine, rows, count);
+    att_tiles_publish(engine, rows, count);
+    for (uint32_t i = 0; i < count; i++) {
+        merger->needed -= merger->needs_refresh[rows[i]];
+        merger->needs_refresh[rows[i]] = 0;
+    }
     atomic_fetch_add_explicit(&engine->refreshes, count, memory_order_relaxed);
 }
 

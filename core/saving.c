@@ -100,14 +100,14 @@ void att_saving_before_bases(struct att_engine *engine)
 }
 
 /* The arrays and tiles that there are at the cut. */
-static void measure(const struct att_engine *engine, struct att_saving *saving, uint64_t used, uint32_t slots)
+static void measure(const struct att_engine *engine, struct att_saving *saving, uint64_t used, uint32_t tiles)
 {
     const struct att_region *region = &engine->region;
     const uint64_t bytes[ATT_ARRAY_COUNT] = {4ull * region->n_q * region->d, 4 * used * region->d,
                                              4 * used * region->d_v, 4 * used, used};
 
     memcpy(saving->bytes, bytes, sizeof bytes);
-    saving->tiles = (slots + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS;
+    saving->tiles = tiles;
 }
 
 /* All memory for the largest snapshot there can be, so that none fails later. */
@@ -116,7 +116,7 @@ bool att_saving_init(struct att_engine *engine)
     struct att_saving *saving = &engine->merger.saving;
     bool complete = true;
 
-    measure(engine, saving, engine->region.capacity, engine->region.n_q);
+    measure(engine, saving, engine->region.capacity, engine->region.tiles);
     for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++) {
         saving->saved[array] = calloc(piece_count(engine, array), 1);
         complete = complete && saving->saved[array];
@@ -140,7 +140,7 @@ void att_saving_begin(struct att_engine *engine, struct att_job *job)
         att_job_finish(engine, job);
         return;
     }
-    measure(engine, saving, merger->used, merger->slots_used);
+    measure(engine, saving, merger->used, merger->tiles_used);
     for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++)
         memset(saving->saved[array], 0, piece_count(engine, array));
     saving->array = 0;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <omp.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -18,6 +19,14 @@
 #define SAVING_PAUSE_NS 2000000ull /* before asking a full snapshot sink again */
 
 enum { MERGE_NICENESS = 5 };
+
+double att_thread_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
 
 static uint64_t pending(const struct att_engine *engine)
 {
@@ -123,7 +132,9 @@ static void *run(void *argument)
 {
     struct att_engine *engine = argument;
 
-    /* Below the request path; the team's threads are created by this one and inherit it. Failing is harmless. */
+    /* Below the request path, and never taking a processor from it at once when woken: a woken SCHED_BATCH thread waits
+     * for its turn. The team's threads are created by this one and inherit both. Failing is harmless. */
+    sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), MERGE_NICENESS);
     while (!atomic_load_explicit(&engine->stop, memory_order_acquire))
         if (!turn(engine))
@@ -139,6 +150,8 @@ static void wake(struct att_engine *engine)
 
 void att_engine_kick(struct att_engine *engine)
 {
+    if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed))
+        return; /* nothing that the caller has done can be wanted: it is not to wait for its stores */
     /* After the release of count, or of a job. Partner: the fence in sleep_until_wanted. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&engine->sleeping, memory_order_relaxed) && wanted(engine))

@@ -124,8 +124,9 @@ enum att_request_type {
     ATT_REQ_MERGE = 13,
     ATT_REQ_SNAPSHOT = 14, /* completes when it is the current generation */
     ATT_REQ_SHUTDOWN = 15,
-    ATT_REQ_STAT = 16, /* a struct att_stat */
-    ATT_REQ_READS = 17 /* the library's own: how often it has read which row directly */
+    ATT_REQ_STAT = 16,  /* a struct att_stat */
+    ATT_REQ_READS = 17, /* the library's own: how often it has read which row directly */
+    ATT_REQ_BATCH = 18  /* the library's own: what att_submit_batch makes of several */
 };
 
 struct att_request {
@@ -161,6 +162,22 @@ struct att_completion {
  * the daemon sees requests at the latest when att_complete is called or the batch is 16 long. */
 ATT_API enum att_status att_submit(struct att_client *client, const struct att_request *request);
 
+/* The most requests in a batch. */
+enum { ATT_BATCH_REQUESTS = 64 };
+
+/* Queues several requests as one: queries, rows and updates, of any heads, in any mixture. The daemon checks the whole
+ * message before it does any of it; then it does them in order, and nothing of other clients comes in between, but in two
+ * cases: when the entry log is full (the batch goes on, where it stopped, when there is room), and when an update follows
+ * a read that has to be computed (the update waits, so that the answer is of the moment before it). Each request completes by
+ * itself, as if it had been submitted alone, and not necessarily in order. One that fails does not undo those before it,
+ * nor keep back those after it: a batch is one message, not a transaction. What the end of the daemon interrupts is done
+ * up to some request; so is what a crash leaves of it on disk.
+ * ATT_EINVAL: no request, more than ATT_BATCH_REQUESTS, one of another type, or one that att_submit would refuse (the message
+ * says which); or the message would be larger than an eighth of the request ring (28,672 bytes at least), or the replies
+ * than a quarter of the reply ring (1,024 at least, a row counts (56 + 8 d_v) / 56). Otherwise as att_submit; when it
+ * fails nothing has been queued. */
+ATT_API enum att_status att_submit_batch(struct att_client *client, const struct att_request *requests, uint32_t count);
+
 /* Makes what was submitted visible to the daemon now. */
 ATT_API void att_push(struct att_client *client);
 
@@ -181,7 +198,14 @@ ATT_API uint32_t att_in_flight(const struct att_client *client);
 ATT_API enum att_status att_call(struct att_client *client, const struct att_request *request,
                                  struct att_completion *ret_completion);
 
-/* The same for ATT_REQ_QUERY and ATT_REQ_ROW on a client that is connected with `direct`: the library computes the
+/* att_submit_batch, and waits for all: ret_completions[i] is of requests[i], with its own status; att_last_error is of the
+ * last that failed. ATT_OK: all have been answered. On ATT_ETIMEOUT, ATT_ECLOSED and ATT_EPROTOCOL after the submission
+ * those that were not answered have this status (they may or may not have taken effect). With a session updates go on
+ * across a restart of the daemon, and only the reads among them have ATT_ECLOSED. */
+ATT_API enum att_status att_call_batch(struct att_client *client, const struct att_request *requests, uint32_t count,
+                                       struct att_completion *ret_completions);
+
+/* The same as att_call for ATT_REQ_QUERY and ATT_REQ_ROW on a client that is connected with `direct`: the library computes the
  * answer itself, from the daemon's state, which it maps read-only. No request, no system call (but a look at the socket
  * about once a millisecond, and a batched report of which rows were read), and readers do not wait for one another.
  * What any client had been told to be done before the call is reflected; the completion's `lsn` is one up to which

@@ -64,6 +64,19 @@ uint64_t att_largest_reply(const struct att_geometry *geometry)
     return sizeof(struct att_wire_reply) + (uint64_t)geometry->chunk_bytes;
 }
 
+/* The ring holds 8 of its largest message, whatever that is. */
+uint64_t att_largest_batch(uint64_t request_slots)
+{
+    return request_slots / ATT_RING_MESSAGES * ATT_SLOT_DATA;
+}
+
+/* A quarter: with an eighth that is untold and one more largest reply, which is an eighth at most, they are well in the
+ * ring. */
+uint64_t att_largest_batch_reply_slots(uint64_t reply_slots)
+{
+    return reply_slots / 4;
+}
+
 /* The power of two that holds ATT_RING_MESSAGES messages of `bytes` bytes, and at least the minimum. */
 static uint64_t ring_slots(uint64_t bytes)
 {

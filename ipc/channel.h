@@ -89,6 +89,9 @@ static inline uint64_t att_slots_for(uint64_t bytes)
 /* Bytes of the largest request and the largest reply. */
 uint64_t att_largest_request(uint32_t d, uint32_t d_v);
 uint64_t att_largest_reply(const struct att_geometry *geometry);
+/* Bytes of the largest batch, and reply slots of the largest batch's replies: no less than of any one request. */
+uint64_t att_largest_batch(uint64_t request_slots);
+uint64_t att_largest_batch_reply_slots(uint64_t reply_slots);
 
 /* The daemon's choice for d and d_v. ATT_EINVAL: a ring would be larger than ATT_RING_MAX_SLOTS. */
 enum att_status att_geometry_choose(uint32_t d, uint32_t d_v, struct att_geometry *ret_geometry,

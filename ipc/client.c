@@ -56,10 +56,11 @@ void att_client_keep(struct att_client *client, uint32_t place)
     client->kept++;
 }
 
-void att_client_abandon(struct att_client *client, uint32_t place)
+void att_client_drop(struct att_client *client, uint32_t place)
 {
     client->flights[place].state = FLIGHT_ABANDONED;
     client->flights[place].buffer = NULL;
+    client->flights[place].batch = NULL;
     client->out--;
     client->abandoned++;
 }
@@ -123,7 +124,7 @@ static uint16_t fields_of(const struct att_request *request)
                       (request->bias ? ATT_WIRE_BIAS : 0));
 }
 
-static enum att_status check_request(struct att_client *client, const struct att_request *request)
+enum att_status att_client_check(struct att_client *client, const struct att_request *request)
 {
     const struct att_request_rule *rule = att_request_rule(request->type);
     if (!rule || rule->silent)
@@ -146,8 +147,13 @@ static enum att_status check_request(struct att_client *client, const struct att
     return ATT_OK;
 }
 
-/* Whether the request ring has room for so many slots. */
-static enum att_status make_room(struct att_client *client, uint64_t slots)
+uint64_t att_client_bytes(const struct att_client *client, const struct att_request *request)
+{
+    return sizeof(struct att_wire_request) + (request->key ? sizeof(float) * (uint64_t)client->info.d : 0) +
+           (request->value ? sizeof(float) * (uint64_t)client->info.d_v : 0);
+}
+
+enum att_status att_client_make_room(struct att_client *client, uint64_t slots)
 {
     if (att_producer_room(&client->requests) >= slots)
         return ATT_OK;
@@ -159,76 +165,15 @@ static enum att_status make_room(struct att_client *client, uint64_t slots)
     return att_fail(&client->error, ATT_EBUSY, "the request ring is full: complete some requests first");
 }
 
-/* `keeps`: it is a session's update, kept until it is on disk. */
-static void write_request(struct att_client *client, const struct att_request *request, uint64_t bytes, uint64_t tag,
-                          bool keeps)
+uint32_t att_client_launch(struct att_client *client, const struct att_request *request)
 {
-    struct att_wire_request header = {
-        .length = (uint32_t)bytes,
-        .generation = client->generation,
-        .type = (uint16_t)request->type,
-        .head = (uint16_t)request->head,
-        .fields = fields_of(request),
-        .flags = request->durable && att_request_rule(request->type)->durable ? ATT_WIRE_DURABLE : 0,
-        .index = request->index,
-        .column = request->column,
-        .tag = tag,
-        .number = request->bias ? (double)*request->bias : request->number,
-        .session_seq = keeps ? att_session_next(client) : 0,
-    };
-    struct att_part parts[3] = {{&header, sizeof header}};
-    size_t count = 1;
-    if (request->key)
-        parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
-    if (request->value)
-        parts[count++] = (struct att_part){request->value, sizeof(float) * (size_t)client->info.d_v};
-    if (keeps) {
-        parts[0] = att_session_keep(client, parts, count, (uint32_t)tag);
-        count = 1;
-    }
-    att_producer_put(&client->requests, parts, count);
-}
-
-/* What is sent again goes first. */
-static enum att_status finish_sending(struct att_client *client)
-{
-    att_session_pump(client);
-    if (!att_session_sends_again(client))
-        return ATT_OK;
-    att_push(client);
-    return att_fail(&client->error, ATT_EBUSY,
-                    "the session's updates are being sent again: complete some requests first");
-}
-
-enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
-{
-    enum att_status status = ATT_OK;
-    if (client->closed)
-        status = att_client_reconnect(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000));
-    if (status == ATT_OK)
-        status = check_request(client, request);
-    if (status != ATT_OK)
-        return status;
-    uint64_t bytes = sizeof(struct att_wire_request);
-    bytes += request->key ? sizeof(float) * (uint64_t)client->info.d : 0;
-    bytes += request->value ? sizeof(float) * (uint64_t)client->info.d_v : 0;
-    bool keeps = client->resend && att_request_rule(request->type)->update;
-    if (att_session_sends_again(client))
-        status = finish_sending(client);
-    if (status == ATT_OK && keeps)
-        status = att_session_admit(client, bytes);
-    if (status == ATT_OK)
-        status = make_room(client, att_slots_for(bytes));
-    if (status != ATT_OK)
-        return status;
     uint32_t place = flight_new(client);
     if (place == NO_FLIGHT)
-        return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first", MOST_IN_FLIGHT);
+        return place;
     struct att_flight *flight = &client->flights[place];
-    uint32_t round = flight->round + 1;
     *flight = (struct att_flight){
         .state = FLIGHT_OUT,
-        .round = round,
+        .round = flight->round + 1,
         .next = NO_FLIGHT,
         .column = request->column,
         .index = request->index,
@@ -238,9 +183,66 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
         .done = {.tag = request->tag, .type = request->type},
     };
     client->out++;
-    write_request(client, request, bytes, (uint64_t)round << 32 | place, keeps);
+    return place;
+}
+
+size_t att_client_parts(struct att_client *client, const struct att_request *request, uint32_t place,
+                        struct att_wire_request *ret_header, struct att_part ret_parts[3])
+{
+    const bool keeps = att_session_keeps(client, request->type);
+    size_t count = 0;
+    *ret_header = (struct att_wire_request){
+        .length = (uint32_t)att_client_bytes(client, request),
+        .generation = client->generation,
+        .type = (uint16_t)request->type,
+        .head = (uint16_t)request->head,
+        .fields = fields_of(request),
+        .flags = request->durable && att_request_rule(request->type)->durable ? ATT_WIRE_DURABLE : 0,
+        .index = request->index,
+        .column = request->column,
+        .tag = (uint64_t)client->flights[place].round << 32 | place,
+        .number = request->bias ? (double)*request->bias : request->number,
+        .session_seq = keeps ? att_session_next(client) : 0,
+    };
+    ret_parts[count++] = (struct att_part){ret_header, sizeof *ret_header};
+    if (request->key)
+        ret_parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
+    if (request->value)
+        ret_parts[count++] = (struct att_part){request->value, sizeof(float) * (size_t)client->info.d_v};
+    if (keeps) {
+        ret_parts[0] = att_session_keep(client, ret_parts, count, place);
+        count = 1;
+    }
+    return count;
+}
+
+void att_client_put(struct att_client *client, const struct att_part *parts, size_t count)
+{
+    att_producer_put(&client->requests, parts, count);
     if (client->requests.held >= ATT_BATCH)
         att_push(client);
+}
+
+enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
+{
+    enum att_status status = ATT_OK;
+    if (client->closed)
+        status = att_client_reconnect(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000));
+    if (status == ATT_OK)
+        status = att_client_check(client, request);
+    if (status != ATT_OK)
+        return status;
+    status = att_session_admit(client, request, 1);
+    if (status == ATT_OK)
+        status = att_client_make_room(client, att_slots_for(att_client_bytes(client, request)));
+    if (status != ATT_OK)
+        return status;
+    uint32_t place = att_client_launch(client, request);
+    if (place == NO_FLIGHT)
+        return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first", MOST_IN_FLIGHT);
+    struct att_wire_request header;
+    struct att_part parts[3];
+    att_client_put(client, parts, att_client_parts(client, request, place, &header, parts));
     *ret_flight = place;
     return ATT_OK;
 }

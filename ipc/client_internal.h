@@ -38,7 +38,8 @@ struct att_flight {
     uint64_t filled; /* payload bytes so far */
     uint64_t expected;
     unsigned char *buffer;
-    char *text; /* the daemon's error text of a kept completion, or NULL */
+    struct att_completion *batch; /* where att_call_batch wants the completion, while it waits for it; else NULL */
+    char *text;                   /* the daemon's error text of a kept completion, or NULL */
     struct att_completion done;
 };
 
@@ -76,6 +77,13 @@ struct att_client {
     char socket[ATT_SOCKET_PATH_MAX + 1];
 };
 
+/* client_sync.c */
+uint64_t att_client_deadline(const struct att_client *client, uint64_t now);
+/* Waits for one completion that is not ours, or for room. False: the deadline is over or the daemon has gone. */
+bool att_client_wait_for_room(struct att_client *client, uint64_t deadline);
+/* Stops waiting: the reply, should it come, is dropped. ATT_ETIMEOUT. */
+enum att_status att_client_abandon(struct att_client *client, uint32_t place);
+
 /* client_connect.c */
 /* After the daemon has gone: ends what was in flight, and connects again, trying until the deadline. ATT_ECLOSED. */
 enum att_status att_client_reconnect(struct att_client *client, uint64_t deadline);
@@ -93,8 +101,7 @@ enum att_status att_direct_row(struct att_client *client, uint32_t head, uint32_
                                double *ret_error_bound);
 enum att_status att_direct_column(struct att_client *client, uint32_t column, double *ret_pairs);
 
-/* client_session.c; but for create, free and hello all may be called only on a client with a session where `resend` is not
- * looked at */
+/* client_session.c */
 struct att_resend;
 /* ATT_ENOMEM, ATT_EIO; att_session_free is the caller's, always. */
 enum att_status att_session_create(struct att_client *client, uint64_t id, bool resume, struct att_error *error);
@@ -115,8 +122,10 @@ bool att_session_sends_again(const struct att_client *client);
 /* Whether an acknowledged update that a crash took back is not repeated yet: then the region is behind. */
 bool att_session_unsettled(const struct att_client *client);
 void att_session_pump(struct att_client *client);
-/* Before an update is submitted: room to keep it. ATT_EBUSY. */
-enum att_status att_session_admit(struct att_client *client, uint64_t bytes);
+/* Before requests are submitted: what is sent again has been sent, and there is room to keep the updates among them.
+ * ATT_EBUSY; ATT_OK without a session. */
+enum att_status att_session_admit(struct att_client *client, const struct att_request *requests, uint32_t count);
+bool att_session_keeps(const struct att_client *client, uint32_t type); /* an update of a session */
 uint64_t att_session_next(const struct att_client *client); /* the number of the update that is submitted next */
 /* Keeps its message, of these parts, and returns it as one. */
 struct att_part att_session_keep(struct att_client *client, const struct att_part *parts, size_t count,
@@ -142,12 +151,21 @@ uint32_t att_client_collect(struct att_client *client);
 void att_client_keep(struct att_client *client, uint32_t flight);
 void att_client_free_flight(struct att_client *client, uint32_t flight);
 /* Its reply will be dropped, and its buffer not touched. */
-void att_client_abandon(struct att_client *client, uint32_t flight);
+void att_client_drop(struct att_client *client, uint32_t flight);
 /* An abandoned flight from the start, for an update that is sent again. NO_FLIGHT: all are in use. */
 uint32_t att_client_ghost(struct att_client *client, uint32_t type, uint64_t seq);
 /* After the end of the connection, when all replies are taken: completes what is in flight with why it is closed. */
 void att_client_give_up(struct att_client *client);
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight);
+/* What a submission is made of. */
+enum att_status att_client_check(struct att_client *client, const struct att_request *request);
+uint64_t att_client_bytes(const struct att_client *client, const struct att_request *request); /* of its message */
+enum att_status att_client_make_room(struct att_client *client, uint64_t slots);               /* in the request ring */
+uint32_t att_client_launch(struct att_client *client, const struct att_request *request); /* its flight, or NO_FLIGHT */
+/* Its message; returns how many parts, which point to the header and to the request's arrays. */
+size_t att_client_parts(struct att_client *client, const struct att_request *request, uint32_t place,
+                        struct att_wire_request *ret_header, struct att_part ret_parts[3]);
+void att_client_put(struct att_client *client, const struct att_part *parts, size_t count); /* there is room */
 
 /* client_error.c */
 /* Makes the client's last error from a completion's status and the daemon's text ("": none). */

@@ -226,14 +226,14 @@ static void release(struct att_client *client)
     }
 }
 
-/* Where the next message would lie; false: there is no room for it. */
-static bool find_room(const struct att_resend *self, uint64_t bytes, uint64_t *ret_at)
+/* Where messages of so many bytes together would lie; false: there is no room for them. */
+static bool find_room(const struct att_resend *self, uint64_t count, uint64_t bytes, uint64_t *ret_at)
 {
     uint64_t at = self->tail, left = KEPT_BYTES - at % KEPT_BYTES;
     if (left < bytes)
         at += left;
     *ret_at = at;
-    return self->seq - self->first + 1 < ATT_SESSION_WINDOW && at + bytes - self->head <= KEPT_BYTES;
+    return self->seq - self->first + 1 + count <= ATT_SESSION_WINDOW && at + bytes - self->head <= KEPT_BYTES;
 }
 
 /* With --durability off nothing is on disk before a snapshot, and the library must not wait for the next one. */
@@ -252,24 +252,24 @@ static void ask_for_flush(struct att_client *client, bool now)
         return;
     self->flushed = self->seq;
     self->flushed_ns = time;
-    att_client_abandon(client, place);
+    att_client_drop(client, place);
 }
 
 /* Waits for the disk, or for a reply that makes the oldest known; the latter only helps who takes completions. */
-enum att_status att_session_admit(struct att_client *client, uint64_t bytes)
+static enum att_status make_room(struct att_client *client, uint64_t count, uint64_t bytes)
 {
     struct att_resend *self = client->resend;
     uint64_t at, deadline = 0;
     release(client);
     ask_for_flush(client, false);
-    while (!find_room(self, bytes, &at)) {
+    while (!find_room(self, count, bytes, &at)) {
         uint64_t now = att_now_ns();
         uint32_t other;
-        deadline = deadline ? deadline : now + client->timeout_ms * UINT64_C(1000000);
+        deadline = deadline ? deadline : att_client_deadline(client, now);
         while ((other = att_client_collect(client)) != NO_FLIGHT)
             att_client_keep(client, other);
         release(client);
-        if (find_room(self, bytes, &at))
+        if (find_room(self, count, bytes, &at))
             break;
         if (!kept_at(self, self->first)->done || now >= deadline || client->closed)
             return att_fail(&client->error, ATT_EBUSY,
@@ -279,6 +279,31 @@ enum att_status att_session_admit(struct att_client *client, uint64_t bytes)
         att_client_await(client, now, now + LOOK_NS < deadline ? now + LOOK_NS : deadline);
     }
     return ATT_OK;
+}
+
+bool att_session_keeps(const struct att_client *client, uint32_t type)
+{
+    return client->resend && att_request_rule(type)->update;
+}
+
+enum att_status att_session_admit(struct att_client *client, const struct att_request *requests, uint32_t count)
+{
+    uint64_t updates = 0, bytes = 0;
+    if (!client->resend)
+        return ATT_OK;
+    if (att_session_sends_again(client)) {
+        att_push(client); /* pumps */
+        if (att_session_sends_again(client))
+            return att_fail(&client->error, ATT_EBUSY,
+                            "the session's updates are being sent again: complete some requests first");
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (!att_session_keeps(client, requests[i].type))
+            continue;
+        updates++;
+        bytes += att_client_bytes(client, &requests[i]);
+    }
+    return updates > 0 ? make_room(client, updates, bytes) : ATT_OK;
 }
 
 uint64_t att_session_next(const struct att_client *client)
@@ -292,7 +317,7 @@ struct att_part att_session_keep(struct att_client *client, const struct att_par
     uint64_t at, bytes = 0;
     for (size_t i = 0; i < count; i++)
         bytes += parts[i].bytes;
-    find_room(self, bytes, &at);
+    find_room(self, 1, bytes, &at);
     unsigned char *message = self->bytes + at % KEPT_BYTES;
     for (size_t i = 0, filled = 0; i < count; filled += parts[i].bytes, i++)
         memcpy(message + filled, parts[i].data, parts[i].bytes);

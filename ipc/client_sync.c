@@ -3,8 +3,7 @@
 
 #include "client_internal.h"
 
-/* Waits for one completion that is not ours, or for room. False: the deadline is over or the daemon has gone. */
-static bool wait_for_room(struct att_client *client, uint64_t deadline)
+bool att_client_wait_for_room(struct att_client *client, uint64_t deadline)
 {
     uint64_t now = att_now_ns();
     if (now >= deadline || (client->closed && !att_session_goes_on(client)))
@@ -19,17 +18,16 @@ static bool wait_for_room(struct att_client *client, uint64_t deadline)
     return true;
 }
 
-/* Stops waiting: the reply, should it come, is dropped. */
-static enum att_status abandon(struct att_client *client, uint32_t place)
+enum att_status att_client_abandon(struct att_client *client, uint32_t place)
 {
     const struct att_flight *flight = &client->flights[place];
-    att_client_abandon(client, place);
+    att_client_drop(client, place);
     return att_fail(&client->error, ATT_ETIMEOUT,
                     "%s: the daemon at %s has not answered within %u ms; it may still take effect",
                     att_request_rule(flight->type)->name, client->socket, client->timeout_ms);
 }
 
-static uint64_t deadline_from(const struct att_client *client, uint64_t now)
+uint64_t att_client_deadline(const struct att_client *client, uint64_t now)
 {
     return now + client->timeout_ms * UINT64_C(1000000);
 }
@@ -47,11 +45,11 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
             att_client_keep(client, place);
         }
         if (was_closed && att_session_holds(client, &client->flights[mine])) {
-            deadline = deadline ? deadline : deadline_from(client, att_now_ns());
+            deadline = deadline ? deadline : att_client_deadline(client, att_now_ns());
             if (att_client_reconnect(client, deadline) == ATT_OK)
                 continue;
             if (att_session_goes_on(client))
-                return abandon(client, mine);
+                return att_client_abandon(client, mine);
         }
         if (was_closed) {
             att_client_free_flight(client, mine);
@@ -59,12 +57,12 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
         }
         uint64_t now = att_now_ns();
         if (deadline == 0)
-            deadline = deadline_from(client, now);
+            deadline = att_client_deadline(client, now);
         att_client_look(client, now);
         if (client->closed)
             continue; /* once more: what it had published before it went */
         if (now >= deadline)
-            return abandon(client, mine);
+            return att_client_abandon(client, mine);
         att_client_await(client, now, deadline);
     }
 }
@@ -76,8 +74,8 @@ enum att_status att_call(struct att_client *client, const struct att_request *re
     uint32_t place;
     enum att_status status = att_client_submit(client, request, &place);
     if (status == ATT_EBUSY) {
-        deadline = deadline_from(client, att_now_ns());
-        while (status == ATT_EBUSY && wait_for_room(client, deadline))
+        deadline = att_client_deadline(client, att_now_ns());
+        while (status == ATT_EBUSY && att_client_wait_for_room(client, deadline))
             status = att_client_submit(client, request, &place);
     }
     if (status != ATT_OK)

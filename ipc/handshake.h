@@ -131,11 +131,18 @@ struct att_request_rule {
     bool any;     /* at least one of the allowed ones */
     bool durable; /* ATT_WIRE_DURABLE has a meaning */
     bool chunks;  /* the reply comes in chunks */
-    bool silent;  /* there is no reply */
+    bool silent;  /* there is no reply; the library's own */
+    bool batch;   /* may stand in a batch */
     bool update;  /* of a session it has a number */
 };
 /* NULL: no such type. */
 const struct att_request_rule *att_request_rule(uint32_t type);
+
+/* Of what may stand in a batch: whether it only reads. */
+static inline bool att_request_reads(uint32_t type)
+{
+    return type == ATT_REQ_QUERY || type == ATT_REQ_ROW;
+}
 
 /* ATT_EINVAL: too long for a socket's address, with the path and the limit in the message. */
 enum att_status att_socket_address(const char *path, struct sockaddr_un *ret_address, struct att_error *error);

@@ -17,7 +17,7 @@ static enum att_status allocate(struct att_server *server, struct att_error *err
     server->open = calloc(clients, sizeof *server->open);
     server->dirty = calloc(clients, sizeof *server->dirty);
     server->free_slots = calloc(clients, sizeof *server->free_slots);
-    server->request = calloc(1, (size_t)server->largest_request);
+    server->request = calloc(1, (size_t)server->largest_batch);
     server->allowed = calloc(server->allowed_count + 1, sizeof *server->allowed);
     if (!server->table || !server->open || !server->dirty || !server->free_slots || !server->request ||
         !server->allowed)
@@ -68,7 +68,9 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     if (status != ATT_OK)
         goto free_server;
     server->largest_request = att_largest_request(options->info.d, options->info.d_v);
+    server->largest_batch = att_largest_batch(server->geometry.request_slots);
     server->largest_reply_slots = att_slots_for(att_largest_reply(&server->geometry));
+    server->largest_batch_reply_slots = att_largest_batch_reply_slots(server->geometry.reply_slots);
     if (getrandom(&server->generation_base, sizeof server->generation_base, 0) != sizeof server->generation_base) {
         status = att_fail(error, ATT_EIO, "getrandom: %s", strerror(errno));
         goto free_server;

@@ -69,13 +69,23 @@ struct att_server_request {
 };
 
 /* The next waiting request for which its session has reply room, round robin over the sessions (so
- * no client starves another), skipping parked ones. False: none now. The same request comes again
+ * no client starves another), skipping parked ones. The requests of a batch come one after another; what the service does
+ * is the same for them. False: none now. The same request comes again
  * until taken or parked. */
 bool att_server_next(struct att_server *server, struct att_server_request *ret_request);
+
+/* What will probably be given after the request given last, up to its column; false: nothing yet. Unchecked: good for
+ * nothing but fetching memory ahead. */
+bool att_server_ahead(const struct att_server *server, struct att_wire_request *ret_hint);
 
 /* The request given last is dealt with or will be answered later: its slots are freed, room for
  * its reply stays reserved until att_server_reply (which may also come before this). */
 void att_server_take(struct att_server *server);
+
+/* The answer to the request given last, a read, is computed elsewhere: updates that come after it in a batch wait, so that
+ * they are not in it, until att_server_computed. */
+void att_server_compute(struct att_server *server);
+void att_server_computed(struct att_server *server, uint64_t session);
 
 /* The request given last can't be done now (the entry log is full): its session is skipped, in
  * order and unchanged, until att_server_unpark. */

@@ -43,11 +43,17 @@ struct att_session {
     struct att_consumer requests;
     struct att_producer replies;
     uint64_t reserved;     /* reply slots promised to requests given or taken */
+    uint64_t wanted;       /* reply slots that the message in front needs, as far as is known */
+    uint32_t done;         /* requests dealt with of the batch in front, which had to be left in the middle */
+    uint32_t computing;    /* answers that the service computes elsewhere */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
     uint32_t place;        /* of its lasting session; ATT_NO_PLACE */
     bool parked;
-    bool dirty;   /* in server->dirty */
-    bool starved; /* something waits for the client to read replies; wants_room is set */
+    bool waits;           /* an update is next in its batch, and answers before it are being computed */
+    bool streaming;       /* request has followed request since the ring was last seen empty */
+    bool dirty;           /* in server->dirty */
+    bool starved;         /* something waits for the client to read replies; wants_room is set */
+    uint64_t starved_for; /* reply slots */
     uint64_t starved_since;
     uint64_t starved_tail;
     const char *
@@ -75,7 +81,7 @@ struct att_server {
                               struct att_session_grant *ret_grant, struct att_error *error);
     void *context;
     struct att_geometry geometry;
-    uint64_t largest_request, largest_reply_slots;
+    uint64_t largest_request, largest_batch, largest_reply_slots, largest_batch_reply_slots;
 
     int lock_fd, listen_fd, epoll_fd, wake_fd, page_fd;
     struct att_status_page *page;
@@ -96,12 +102,15 @@ struct att_server {
     uint32_t pending_count, pending_serial;
     uint64_t accept_paused_until; /* 0: not paused */
 
-    struct att_session *current; /* its request has been given and is neither taken nor parked */
-    uint64_t current_slots, current_reserved;
+    struct att_session *current;     /* its request has been given and is neither taken nor parked */
+    uint64_t current_slots;          /* of its message */
+    uint64_t current_reserved;       /* for what has not been taken of the message */
+    uint32_t current_left;           /* requests of the message that have not been taken */
+    const unsigned char *current_at; /* in `request`: the one given */
     uint32_t active_count;
     uint32_t turn, burst;   /* among the active */
     uint32_t probe;         /* the quiet session looked at next, counted from active_count */
-    unsigned char *request; /* the private copy, largest_request bytes */
+    unsigned char *request; /* the private copy of a message, largest_batch bytes */
 
     struct att_spin spin;
     uint64_t polled_ns;
@@ -115,12 +124,22 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
 void att_session_end(struct att_server *server, struct att_session *session, const char *reason);
 void att_session_release(struct att_session *session);
 struct att_session *att_session_find(const struct att_server *server, uint64_t id); /* NULL: ended */
+/* Whether `slots` more fit beside what is reserved; reads the client's cursor only if they seem not to. */
+bool att_session_fits(struct att_session *session, uint64_t slots);
+/* Rule (2), for session->wanted. False: the service owes replies; it's not the client's turn to do something. */
+bool att_session_admits(const struct att_server *server, const struct att_session *session);
+/* What waits needs so many slots; 0: nothing waits. */
+void att_session_set_starved(struct att_server *server, struct att_session *session, uint64_t slots);
+void att_session_quiet(struct att_server *server, struct att_session *session); /* an active one */
+uint64_t att_slots_wanted(const struct att_server *server, uint32_t type);      /* by the reply to one request */
 /* Whether a request could be presented, or a chunk could go on, now. */
 bool att_session_ready(struct att_server *server, struct att_session *session);
 /* Looks at a few quiet sessions and makes those active that have something. Whether there was one. */
 bool att_session_probe(struct att_server *server, uint32_t most);
 /* Evicts a client that reads no replies. */
 void att_session_check_starved(struct att_server *server, struct att_session *session, uint64_t now);
+
+/* server_request.c: att_server_next, _ahead, _take, _park and _unpark */
 
 /* server_accept.c */
 enum { EVENT_LISTENER = 0, EVENT_WAKE = 1 };

@@ -1,4 +1,4 @@
-/* Sessions: taking requests out of a client's ring and putting replies into its other one.
+/* Sessions: their beginning and end, reply room, and replies. Requests are in server_request.c.
  *
  * Reply room. Let `reserved` be the slots promised to requests given or taken. Two rules hold at
  * all times:
@@ -8,9 +8,10 @@
  * By (1) a final reply always fits, so the daemon never waits for a client. By (2) a client that
  * reads all its replies always makes room for one more chunk, however many chunked requests were
  * taken (it may keep at most 1/8 of the ring untold): no deadlock between chunks. A request is
- * presented only if both still hold after reserving the largest reply. When (1) is what fails, the
- * client has unread replies: it is `starved`, it is asked to tell its cursor at once (wants_room),
- * and evicted if the cursor stands still for STARVED_NS. */
+ * presented only if both still hold after reserving the largest reply; a batch, whose replies may need more, but never
+ * more than largest_batch_reply_slots (which is within both rules when nothing is reserved), only if both hold after
+ * reserving all of them. When (1) is what fails, the client has unread replies: it is `starved`, it is asked to tell its
+ * cursor at once (wants_room), and evicted if the cursor stands still for STARVED_NS. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,9 +20,6 @@
 
 #include "server_internal.h"
 
-static_assert(sizeof(struct att_wire_request) + 2 * sizeof(float) >= ATT_SLOT_DATA,
-              "the least of the largest requests");
-
 /* A mistake of the service, not of a client: going on would corrupt a ring. */
 static _Noreturn void server_bug(const char *what)
 {
@@ -29,7 +27,7 @@ static _Noreturn void server_bug(const char *what)
     abort();
 }
 
-static uint64_t slots_wanted(const struct att_server *server, uint32_t type)
+uint64_t att_slots_wanted(const struct att_server *server, uint32_t type)
 {
     switch (type) {
     case ATT_REQ_ROW:
@@ -74,7 +72,7 @@ static void session_activate(struct att_server *server, struct att_session *sess
 }
 
 /* Changes places with the last of the active ones; the turn comes to that one then. */
-static void session_quiet(struct att_server *server, struct att_session *session)
+void att_session_quiet(struct att_server *server, struct att_session *session)
 {
     uint32_t last = --server->active_count;
     session_place(server, server->open[last], session->open_index);
@@ -130,6 +128,7 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
     session->uid = uid;
     session->place = ATT_NO_PLACE;
     session->open_index = server->open_count;
+    session->wanted = server->largest_reply_slots;
     server->table[slot] = session;
     server->open[server->open_count++] = session;
     session_activate(server, session);
@@ -144,8 +143,11 @@ void att_session_release(struct att_session *session)
     free(session);
 }
 
-static void session_set_starved(struct att_server *server, struct att_session *session, bool starved)
+void att_session_set_starved(struct att_server *server, struct att_session *session, uint64_t slots)
 {
+    const bool starved = slots > 0;
+    if (starved && (!session->starved || slots < session->starved_for))
+        session->starved_for = slots;
     if (session->starved == starved)
         return;
     session->starved = starved;
@@ -168,7 +170,7 @@ void att_session_end(struct att_server *server, struct att_session *session, con
     if (reason)
         fprintf(stderr, "attnd: client with pid %ld, uid %lu: session ended: %s\n", (long)session->pid,
                 (unsigned long)session->uid, reason);
-    session_set_starved(server, session, false);
+    att_session_set_starved(server, session, 0);
     if (server->current == session)
         server->current = NULL;
     if (session->dirty) {
@@ -178,7 +180,7 @@ void att_session_end(struct att_server *server, struct att_session *session, con
         server->dirty[i] = server->dirty[--server->dirty_count];
     }
     if (session->open_index < server->active_count)
-        session_quiet(server, session);
+        att_session_quiet(server, session);
     session_place(server, server->open[--server->open_count], session->open_index);
     server->table[slot] = NULL;
     server->free_slots[(server->free_first + server->free_count++) % server->max_clients] = slot;
@@ -189,8 +191,7 @@ void att_session_end(struct att_server *server, struct att_session *session, con
 
 /* ---- Reply room ---------------------------------------------------------------------------------------- */
 
-/* Whether `slots` more fit beside what is reserved; reads the client's cursor only if they seem not to. */
-static bool session_fits(struct att_session *session, uint64_t slots)
+bool att_session_fits(struct att_session *session, uint64_t slots)
 {
     if (att_producer_room(&session->replies) >= session->reserved + slots)
         return true;
@@ -201,25 +202,24 @@ static bool session_fits(struct att_session *session, uint64_t slots)
     return att_producer_room(&session->replies) >= session->reserved + slots;
 }
 
-/* Rule (2). False: the service owes replies; it's not the client's turn to do something. */
-static bool session_admits(const struct att_server *server, const struct att_session *session)
+bool att_session_admits(const struct att_server *server, const struct att_session *session)
 {
     uint64_t limit = session->replies.capacity - session->replies.capacity / ATT_RING_TELL;
-    return session->reserved + 2 * server->largest_reply_slots <= limit;
+    return session->reserved + session->wanted + server->largest_reply_slots <= limit;
 }
 
 bool att_session_ready(struct att_server *server, struct att_session *session)
 {
     if (session->broken)
         return true;
-    if (session->starved && session_fits(session, server->largest_reply_slots)) {
-        session_set_starved(server, session, false);
+    if (session->starved && att_session_fits(session, session->starved_for)) {
+        att_session_set_starved(server, session, 0);
         return true; /* a chunk may have waited for it */
     }
     if (session->broken)
         return true;
-    return !session->parked && !session->starved && att_consumer_peek(&session->requests) != ATT_RING_EMPTY &&
-           session_admits(server, session);
+    return !session->parked && !session->waits && !session->starved &&
+           att_consumer_peek(&session->requests) != ATT_RING_EMPTY && att_session_admits(server, session);
 }
 
 void att_session_check_starved(struct att_server *server, struct att_session *session, uint64_t now)
@@ -234,161 +234,6 @@ void att_session_check_starved(struct att_server *server, struct att_session *se
     } else if (now - session->starved_since > STARVED_NS) {
         att_session_end(server, session, "it has read no reply for 10 s while more were waiting");
     }
-}
-
-/* ---- Requests ------------------------------------------------------------------------------------------ */
-
-/* Copies the request that peek has found and checks all of it but its meaning. Returns what is wrong, or NULL. */
-static const char *session_copy(struct att_server *server, struct att_session *session)
-{
-    struct att_wire_request header;
-    /* A whole slot, whatever the length: the buffer is never smaller, and a constant size is copied faster. */
-    if (!att_consumer_read(&session->requests, 0, server->request, ATT_SLOT_DATA))
-        return "a slot of its request ring has a wrong number";
-    memcpy(&header, server->request, sizeof header);
-    if (header.length < sizeof header || header.length > server->largest_request)
-        return "a request has an impossible length";
-    /* the length is private now; the copy never reads it again from the ring */
-    if (header.length > ATT_SLOT_DATA &&
-        !att_consumer_read(&session->requests, 1, server->request + ATT_SLOT_DATA, header.length - ATT_SLOT_DATA))
-        return "a slot of its request ring has a wrong number";
-    if (header.generation != session->generation)
-        return "a request has another channel's generation";
-    const struct att_request_rule *rule = att_request_rule(header.type);
-    if (!rule)
-        return "a request has an unknown type";
-    if ((header.fields & ~(unsigned)rule->allowed) != 0 || (header.fields & rule->required) != rule->required ||
-        (rule->any && header.fields == 0))
-        return "a request has fields that do not belong to its type";
-    if ((header.flags & ~(unsigned)(rule->durable ? ATT_WIRE_DURABLE : 0)) != 0)
-        return "a request has unknown flags";
-    if (header.session_seq != 0 && (session->place == ATT_NO_PLACE || !rule->update))
-        return "a request has a session's number and is no session's update";
-    uint64_t expected = sizeof header;
-    if (header.fields & ATT_WIRE_KEY)
-        expected += sizeof(float) * (uint64_t)server->info.d;
-    if (header.fields & ATT_WIRE_VALUE)
-        expected += sizeof(float) * (uint64_t)server->info.d_v;
-    if (header.length != expected)
-        return "a request's length does not fit its fields";
-    server->current_slots = att_slots_for(header.length);
-    server->current_reserved = slots_wanted(server, header.type);
-    return NULL;
-}
-
-static void current_request(const struct att_server *server, struct att_server_request *ret_request)
-{
-    struct att_server_request request = {.session = server->current->id, .place = server->current->place};
-    const void *payload = server->request + sizeof request.header;
-    memcpy(&request.header, server->request, sizeof request.header);
-    if (request.header.fields & ATT_WIRE_KEY) {
-        request.key = payload;
-        payload = request.key + server->info.d;
-    }
-    if (request.header.fields & ATT_WIRE_VALUE)
-        request.value = payload;
-    *ret_request = request;
-}
-
-/* Whether this session has a request to present; it's copied then. May end the session, but not
- * silently: then *ret_ended. */
-static bool session_fetch(struct att_server *server, struct att_session *session, bool *ret_ended)
-{
-    *ret_ended = false;
-    const char *reason = session->broken;
-    if (!reason) {
-        if (session->parked)
-            return false;
-        enum att_ring_state state = att_consumer_peek(&session->requests);
-        if (state == ATT_RING_EMPTY)
-            return false;
-        if (state == ATT_RING_BROKEN)
-            reason = "a slot of its request ring has a wrong number";
-        else if (!session_admits(server, session))
-            return false;
-        else if (session_fits(session, server->largest_reply_slots))
-            reason = session_copy(server, session);
-        else if (session->broken)
-            reason = session->broken;
-        else {
-            session_set_starved(server, session, true);
-            return false;
-        }
-    }
-    if (reason) {
-        att_session_end(server, session, reason);
-        *ret_ended = true;
-        return false;
-    }
-    session_set_starved(server, session, false);
-    return true;
-}
-
-bool att_server_next(struct att_server *server, struct att_server_request *ret_request)
-{
-    for (uint32_t tried = 0; !server->current;) {
-        bool ended = false;
-        if (tried >= server->active_count) {
-            if (!att_session_probe(server, QUIET_PROBES))
-                break;
-            tried = 0;
-        }
-        if (server->turn >= server->active_count) {
-            server->turn = 0;
-            att_session_probe(server, QUIET_PROBES); /* also while the active ones have something all the time */
-        }
-        struct att_session *session = server->open[server->turn];
-        if (server->burst < BURST_MOST && session_fetch(server, session, &ended)) {
-            session->looks = 0;
-            server->burst++;
-            server->current = session;
-            session->reserved += server->current_reserved;
-        } else if (server->burst >= BURST_MOST || !ended) {
-            /* a full burst has not been looked at: it's the last one tried, not the first */
-            bool full = server->burst >= BURST_MOST;
-            tried += !full;
-            server->burst = 0;
-            if (!full && ++session->looks > QUIET_LOOKS && server->active_count > ACTIVE_LEAST)
-                session_quiet(server, session); /* another one has come into its place */
-            else
-                server->turn++;
-        } else {
-            server->burst = 0; /* the last session has moved into the ended one's place: look there again */
-        }
-    }
-    if (!server->current)
-        return false;
-    current_request(server, ret_request);
-    return true;
-}
-
-void att_server_take(struct att_server *server)
-{
-    struct att_session *session = server->current;
-    if (!session)
-        return; /* it has ended meanwhile */
-    att_consumer_take(&session->requests, server->current_slots, false);
-    /* A lone request's reply does not wait for a look at the other sessions. att_server_flush does the rest. */
-    if (session->dirty && att_consumer_peek(&session->requests) == ATT_RING_EMPTY)
-        att_producer_publish(&session->replies);
-    if (server->burst > 1)
-        att_consumer_ahead(&session->requests, server->burst == 2);
-    server->current = NULL;
-}
-
-void att_server_park(struct att_server *server)
-{
-    if (!server->current)
-        return;
-    server->current->reserved -= server->current_reserved;
-    server->current->parked = true;
-    server->current = NULL;
-}
-
-void att_server_unpark(struct att_server *server)
-{
-    for (uint32_t i = 0; i < server->open_count; i++)
-        server->open[i]->parked = false;
 }
 
 /* ---- Replies ------------------------------------------------------------------------------------------- */
@@ -433,10 +278,10 @@ bool att_server_has_room(struct att_server *server, uint64_t id)
     struct att_session *session = att_session_find(server, id);
     if (!session || session->broken)
         return false;
-    if (session_fits(session, server->largest_reply_slots))
+    if (att_session_fits(session, server->largest_reply_slots))
         return true;
     if (!session->broken)
-        session_set_starved(server, session, true);
+        att_session_set_starved(server, session, server->largest_reply_slots);
     return false;
 }
 
@@ -445,7 +290,7 @@ bool att_server_has_room(struct att_server *server, uint64_t id)
 static size_t reply_payload(const struct att_server *server, const struct att_session *session,
                             const struct att_wire_reply *reply, size_t bytes, uint64_t *ret_release)
 {
-    uint64_t promised = slots_wanted(server, reply->type);
+    uint64_t promised = att_slots_wanted(server, reply->type);
     uint64_t room = att_producer_room(&session->replies);
     bool more = reply->flags & ATT_WIRE_MORE;
     if (session->reserved < promised)

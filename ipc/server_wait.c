@@ -174,12 +174,14 @@ void att_server_wait(struct att_server *server, int timeout_ms)
     att_server_flush(server);
     if (++server->waits % POLL_WAITS == 0 && att_now_ns() - server->polled_ns >= POLL_NS)
         poll_sockets(server, 0);
-    int looks = server->spin.mode == ATT_WAIT_BLOCK || timeout_ms == 0 ? 1 : ATT_QUICK_LOOKS;
+    int looks = server->spin.mode == ATT_WAIT_BLOCK ? 1 : ATT_QUICK_LOOKS;
     for (int i = 0; i < looks; i++) {
         if (look(server, QUIET_PROBES)) {
             att_spin_quick(&server->spin);
             return;
         }
+        if (timeout_ms == 0)
+            return; /* the sockets had their look above, if it was due */
         att_pause();
     }
     uint64_t start = att_now_ns();
@@ -189,7 +191,7 @@ void att_server_wait(struct att_server *server, int timeout_ms)
     bool done = spin(server, start, deadline);
     if (!done)
         sleep_until(server, deadline);
-    if (server->spin.mode == ATT_WAIT_ADAPTIVE && timeout_ms != 0) /* a poll teaches nothing */
+    if (server->spin.mode == ATT_WAIT_ADAPTIVE)
         att_spin_learn(&server->spin, done, att_now_ns() - start);
 }
 

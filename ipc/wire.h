@@ -11,7 +11,9 @@
 #define ATT_PROTOCOL_VERSION 1u
 
 /* A request, followed by its payload: d floats when fields has ATT_WIRE_KEY, then d_v floats when ATT_WIRE_VALUE.
- * ATT_REQ_READS tells of `column` direct reads of row `index`; it has no reply. */
+ * ATT_REQ_READS tells of `column` direct reads of row `index`; it has no reply.
+ * ATT_REQ_BATCH carries `index` (1 to ATT_BATCH_REQUESTS) other requests, one after another with their payloads and without
+ * gaps: queries, rows and updates. Each has its own reply; the batch has none. */
 struct att_wire_request {
     uint32_t length;     /* bytes, this struct and payload */
     uint32_t generation; /* the channel's */

@@ -84,6 +84,9 @@ void att_store_push(struct att_store *store)
         log->head_seen = atomic_load_explicit(&log->head, memory_order_acquire); /* as in append */
         urgent = tail - log->head_seen > ATT_LOG_BUFFER_BYTES / 2;
     }
+    if (tail == log->pushed && !urgent)
+        return; /* it has been told: waking it for nothing takes the processor from whoever spins */
+    log->pushed = tail;
     persist_ring(&log->bell, urgent);
 }
 
@@ -106,7 +109,7 @@ void persist_log_trim(struct att_store *store, uint64_t lsn)
 
 /* A transaction takes at least this much (if it waits), however little room there is: a record must
  * fit. */
-#define LEAST ((uint64_t)64 << 10)
+#define LEAST ((uint64_t)128 << 10)
 static_assert(sizeof(struct att_batch) + PERSIST_RECORD_MAX <= LEAST, "a record fits");
 
 struct work {

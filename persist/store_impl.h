@@ -25,8 +25,8 @@ static_assert(sizeof(size_t) == 8, "two large maps need a 64-bit address space")
 
 static_assert((ATT_LOG_BUFFER_BYTES & (ATT_LOG_BUFFER_BYTES - 1)) == 0, "a power of two");
 
-/* A record: a header, a key and a value of at most 4096 floats each. */
-#define PERSIST_RECORD_MAX (sizeof(struct att_record) + 4 * (4096 + 4096))
+/* A record: a header, a key and a value of at most 8192 floats each. */
+#define PERSIST_RECORD_MAX (sizeof(struct att_record) + 4 * (8192 + 8192))
 static_assert(PERSIST_RECORD_MAX % 8 == 0, "records are multiples of 8");
 
 /* A batch's value, header included: with LMDB's page header it fills 64 pages, so that the page
@@ -113,6 +113,7 @@ struct persist_log {
      */
     alignas(64) _Atomic uint64_t tail; /* published bytes */
     uint64_t head_seen;
+    uint64_t pushed; /* the tail that the log thread was told of last */
     uint64_t next_lsn;
 
     /* Owned by the log thread. */

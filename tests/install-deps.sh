@@ -4,6 +4,8 @@
 set -eu
 
 packages="gcc make cmake pkg-config libopenblas-dev liblmdb-dev libxxhash-dev libcmocka-dev libpng-dev spin"
+# What tests of Python, top, man pages, completion and packages would be skipped without.
+packages="$packages python3-numpy tmux groff-base zsh dpkg-dev"
 missing=""
 for package in $packages "$@"; do
     # pkg-config is pkgconf-provided on some releases; the command is what counts.

@@ -151,12 +151,23 @@ static void kick(struct att_service *service)
     }
 }
 
+/* Begins to bring the base that the next request will want: of many bases few are near. */
+static void fetch_ahead(const struct att_service *service)
+{
+    struct att_wire_request next;
+
+    if (att_server_ahead(service->server, &next) && next.head < service->heads.count &&
+        (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW))
+        att_engine_ahead(service->heads.engines[next.head], next.index, next.column);
+}
+
 static bool serve_requests(struct att_service *service)
 {
     struct att_server_request request;
     int served = 0;
 
     while (served < REQUESTS_A_TURN && att_server_next(service->server, &request)) {
+        fetch_ahead(service);
         if (handle(service, &request)) {
             att_server_take(service->server);
         } else {

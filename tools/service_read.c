@@ -39,6 +39,7 @@ static bool hand_over(struct att_service *service, const struct att_server_reque
                                  .bounds = work->values + values,
                                  .user = work};
     service->jobs++;
+    att_server_compute(service->server);
     att_engine_submit(service_engine(service, request), &work->job);
     return true;
 }
@@ -206,6 +207,7 @@ static void finish(struct att_service *service, struct att_job *job)
         return;
     }
     service->jobs--;
+    att_server_computed(service->server, work->session);
     if (job->status != ATT_OK && job->status != ATT_EMPTY) {
         service_refuse_late(service, work->session, &work->request, job->status, "not enough memory for this answer");
         work_free(work);

@@ -234,6 +234,34 @@ static void refused_updates_stay_refused(void **unused)
     daemon_release(&attnd);
 }
 
+/* Updates in batches, some stopped on their way, some acknowledged and lost. */
+static void batches_take_effect_once(void **unused)
+{
+    (void)unused;
+    enum { BATCH = 20, BATCHES = 200 };
+    struct att_completion done[BATCH];
+    start_new("interval:60000");
+    struct att_client *client = connect_session(ATT_SESSION_ANY, false);
+    for (uint32_t b = 0; b < BATCHES; b++) {
+        struct att_request requests[BATCH];
+        for (uint32_t i = 0; i < BATCH; i++)
+            requests[i] = (struct att_request){.type = i % 5 == 4 ? ATT_REQ_QUERY : ATT_REQ_UPDATE_V,
+                                               .index = i % 2,
+                                               .column = 1,
+                                               .number = 1};
+        if (b % 50 == 25)
+            restart();
+        assert_int_equal(att_call_batch(client, requests, BATCH, done), ATT_OK);
+        for (uint32_t i = 0; i < BATCH; i++)
+            if (done[i].status != ATT_OK && !(done[i].status == ATT_ECLOSED && i % 5 == 4))
+                fail_msg("batch %u, request %u: %s", b, i, att_status_name(done[i].status));
+    }
+    const double all = BATCHES * BATCH * 4.0 / 5;
+    assert_true(added(client) > all - 0.1 && added(client) < all + 0.1);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 /* 40,000 updates without anything getting on disk by itself: the library waits for the disk, and asks for it. */
 static void the_window_is_bounded(void **unused)
 {
@@ -278,6 +306,7 @@ int main(void)
         cmocka_unit_test(a_new_client_takes_the_session_over),
         cmocka_unit_test(an_unknown_session_is_not_resumed),
         cmocka_unit_test(refused_updates_stay_refused),
+        cmocka_unit_test(batches_take_effect_once),
         cmocka_unit_test(the_window_is_bounded),
     };
     if (!daemon_has("attnd"))

@@ -99,10 +99,12 @@ static inline void service_query(struct service_state *state, uint64_t session, 
     if (header->index == LATE) {
         state->late_session = session;
         state->late_tag = header->tag;
+        att_server_compute(state->server);
         return;
     }
     if (state->late_session) {
         struct att_wire_reply late = {.type = ATT_REQ_QUERY, .tag = state->late_tag, .value = LATE};
+        att_server_computed(state->server, state->late_session);
         service_reply(state, state->late_session, late, NULL, 0);
         state->late_session = 0;
     }
@@ -174,8 +176,8 @@ static inline _Noreturn void service_loop(struct att_server *server)
     for (;;) {
         struct att_server_request request;
         for (int i = 0; i < 64 && state.used < JOBS && att_server_next(server, &request); i++) {
-            att_server_take(server);
             service_answer(&state, &request);
+            att_server_take(server);
             if (request.header.type == ATT_REQ_SHUTDOWN) {
                 att_server_free(server);
                 exit(0);
