@@ -273,6 +273,40 @@ static void others_see_a_batch_whole(void **unused)
     model_release(&model);
 }
 
+/* d = 64 and d_v = 128: 35 whole tokens fill a message, and 51 rows their share of the reply ring. */
+static void batches_that_are_too_large_are_refused(void **unused)
+{
+    (void)unused;
+    enum { WIDE_D = 64, WIDE_D_V = 128 };
+    static float key[WIDE_D], value[WIDE_D_V], k[4 * WIDE_D], v[4 * WIDE_D_V];
+    static struct att_request requests[ATT_BATCH_REQUESTS];
+    static struct att_completion done[ATT_BATCH_REQUESTS];
+    char q_path[DAEMON_PATH + 16], k_path[DAEMON_PATH + 16], v_path[DAEMON_PATH + 16];
+    daemon_init(&attnd);
+    snprintf(q_path, sizeof q_path, "%s/Q.npy", attnd.root);
+    snprintf(k_path, sizeof k_path, "%s/K.npy", attnd.root);
+    snprintf(v_path, sizeof v_path, "%s/V.npy", attnd.root);
+    npy_save(q_path, k, 4, WIDE_D);
+    npy_save(k_path, k, 4, WIDE_D);
+    npy_save(v_path, v, 4, WIDE_D_V);
+    const char *const arguments[] = {"--q", q_path, "--k", k_path, "--v", v_path, "--threads", "1", NULL};
+    assert_true(daemon_start(&attnd, arguments));
+    struct att_client *client = connected();
+    for (int i = 0; i < ATT_BATCH_REQUESTS; i++)
+        requests[i] = (struct att_request){.type = ATT_REQ_SET_TOKEN, .key = key, .value = value};
+    assert_int_equal(att_call_batch(client, requests, 36, done), ATT_EINVAL);
+    assert_non_null(strstr(att_last_error(client), "28672 bytes"));
+    assert_int_equal(att_call_batch(client, requests, 35, done), ATT_OK);
+    for (int i = 0; i < ATT_BATCH_REQUESTS; i++)
+        requests[i] = (struct att_request){.type = ATT_REQ_ROW};
+    assert_int_equal(att_call_batch(client, requests, 52, done), ATT_EINVAL);
+    assert_non_null(strstr(att_last_error(client), "1024 slots"));
+    for (int round = 0; round < 100; round++)
+        assert_int_equal(att_call_batch(client, requests, 51, done), ATT_OK);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 int main(void)
 {
     if (!daemon_has("attnd")) {
@@ -283,6 +317,7 @@ int main(void)
         cmocka_unit_test(batches_that_fill_the_log),
         cmocka_unit_test(durable_batches),
         cmocka_unit_test(others_see_a_batch_whole),
+        cmocka_unit_test(batches_that_are_too_large_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,10 +99,12 @@ static inline void service_query(struct service_state *state, uint64_t session, 
     if (header->index == LATE) {
         state->late_session = session;
         state->late_tag = header->tag;
+        att_server_compute(state->server);
         return;
     }
     if (state->late_session) {
         struct att_wire_reply late = {.type = ATT_REQ_QUERY, .tag = state->late_tag, .value = LATE};
+        att_server_computed(state->server, state->late_session);
         service_reply(state, state->late_session, late, NULL, 0);
         state->late_session = 0;
     }

@@ -1,4 +1,5 @@
-/* ipc: round trips through the ring, and how many pipelined.
+/* ipc: round trips through the ring, and how many pipelined; what merges do to them; how long a dead client's session lives;
+ * and how often an idle daemon wakes up.
  *
  * Floors, interleaved with the figures: `line`, one cache line that two processes bounce; `echo`, a 48-byte message and a
  * 56-byte reply over the same ring code (ipc/channel.c) with a process that only answers; and the query itself in this
@@ -6,6 +7,7 @@
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,7 +21,9 @@
 #include "served.h"
 #include "wire.h"
 
-enum { N_Q = 1024, N_K = 4096, D = 64, LOG = 8192, TRIPS = 4000, DEPTH = 64, ROUNDS = 5, ROUNDS_QUICK = 5 };
+enum { N_Q = 1024, N_K = 4096, D = 64, LOG = 8192, TRIPS = 20000, DEPTH = 64, ROUNDS = 5, ROUNDS_QUICK = 5 };
+/* Long enough that the scheduler has its say: some 50 ms. */
+enum { MERGE_TRIPS = 100000 };
 
 struct line {
     _Alignas(64) _Atomic uint64_t there;
@@ -36,7 +40,7 @@ struct peers {
     struct att_producer requests;
     struct att_consumer replies;
     pid_t line_pid, echo_pid;
-    double samples[TRIPS];
+    double samples[MERGE_TRIPS];
 };
 
 static void pause_a_little(void)
@@ -169,17 +173,32 @@ static void query_once(struct peers *p)
         bench_sink = value;
 }
 
-/* p50 in ns of one of them; samples stay in p->samples */
-static double trips(struct peers *p, void (*once)(struct peers *p))
+/* ns of `count` of them, into p->samples */
+static void trips(struct peers *p, uint32_t count, void (*once)(struct peers *p))
 {
     for (uint32_t i = 0; i < TRIPS / 10; i++)
         once(p);
-    for (uint32_t i = 0; i < TRIPS; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         const double start = bench_now();
         once(p);
         p->samples[i] = bench_now() - start;
     }
-    return served_quantile(p->samples, TRIPS, 0.5);
+}
+
+/* The quantiles that are reported, of each round. */
+enum { MOST_ROUNDS = 15, QUANTILES = 3 };
+static const double parts[QUANTILES] = {0.5, 0.99, 0.999};
+
+struct quantiles {
+    double of[QUANTILES][MOST_ROUNDS];
+};
+
+static void quantiles_of(struct peers *p, void (*once)(struct peers *p), double clock, uint32_t round,
+                         struct quantiles *ret)
+{
+    trips(p, TRIPS, once);
+    for (int q = 0; q < QUANTILES; q++)
+        ret->of[q][round] = served_quantile(p->samples, TRIPS, parts[q]) - clock;
 }
 
 /* What two looks at the clock cost; it is in all samples. */
@@ -194,38 +213,37 @@ static double clock_ns(struct peers *p)
 
 static void measure_trips(const struct bench *bench, struct peers *p)
 {
-    enum { MOST = 15 };
-    double line[MOST], echo[MOST], query[MOST], ring[MOST], tail[MOST], far[MOST];
-    const uint32_t rounds = bench->quick ? ROUNDS_QUICK : MOST;
+    static const char *const names[QUANTILES] = {"rtt", "rtt-p99", "rtt-p999"};
+    static struct quantiles line, echo, query, ring;
+    const uint32_t rounds = bench->quick ? ROUNDS_QUICK : MOST_ROUNDS;
 
     start_line(p);
     let_run(p->line_pid, false);
     start_echo(p);
     let_run(p->echo_pid, false);
+    trips(p, TRIPS, ring_once); /* each page of the rings is touched for the first time */
     for (uint32_t i = 0; i < rounds; i++) {
         const double clock = clock_ns(p);
         let_run(p->line_pid, true);
-        line[i] = trips(p, line_once) - clock;
+        quantiles_of(p, line_once, clock, i, &line);
         let_run(p->line_pid, false);
         let_run(p->echo_pid, true);
-        echo[i] = trips(p, echo_once) - clock;
+        quantiles_of(p, echo_once, clock, i, &echo);
         let_run(p->echo_pid, false);
-        query[i] = trips(p, query_once) - clock;
-        ring[i] = trips(p, ring_once) - clock;
-        tail[i] = served_quantile(p->samples, TRIPS, 0.99) - clock;
-        far[i] = served_quantile(p->samples, TRIPS, 0.999) - clock;
+        quantiles_of(p, query_once, clock, i, &query);
+        quantiles_of(p, ring_once, clock, i, &ring);
     }
     served_end_child(p->line_pid);
     served_end_child(p->echo_pid);
     munmap(p->line, sizeof *p->line);
     att_channel_release(&p->channel);
-    const double floor = bench_median(echo, rounds) + bench_median(query, rounds);
-    const double got = bench_median(ring, rounds);
-    bench_figure(bench, "line", bench_median(line, rounds) * 1e-3, "us", NAN, NAN);
-    bench_figure(bench, "echo", bench_median(echo, rounds) * 1e-3, "us", NAN, NAN);
-    bench_figure(bench, "rtt", got * 1e-3, "us", floor * 1e-3, got / floor);
-    bench_figure(bench, "rtt-p99", bench_median(tail, rounds) * 1e-3, "us", NAN, NAN);
-    bench_figure(bench, "rtt-p999", bench_median(far, rounds) * 1e-3, "us", NAN, NAN);
+    bench_figure(bench, "line", bench_median(line.of[0], rounds) * 1e-3, "us", NAN, NAN);
+    bench_figure(bench, "echo", bench_median(echo.of[0], rounds) * 1e-3, "us", NAN, NAN);
+    for (int q = 0; q < QUANTILES; q++) {
+        const double floor = bench_median(echo.of[q], rounds) + bench_median(query.of[q], rounds);
+        const double got = bench_median(ring.of[q], rounds);
+        bench_figure(bench, names[q], got * 1e-3, "us", floor * 1e-3, got / floor);
+    }
 }
 
 /* ---- Pipelined ---- */
@@ -303,35 +321,132 @@ static void measure_pipelined(const struct bench *bench, struct peers *p)
 
 /* ---- Merges beside queries ---- */
 
+/* One merge after another, each of so many updates. Small ones: what a query spends on the entries that are pending is not
+ * what is asked here. Large ones show that too. */
 static void merge_on(const struct served *served, void *context)
 {
+    const uint32_t *updates = context;
     struct bench_random random = {77};
     struct att_client *client = served_connect(served, false);
 
-    (void)context;
     for (;;) {
-        served_update(client, served, &random, 256, DEPTH);
+        served_update(client, served, &random, *updates, DEPTH);
         if (att_merge(client) != ATT_OK)
             bench_die("%s", att_last_error(client));
     }
 }
 
-static void measure_merges(const struct bench *bench, struct peers *p)
+static double p99_beside(struct peers *p)
 {
-    double without[ROUNDS], with[ROUNDS];
+    trips(p, MERGE_TRIPS, ring_once);
+    return served_quantile(p->samples, MERGE_TRIPS, 0.99);
+}
+
+static uint64_t merges_so_far(struct peers *p)
+{
+    struct att_stat stat;
+
+    if (att_get_stat(p->client, &stat) != ATT_OK)
+        bench_die("%s", att_last_error(p->client));
+    return stat.merges;
+}
+
+static void measure_merges(const struct bench *bench, struct peers *p, const char *name, uint32_t updates)
+{
+    double without[ROUNDS], with[ROUNDS], rate[ROUNDS];
 
     for (uint32_t i = 0; i < ROUNDS; i++) {
-        trips(p, ring_once);
-        without[i] = served_quantile(p->samples, TRIPS, 0.99);
-        const pid_t pid = served_child(&p->served, merge_on, NULL);
+        without[i] = p99_beside(p);
+        const pid_t pid = served_child(&p->served, merge_on, &updates);
         usleep(50000);
-        trips(p, ring_once);
-        with[i] = served_quantile(p->samples, TRIPS, 0.99);
+        const uint64_t before = merges_so_far(p);
+        const double start = bench_now();
+        with[i] = p99_beside(p);
+        rate[i] = (double)(merges_so_far(p) - before) / (bench_now() - start) * 1e9;
         served_end_child(pid);
         usleep(50000);
     }
     const double quiet = bench_median(without, ROUNDS), busy = bench_median(with, ROUNDS);
-    bench_figure(bench, "merge-p99", busy * 1e-3, "us", quiet * 1e-3, busy / quiet);
+    bench_note(bench, "%.0f merges of %u updates a second meanwhile", bench_median(rate, ROUNDS), updates);
+    bench_figure(bench, name, busy * 1e-3, "us", quiet * 1e-3, busy / quiet);
+}
+
+/* ---- Clients that die, and that do nothing ---- */
+
+enum { KILLS = 100, IDLE = 100 };
+
+static void sit(const struct served *served, void *context)
+{
+    struct att_client *client = served_connect(served, false);
+    double value, bound;
+
+    (void)context;
+    for (;; pause())
+        att_query(client, 1, 1, &value, &bound);
+}
+
+static uint32_t clients_now(struct peers *p)
+{
+    struct att_stat stat;
+
+    if (att_get_stat(p->client, &stat) != ATT_OK)
+        bench_die("%s", att_last_error(p->client));
+    return stat.clients;
+}
+
+/* From kill -9 to the moment when the daemon counts one client less. */
+static void measure_deaths(const struct bench *bench, struct peers *p)
+{
+    const uint32_t before = clients_now(p);
+
+    for (uint32_t i = 0; i < KILLS; i++) {
+        const pid_t pid = served_child(&p->served, sit, NULL);
+        while (clients_now(p) == before)
+            usleep(100);
+        usleep(1000 * (i % 4)); /* while it asks, and later */
+        const double start = bench_now();
+        kill(pid, SIGKILL);
+        while (clients_now(p) > before)
+            ;
+        p->samples[i] = bench_now() - start;
+        waitpid(pid, NULL, 0);
+    }
+    bench_figure(bench, "gone", served_quantile(p->samples, KILLS, 0.5) * 1e-6, "ms", NAN, NAN);
+    bench_figure(bench, "gone-p99", served_quantile(p->samples, KILLS, 0.99) * 1e-6, "ms", NAN, NAN);
+}
+
+/* How often any thread of attnd has been given a processor. */
+static uint64_t wakes_of(const struct served *served)
+{
+    char command[120];
+    unsigned long long sum = 0;
+
+    snprintf(command, sizeof command, "cat /proc/%d/task/*/status | awk '/ctxt_switches/ { s += $2 } END { print s }'",
+             (int)served->pid);
+    FILE *pipe = popen(command, "r");
+    if (!pipe || fscanf(pipe, "%llu", &sum) != 1)
+        bench_die("cannot read /proc/%d/task", (int)served->pid);
+    pclose(pipe);
+    return sum;
+}
+
+static void measure_idling(const struct bench *bench, struct peers *p)
+{
+    struct att_client *idle[IDLE];
+    double value, bound;
+
+    for (uint32_t i = 0; i < IDLE; i++) {
+        idle[i] = served_connect(&p->served, false);
+        if (att_query(idle[i], i, 1, &value, &bound) != ATT_OK)
+            bench_die("%s", att_last_error(idle[i]));
+    }
+    usleep(500000);
+    const uint64_t before = wakes_of(&p->served);
+    sleep(bench->quick ? 3 : 10);
+    bench_figure(bench, "idle", (double)(wakes_of(&p->served) - before), bench->quick ? "wakes/3s" : "wakes/10s", NAN,
+                 NAN);
+    for (uint32_t i = 0; i < IDLE; i++)
+        att_close(idle[i]);
 }
 
 void suite_ipc(const struct bench *bench)
@@ -350,7 +465,10 @@ void suite_ipc(const struct bench *bench)
     served_pin(peers.served.pid, 1); /* its main thread: the service */
     measure_trips(bench, &peers);
     measure_pipelined(bench, &peers);
-    measure_merges(bench, &peers);
+    measure_merges(bench, &peers, "merge-p99", DEPTH);
+    measure_merges(bench, &peers, "merge-p99-large", 256);
+    measure_deaths(bench, &peers);
+    measure_idling(bench, &peers);
     served_pin(0, -1);
     rig_release(&peers.rig);
     att_close(peers.client);
