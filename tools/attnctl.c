@@ -45,7 +45,8 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
                                             {NULL, 0, NULL, 0}};
     struct att_error error;
     int option;
-    while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, "+:", options, NULL)) != -1) {
         switch (option) {
         case 'n':
             settings->connect.name = optarg;
@@ -73,7 +74,7 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
             settings->version = true;
             break;
         default:
-            return ATT_EXIT_USAGE; /* getopt has said why */
+            return att_bad_option(CTL_PROGRAM, option, argv[optind - 1]);
         }
     }
     if (settings->connect.name && settings->connect.socket)

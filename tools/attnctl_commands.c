@@ -437,8 +437,8 @@ int ctl_run(struct ctl *ctl, int argc, char **argv)
             continue;
         int given = argc - 1;
         if (given < command->least || (command->most >= 0 && given > command->most))
-            return ctl_error(ctl, ATT_EXIT_USAGE, "%d argument%s given; usage: %s %s", given, given == 1 ? "" : "s",
-                             command->name, command->arguments);
+            return ctl_error(ctl, ATT_EXIT_USAGE, "%d argument%s given; usage: %s%s%s", given, given == 1 ? "" : "s",
+                             command->name, command->arguments[0] ? " " : "", command->arguments);
         return command->run(ctl, argc, argv);
     }
     return ctl_error(ctl, ATT_EXIT_USAGE, "unknown command");

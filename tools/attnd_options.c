@@ -235,15 +235,16 @@ enum att_status attnd_parse(int count, char **arguments, struct attnd_options *r
     enum att_status status = ATT_OK;
     int option;
 
-    while (status == ATT_OK && (option = getopt_long(count, arguments, "", long_options, NULL)) != -1) {
+    while (status == ATT_OK && (option = getopt_long(count, arguments, ":", long_options, NULL)) != -1) {
         if (option == OPTION_HELP || option == OPTION_VERSION) {
             fputs(option == OPTION_HELP ? help : "attnd " ATTND_VERSION "\n", stdout);
             *ret_exit = att_finish_output(ATTND_PROGRAM, ATT_EXIT_OK);
             return ATT_EINVAL;
         }
-        *ret_exit = ATT_EXIT_USAGE; /* getopt has complained */
-        if (option == '?')
+        if (option == '?' || option == ':') {
+            *ret_exit = att_bad_option(ATTND_PROGRAM, option, arguments[optind - 1]);
             return ATT_EINVAL;
+        }
         status = parse_one((enum attnd_option)option, optarg, &o, &error);
     }
     if (status == ATT_OK && optind < count)

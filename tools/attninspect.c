@@ -77,7 +77,8 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
     struct att_error error;
     enum att_status status = ATT_OK;
     int option;
-    while (status == ATT_OK && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    opterr = 0;
+    while (status == ATT_OK && (option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
         settings->log_only = settings->log_only || option == 'f' || option == 'l';
         settings->repair_only = settings->repair_only || option == 't';
         settings->heatmap_only = settings->heatmap_only || option == 'r' || option == 'k';
@@ -112,7 +113,7 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
             settings->version = true;
             break;
         default:
-            return ATT_EXIT_USAGE; /* getopt has said why */
+            return att_bad_option(INSPECT_PROGRAM, option, argv[optind - 1]);
         }
     }
     if (status != ATT_OK)
@@ -164,8 +165,9 @@ int main(int argc, char **argv)
         if (strcmp(argv[0], commands[i].name) != 0)
             continue;
         if (given - 2 != commands[i].count)
-            return att_usage_error(INSPECT_PROGRAM, "%s: %d arguments given; usage: %s DIR %s %s", argv[0], given - 2,
-                                   INSPECT_PROGRAM, commands[i].name, commands[i].arguments);
+            return att_usage_error(INSPECT_PROGRAM, "%s: %d argument%s given; usage: %s DIR %s%s%s", argv[0], given - 2,
+                                   given == 3 ? "" : "s", INSPECT_PROGRAM, commands[i].name,
+                                   commands[i].arguments[0] ? " " : "", commands[i].arguments);
         if (settings.log_only && commands[i].run != inspect_log)
             return att_usage_error(INSPECT_PROGRAM, "--from and --limit belong to log");
         if (settings.repair_only && commands[i].run != inspect_repair)
