@@ -255,7 +255,7 @@ static void add_values(const struct band *band)
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->values,
-        .value_stride = band->stretch->value_stride,
+        .value_stride = att_padded(region->d_v),
         .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS,
         .sum_stride = region->columns,
     };

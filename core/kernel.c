@@ -7,7 +7,7 @@ static int supports(const struct att_kernel *kernel)
 {
 #if defined(__x86_64__)
     if (kernel == &att_kernel_avx512)
-        return __builtin_cpu_supports("avx512f");
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
     if (kernel == &att_kernel_avx2)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
@@ -42,6 +42,7 @@ struct check {
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
     float heads[CHECK_LANES * 4];
+    double wide_keys[CHECK_LANES * CHECK_D], wide_values[CHECK_LANES * CHECK_COLUMNS];
     double shift[CHECK_ROWS];
 };
 
@@ -49,7 +50,8 @@ struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS];
     struct att_read_sums read;
-    float norm_largest[2], tile[CHECK_D * ATT_TILE_LANES];
+    float norm_largest[2];
+    double tile[CHECK_D * ATT_TILE_LANES], wide[CHECK_D];
 };
 
 static void fill(float *x, size_t count, uint32_t seed)
@@ -63,13 +65,13 @@ static void fill(float *x, size_t count, uint32_t seed)
 static void run_check(const struct att_kernel *kernel, enum att_precision precision, const struct check *in,
                       struct outcome *ret)
 {
-    const struct att_weights work = {
+    struct att_weights work = {
         .precision = precision,
         .rows = CHECK_ROWS,
         .tiles = CHECK_TILES,
         .d = CHECK_D,
         .q = precision == ATT_SINGLE ? (const void *)in->q32 : in->q,
-        .keys = in->keys,
+        .keys = precision == ATT_SINGLE ? (const void *)in->keys : in->wide_keys,
         .bias = in->bias,
         .shift = in->shift,
         .weights = ret->weights,
@@ -84,7 +86,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .sign = -1.0,
         .weights = ret->weights,
         .stride = CHECK_LANES,
-        .values = in->values,
+        .values = in->wide_values,
         .value_stride = CHECK_COLUMNS,
         .sums = ret->product,
         .sum_stride = CHECK_COLUMNS,
@@ -95,18 +97,20 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     memset(ret->product, 0, sizeof ret->product);
     kernel->product(&product);
     kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
+    work.keys = in->keys;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = in->values + lane * CHECK_COLUMNS;
-    kernel->transpose(rows, CHECK_D, ret->tile);
+    kernel->pack_keys(precision, rows, CHECK_D, ret->tile);
+    kernel->widen(in->values, CHECK_D, ret->wide);
 }
 
 enum att_status att_kernel_check(struct att_error *error)
 {
     const struct att_kernel *kernel = att_kernel_choose();
     struct check in = {0};
-    struct outcome got, expected;
+    struct outcome got = {0}, expected = {0};
 
     fill(in.q32, CHECK_ROWS * CHECK_D, 1);
     fill(in.keys, CHECK_LANES * CHECK_D, 2);
@@ -115,6 +119,8 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.heads, CHECK_LANES * 4, 5);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
+    att_kernel_plain.widen(in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
+    att_kernel_plain.widen(in.values, CHECK_LANES * CHECK_COLUMNS, in.wide_values);
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
         run_check(kernel, (enum att_precision)precision, &in, &got);
         run_check(&att_kernel_plain, (enum att_precision)precision, &in, &expected);

@@ -1,8 +1,9 @@
 /* The one kernel: weights of rows against entries, and sums of their value columns.
  *
- * w(row, entry) = exp(s q.k + b) is computed as poly(t - r) 2^(r - M), t = (s q.k + b) log2(e), r = round(t), by four
- * chains of fused multiply-adds over every fourth p, for each lane. It is the same, bit for bit, for every shape of the
- * work, instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md derives the bounds. */
+ * w(row, entry) = exp(s q.k + b) is computed as 2^(r - M) (1 + f p(f)), t = (s q.k + b) log2(e), r = t rounded to eighths,
+ * f = t - r, by two chains of fused multiply-adds over every second p, for each lane. It is the same, bit for bit, for every
+ * shape of the work, instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md
+ * derives the bounds. */
 #ifndef ATT_KERNEL_H
 #define ATT_KERNEL_H
 
@@ -14,11 +15,11 @@
 /* Keys, heads and values come in tiles of 16 entries, one lane each: [tile][d][16], [tile][4][16], [tile][d_v][16]. */
 enum { ATT_TILE_LANES = 16 };
 
-/* t of a masked entry, and M of a row that has seen no entry: r - M is far below -1000 whatever meets. The door keeps
+/* t of a masked entry, and M of a row that has seen no entry: t - M is far below -1000 whatever meets. The door keeps
  * true scores within 1.5e12 of 0, so the two are told from them, and from each other, by size. */
 #define ATT_MASKED   (-1e15)
 #define ATT_NO_SHIFT (-1e14)
-/* M changes when some r - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */
+/* M changes when some t - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */
 #define ATT_SHIFT_HEADROOM 500.0
 
 struct att_weights {
@@ -26,13 +27,13 @@ struct att_weights {
     uint32_t rows;  /* any number */
     uint32_t tiles; /* any number */
     uint32_t d;
-    const void *q; /* rows x d, as `scale` made them */
-    const float *keys;
+    const void *q;       /* rows x d, as `scale` made them */
+    const void *keys;    /* float, or what `pack_keys` made: double in mixed and double */
     const float *bias;   /* tiles x 16; -inf for a masked lane */
     const double *shift; /* rows: M */
     double *weights;     /* rows x stride: out */
     size_t stride;       /* >= 16 tiles */
-    double *largest;     /* rows: out, the largest r; below ATT_NO_SHIFT when all are masked */
+    double *largest;     /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
@@ -43,7 +44,7 @@ struct att_product {
     double sign;           /* +1 or -1 */
     const double *weights; /* rows x stride */
     size_t stride;
-    const float *values; /* depth x value_stride */
+    const double *values; /* depth x value_stride */
     size_t value_stride;
     double *sums; /* rows x sum_stride */
     size_t sum_stride;
@@ -59,12 +60,14 @@ struct att_kernel {
     const char *name;
     /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
     void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
-    /* a tile of keys, [d][16], from 16 rows */
-    void (*transpose)(const float *const rows[ATT_TILE_LANES], uint32_t d, float *ret_tile);
+    /* A tile of keys, [d][16], from 16 rows, for `weights`: once widened, they are used for many rows. */
+    void (*pack_keys)(enum att_precision precision, const float *const rows[ATT_TILE_LANES], uint32_t d,
+                      void *ret_tile);
+    void (*widen)(const float *x, uint32_t count, double *ret_wide);
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    /* The same for one row, and what its weights add up to over heads [tile][4][16], whose column 0 is each entry's sign
+    /* The same for one row and keys in float, and what its weights add up to over heads [tile][4][16], whose column 0 is each entry's sign
      * (0: of weight 0), and over one column of values [tile][columns][16]: `values` is its place in the first tile. */
     void (*read)(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret);
@@ -84,9 +87,9 @@ const struct att_kernel *att_kernel_choose(void);
 
 extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512;
 
-/* Relative error of a weight against exact exp of the exact t as computed, rounding of t - r included
+/* Relative error of a weight, with the short series or the long, against exact exp of the t that was computed
  * (tests/unit/test_kernel.c sweeps it). */
-#define ATT_EPSILON_FLOAT  0x1p-25
-#define ATT_EPSILON_DOUBLE 0x1p-51
+#define ATT_EPSILON_SHORT 0x1p-25
+#define ATT_EPSILON_LONG  0x1p-51
 
 #endif

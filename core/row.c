@@ -46,7 +46,7 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, doubl
 {
     struct att_numerics numerics;
 
-    numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_DOUBLE : ATT_EPSILON_FLOAT;
+    numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_LONG : ATT_EPSILON_SHORT;
     numerics.kappa = 1.1 * (d + 10.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
     numerics.budget = budget > 0.0 ? budget : precision == ATT_DOUBLE ? 1e-11 : 5e-7;
     return numerics;

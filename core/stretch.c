@@ -17,14 +17,13 @@ bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
     memset(stretch, 0, sizeof *stretch);
     stretch->index = aligned(sizeof(uint32_t) * ATT_BLOCK);
     stretch->rows = aligned(sizeof(const float *) * ATT_BLOCK);
-    stretch->keys = aligned(sizeof(float) * ATT_BLOCK * d);
+    stretch->keys = aligned(sizeof(double) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
-    stretch->packed_heads = aligned(sizeof(float) * (ATT_BLOCK + 1) * ATT_HEAD_COLUMNS);
-    stretch->packed = aligned(sizeof(float) * ATT_BLOCK * att_padded(d_v));
-    if (stretch->packed) /* what pads a row stays 0 */
-        memset(stretch->packed, 0, sizeof(float) * ATT_BLOCK * att_padded(d_v));
-    return stretch->index && stretch->rows && stretch->keys && stretch->bias && stretch->packed_heads &&
-           stretch->packed;
+    stretch->heads = aligned(sizeof(double) * (ATT_BLOCK + 1) * ATT_HEAD_COLUMNS);
+    stretch->values = aligned(sizeof(double) * ATT_BLOCK * att_padded(d_v));
+    if (stretch->values) /* what pads a row stays 0 */
+        memset(stretch->values, 0, sizeof(double) * ATT_BLOCK * att_padded(d_v));
+    return stretch->index && stretch->rows && stretch->keys && stretch->bias && stretch->heads && stretch->values;
 }
 
 void att_stretch_release(struct att_stretch *stretch)
@@ -33,8 +32,8 @@ void att_stretch_release(struct att_stretch *stretch)
     free(stretch->rows);
     free(stretch->keys);
     free(stretch->bias);
-    free(stretch->packed_heads);
-    free(stretch->packed);
+    free(stretch->heads);
+    free(stretch->values);
     memset(stretch, 0, sizeof *stretch);
 }
 
@@ -60,52 +59,49 @@ static void note(struct att_stretch *stretch, uint32_t token, const float *key, 
     stretch->tokens += bias > -INFINITY ? stretch->sign : 0;
 }
 
-/* Transposes whole tiles of keys; the lanes after the last one repeat it, masked. */
-static void transpose_keys(struct att_stretch *stretch, const struct att_region *region)
+/* Packs whole tiles of keys; the lanes after the last one repeat it, masked. */
+void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region)
 {
+    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+
     for (uint32_t lane = stretch->entries; lane < att_stretch_tiles(stretch) * ATT_TILE_LANES; lane++) {
         stretch->rows[lane] = stretch->rows[stretch->entries - 1];
         stretch->bias[lane] = -INFINITY;
     }
     for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++)
-        region->kernel->transpose(stretch->rows + (size_t)tile * ATT_TILE_LANES, region->d,
-                                  stretch->keys + (size_t)tile * region->d * ATT_TILE_LANES);
+        region->kernel->pack_keys(region->precision, stretch->rows + (size_t)tile * ATT_TILE_LANES, region->d,
+                                  (char *)stretch->keys + width * tile * region->d * ATT_TILE_LANES);
 }
 
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position)
 {
     const size_t slot = att_log_slot(region, position), tile = slot / ATT_TILE_LANES, from = slot % ATT_TILE_LANES;
-    const uint32_t lane = stretch->entries, padded = att_padded(region->d_v);
+    const uint32_t lane = stretch->entries;
     const float *row = att_log_row(region, position);
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
-    float *to_head = stretch->packed_heads + (size_t)lane * ATT_HEAD_COLUMNS;
+    double *to_head = stretch->heads + (size_t)lane * ATT_HEAD_COLUMNS;
 
     note(stretch, region->log_entries[slot].index, row, region->log_bias[slot]);
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        to_head[c] = (float)stretch->sign * head[(size_t)c * ATT_TILE_LANES];
-    memcpy(stretch->packed + (size_t)lane * padded, row + region->d, sizeof(float) * region->d_v);
-}
-
-void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region)
-{
-    stretch->heads = stretch->packed_heads;
-    stretch->values = stretch->packed;
-    stretch->value_stride = att_padded(region->d_v);
-    transpose_keys(stretch, region);
+        to_head[c] = stretch->sign * (double)head[(size_t)c * ATT_TILE_LANES];
+    region->kernel->widen(row + region->d, region->d_v, stretch->values + (size_t)lane * att_padded(region->d_v));
 }
 
 void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region,
                              const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end)
 {
+    const uint32_t padded = att_padded(region->d_v);
+
     att_stretch_clear(stretch, 1);
     for (uint32_t token = first; token < end; token++) {
         const bool counts = region->live[token] && skip[token] == 0;
+        const uint32_t lane = stretch->entries;
         note(stretch, token, region->k + (size_t)token * region->d, counts ? region->bias[token] : -INFINITY);
+        region->kernel->widen(region->v + (size_t)token * region->d_v, region->d_v,
+                              stretch->values + (size_t)lane * padded);
     }
     if (stretch->tokens == 0)
         stretch->entries = 0; /* nothing here counts */
-    transpose_keys(stretch, region);
-    stretch->heads = heads[first];
-    stretch->values = region->v + (size_t)first * region->d_v;
-    stretch->value_stride = region->d_v;
+    region->kernel->widen(heads[first], stretch->entries * ATT_HEAD_COLUMNS, stretch->heads);
+    att_stretch_finish(stretch, region);
 }

@@ -17,15 +17,10 @@ struct att_stretch {
     uint32_t first, last; /* smallest and largest token index */
     uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
     const float **rows;   /* [ATT_BLOCK]: its key, where it lies */
-    float *keys;          /* [tiles][d][16] */
+    void *keys;           /* [tiles][d][16], as the kernel packs them */
     float *bias;          /* [ATT_BLOCK] */
-    const float
-        *heads; /* [entries][4]: the head columns, without the sign: in `packed_heads`, or the settled tokens' */
-    const float
-        *values; /* [entries] rows of d_v, value_stride apart: in `packed`, or the settled tokens where they are */
-    size_t value_stride;
-    float *packed_heads; /* [ATT_BLOCK + 1][4]: whole vectors are read */
-    float *packed;       /* [ATT_BLOCK][padded d_v] */
+    double *heads;        /* [ATT_BLOCK + 1][4]: the head columns, without the sign; whole vectors are read */
+    double *values;       /* [ATT_BLOCK][padded d_v] */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
@@ -46,12 +41,11 @@ static inline uint32_t att_padded(uint32_t d_v)
 void att_stretch_clear(struct att_stretch *stretch, int sign);
 /* Adds one entry of the log. There must be room. */
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
-/* Transposes the keys and masks the rest of the last tile. After the last add. */
+/* Packs the keys and masks the rest of the last tile. After the last add. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
 
-/* Packs, from empty to finished, the settled tokens [first, end), at most ATT_BLOCK: keys transposed, values where they
- * are. Those that are not live, or touched (skip[token] is not 0), are masked. heads: of all
- * settled tokens. */
+/* Packs, from empty to finished, the settled tokens [first, end), at most ATT_BLOCK. Those that are not live, or touched
+ * (skip[token] is not 0), are masked. heads: of all settled tokens. */
 void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region,
                              const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first,
                              uint32_t end);

@@ -3,6 +3,7 @@
 #include <cblas.h>
 #include <dlfcn.h>
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ void rival_init(void)
 
     lanes = bench_lanes_choose();
     openblas_set_num_threads(1);
-    setenv("OMP_NUM_THREADS", "1", 0); /* oneDNN's; the engine's team has a size of its own */
+    omp_set_num_threads(1); /* oneDNN's; the engine's team has a size of its own */
     for (size_t i = 0; i < sizeof names / sizeof *names && !onednn; i++) {
         void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         void *function = library ? dlsym(library, "dnnl_sgemm") : NULL;

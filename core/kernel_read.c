@@ -1,0 +1,117 @@
+/* One row against a stretch of the log: a query. Compiled once for each instruction set; KERNEL_READ and KERNEL_SUMS name
+ * its functions. In 256-bit registers also where there are wider ones: widening four floats from memory is one operation
+ * there, eight are four (measured on Zen 4: docs/numerics.md), and a query widens every key once for each use. */
+#define LANES_256
+
+#include "kernel_scores.h"
+
+/* Two tiles share a broadcast of q; AVX-512VL has registers for their sums. */
+#if defined(__AVX512VL__)
+enum { READ_TILES_F64 = 2, READ_TILES_F32 = 2, TOGETHER = CHAINS };
+#elif defined(__AVX2__)
+enum { READ_TILES_F64 = 1, READ_TILES_F32 = 2, TOGETHER = CHAINS };
+#else
+enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
+#endif
+/* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured. */
+enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
+
+/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
+ * constants after inlining. */
+LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
+                              enum att_precision precision, f64x8 *largest)
+{
+    const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
+    const float *bias = work->bias + (size_t)tile * ATT_LANES;
+    const bool single = precision == ATT_SINGLE;
+    const double anchor = EIGHTHS - work->shift[0];
+    f64x16 t[MOST_TILES];
+    f32x16 t32[MOST_TILES];
+
+    if (single)
+        scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
+    else
+        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
+    for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            __builtin_prefetch(keys + ((tiles + c) * (size_t)work->d + p) * ATT_LANES);
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        f64_store(work->weights + (size_t)(tile + c) * ATT_LANES,
+                  weigh(precision, anchor, single ? f64_widen(t32[c]) : t[c], largest));
+}
+
+LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
+                            enum att_precision precision)
+{
+    const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
+    f64x8 largest = f64x8_set(ATT_MASKED);
+    uint32_t tile = 0;
+
+    /* The values of a column lie far apart: the processor does not foresee them. */
+    for (uint32_t c = 0; c < work->tiles; c++)
+        __builtin_prefetch(values + (size_t)c * columns * ATT_LANES);
+    for (; tile + wide <= work->tiles; tile += wide)
+        weigh_tiles(work, tile, wide, precision, &largest);
+    for (; tile < work->tiles; tile++)
+        weigh_tiles(work, tile, 1, precision, &largest);
+    work->largest[0] = rint(f64x8_largest(largest));
+}
+
+/* What the weights add up to, in a pass of its own: its sums take twenty registers. */
+static void add_up(const double *weights, uint32_t tiles, const float *heads, const float *values, size_t columns,
+                   struct att_read_sums *ret)
+{
+    f64x8 value = f64x8_set(0.0), sum[4], magnitude[4];
+
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; x++)
+        sum[x] = magnitude[x] = f64x8_set(0.0);
+    for (uint32_t tile = 0; tile < tiles; tile++)
+#pragma GCC unroll 2
+        for (size_t half = 0; half < ATT_LANES; half += 8) {
+            const float *head = heads + (size_t)tile * 4 * ATT_LANES + half;
+            const f64x8 size = f64x8_load(weights + (size_t)tile * ATT_LANES + half);
+            const f64x8 weight = f64x8_mul(size, f64x8_widen(head));
+            value = f64x8_fma(size, f64x8_widen(values + (size_t)tile * columns * ATT_LANES + half), value);
+            sum[0] = f64x8_add(sum[0], weight);
+            magnitude[0] = f64x8_add(magnitude[0], size);
+#pragma GCC unroll 3
+            for (int x = 1; x < 4; x++) {
+                const f64x8 column = f64x8_widen(head + x * ATT_LANES);
+                sum[x] = f64x8_fma(size, column, sum[x]);
+                magnitude[x] = f64x8_fma(weight, column, magnitude[x]);
+            }
+        }
+    ret->value = f64x8_sum(value);
+    f64x8_sum4(sum, ret->head);
+    f64x8_sum4(magnitude, ret->magnitude);
+}
+
+void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
+                 struct att_read_sums *ret)
+{
+    if (work->precision == ATT_SINGLE)
+        weigh_row(work, values, columns, ATT_SINGLE);
+    else if (work->precision == ATT_MIXED)
+        weigh_row(work, values, columns, ATT_MIXED);
+    else
+        weigh_row(work, values, columns, ATT_DOUBLE);
+    add_up(work->weights, work->tiles, heads, values, columns, ret);
+}
+
+void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
+                 uint32_t count, double *ret_sums)
+{
+    for (uint32_t column = first; column < first + count; column++) {
+        const float *x = values + (size_t)column * ATT_LANES;
+        f64x8 sum = f64x8_set(0.0);
+        for (uint32_t tile = 0; tile < tiles; tile++)
+#pragma GCC unroll 2
+            for (size_t half = 0; half < 16; half += 8)
+                sum = f64x8_fma(f64x8_load(weight + (size_t)tile * ATT_LANES + half),
+                                f64x8_widen(x + (size_t)tile * columns * ATT_LANES + half), sum);
+        ret_sums[column - first] = f64x8_sum(sum);
+    }
+}

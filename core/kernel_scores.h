@@ -1,0 +1,163 @@
+/* Scores and their weights, in sixteen lanes: what every shape of the work is made of. */
+#ifndef ATT_KERNEL_SCORES_H
+#define ATT_KERNEL_SCORES_H
+
+#include <stdbool.h>
+
+#include "kernel.h"
+#include "lanes.h"
+
+/* 2^x = 2^(r + f), r the nearest eighth: 2^r from a table, times 1 + f p(f). The coefficients make the largest relative
+ * error least for |f| <= 1/16: 1.9e-8 with three of them, 2.4e-18 with seven. Their constant term is in the table; see
+ * f64_power for its form. */
+static const double table_short[8] = {0x1.ffffff6286a0fp-1, 0x1.f72b8371f8123p-1, 0x1.f06fe04578f80p-1,
+                                      0x1.ebfdaced46a5cp-1, 0x1.ea09e5f899e12p-1, 0x1.eace53a93c31ep-1,
+                                      0x1.ee89f91141dc5p-1, 0x1.f5818d3f52c23p-1};
+static const double series_short[] = {0x1.62e4314d3e2a2p-1, 0x1.ec0f9295958edp-3, 0x1.c6a59f20e3a6dp-5};
+static const double table_long[8] = {0x1.0000000000000p+0, 0x1.f72b83c7d517bp-1, 0x1.f06fe0a31b715p-1,
+                                     0x1.ebfdad5362a27p-1, 0x1.ea09e667f3bcdp-1, 0x1.eace5422aa0dbp-1,
+                                     0x1.ee89f995ad3adp-1, 0x1.f5818dcfba487p-1};
+static const double series_long[] = {0x1.62e42fefa39efp-1, 0x1.ebfbdff82c854p-3,  0x1.c6b08d704959dp-5,
+                                     0x1.3b2ab6edca437p-7, 0x1.5d87fea019c59p-10, 0x1.430e9dd8d5b6dp-13,
+                                     0x1.ffc519bc67328p-17};
+
+/* Where float64's last place is an eighth. */
+#define EIGHTHS 0x1.8p49
+
+/* From the score t in octaves to the weight; anchor: EIGHTHS - M. The score goes into the row's running maximum. */
+LANES_INLINE f64x16 weigh(enum att_precision precision, double anchor, f64x16 t, f64x8 *largest)
+{
+    const bool is_long = precision == ATT_DOUBLE;
+    const double *series = is_long ? series_long : series_short;
+    const f64x16 z = f64_add(t, f64_set(anchor)), f = f64_sub(t, f64_sub(z, f64_set(anchor)));
+    const f64x16 power = f64_power(z, is_long ? table_long : table_short);
+    const int degree = is_long ? 7 : 3;
+    f64x16 sum = f64_set(series[degree - 1]);
+
+    *largest = f64x8_max(*largest, t);
+#pragma GCC unroll 8
+    for (int i = degree - 2; i >= 0; i--)
+        sum = f64_fma(sum, f, f64_set(series[i]));
+    return f64_fma_from(z, EIGHTHS - 1000.0, f64_mul(power, f), sum, power);
+}
+
+/* A score is the sum of a few chains: chain j of n, over p = j, j + n, ..; added in their order. Chain 0 starts at the
+ * bias. So a lone row need not wait for one chain, and meets the key's columns in the order in which they lie. */
+enum { CHAINS = 2 };
+
+LANES_INLINE f64x16 start_f64(const float *bias)
+{
+    return f64_max(f64_mul(f64_load_f32(bias), f64_set(0x1.71547652b82fep+0)), f64_set(ATT_MASKED));
+}
+
+LANES_INLINE f32x16 start_f32(const float *bias)
+{
+    return f32_max(f32_mul(f32_load(bias), f32_set(0x1.715476p+0f)), f32_set((float)ATT_MASKED));
+}
+
+enum { MOST_TILES = 4, MOST_SUMS = 16 };
+
+/* sum[i][c] += q[i][p] k[c][p]; wide: the keys are doubles. */
+LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t p, uint32_t rows,
+                           uint32_t tiles)
+{
+    f64x16 k[MOST_TILES];
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        k[c] = wide ? f64_load((const double *)keys + (c * d + p) * ATT_LANES)
+                    : f64_load_f32((const float *)keys + (c * d + p) * ATT_LANES);
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++) {
+        const f64x16 x = f64_set(q[i * d + p]);
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            sum[i * tiles + c] = f64_fma(x, k[c], sum[i * tiles + c]);
+    }
+}
+
+/* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
+ * after inlining. */
+LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool wide, const float *bias, size_t d,
+                             uint32_t rows, uint32_t tiles, uint32_t together)
+{
+    const uint32_t count = rows * tiles;
+
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < count; k++)
+        t[k] = f64_set(0);
+    for (uint32_t chain = 0; chain < CHAINS; chain += together) {
+        f64x16 sum[MOST_SUMS];
+        size_t p = chain;
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
+        for (; p + together <= d; p += CHAINS)
+#pragma GCC unroll 4
+            for (uint32_t j = 0; j < together; j++)
+                step_f64(sum + j * count, q, keys, wide, d, p + j, rows, tiles);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j + 1 < together; j++)
+            if (p + j < d)
+                step_f64(sum + j * count, q, keys, wide, d, p + j, rows, tiles);
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            t[k % count] = f64_add(t[k % count], sum[k]);
+    }
+}
+
+/* sum[i][c] += q[i][p] k[c][p] */
+LANES_INLINE void step_f32(f32x16 *sum, const float *q, const float *keys, size_t d, size_t p, uint32_t rows,
+                           uint32_t tiles)
+{
+    f32x16 k[MOST_TILES];
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        k[c] = f32_load(keys + (c * d + p) * ATT_LANES);
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++) {
+        const f32x16 x = f32_set(q[i * d + p]);
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            sum[i * tiles + c] = f32_fma(x, k[c], sum[i * tiles + c]);
+    }
+}
+
+/* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
+ * after inlining. */
+LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const float *bias, size_t d, uint32_t rows,
+                             uint32_t tiles, uint32_t together)
+{
+    const uint32_t count = rows * tiles;
+
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < count; k++)
+        t[k] = f32_set(0);
+    for (uint32_t chain = 0; chain < CHAINS; chain += together) {
+        f32x16 sum[MOST_SUMS];
+        size_t p = chain;
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            sum[k] = chain == 0 && k < count ? start_f32(bias + (size_t)(k % tiles) * ATT_LANES) : f32_set(0);
+        for (; p + together <= d; p += CHAINS)
+#pragma GCC unroll 4
+            for (uint32_t j = 0; j < together; j++)
+                step_f32(sum + j * count, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j + 1 < together; j++)
+            if (p + j < d)
+                step_f32(sum + j * count, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < count * together; k++)
+            t[k % count] = f32_add(t[k % count], sum[k]);
+    }
+}
+
+/* struct att_kernel's `read` and `sums`, in kernel_read.c; the build names them. */
+void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
+                 struct att_read_sums *ret);
+void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
+                 uint32_t count, double *ret_sums);
+
+#endif

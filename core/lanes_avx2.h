@@ -1,0 +1,244 @@
+/* lanes.h for AVX2 with FMA, in 256-bit registers; with AVX-512VL there are 32 of them. */
+#ifndef ATT_LANES_AVX2_H
+#define ATT_LANES_AVX2_H
+
+#include <immintrin.h>
+
+typedef struct {
+    __m256 v[2];
+} f32x16;
+typedef struct {
+    __m256d v[4];
+} f64x16;
+
+#define EACH2(expression)          \
+    ((f32x16){{({                  \
+                   enum { k = 0 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 1 }; \
+                   expression;     \
+               })}})
+#define EACH4(expression)          \
+    ((f64x16){{({                  \
+                   enum { k = 0 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 1 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 2 }; \
+                   expression;     \
+               }),                 \
+               ({                  \
+                   enum { k = 3 }; \
+                   expression;     \
+               })}})
+
+LANES_INLINE f32x16 f32_load(const float *p)
+{
+    return EACH2(_mm256_loadu_ps(p + 8 * k));
+}
+LANES_INLINE f32x16 f32_set(float x)
+{
+    return EACH2(_mm256_set1_ps(x));
+}
+LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
+{
+    return EACH2(_mm256_fmadd_ps(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_add_ps(a.v[k], b.v[k]));
+}
+LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_mul_ps(a.v[k], b.v[k]));
+}
+LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_max_ps(a.v[k], b.v[k]));
+}
+LANES_INLINE f64x16 f64_widen(f32x16 a)
+{
+    return (f64x16){{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v[0])), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[0], 1)),
+                     _mm256_cvtps_pd(_mm256_castps256_ps128(a.v[1])),
+                     _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[1], 1))}};
+}
+LANES_INLINE f64x16 f64_load_f32(const float *p)
+{
+    return EACH4(_mm256_cvtps_pd(_mm_loadu_ps(p + 4 * k)));
+}
+LANES_INLINE f64x16 f64_load(const double *p)
+{
+    return EACH4(_mm256_loadu_pd(p + 4 * k));
+}
+LANES_INLINE void f64_store(double *p, f64x16 a)
+{
+    _mm256_storeu_pd(p, a.v[0]);
+    _mm256_storeu_pd(p + 4, a.v[1]);
+    _mm256_storeu_pd(p + 8, a.v[2]);
+    _mm256_storeu_pd(p + 12, a.v[3]);
+}
+LANES_INLINE f64x16 f64_set(double x)
+{
+    return EACH4(_mm256_set1_pd(x));
+}
+LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
+{
+    return EACH4(_mm256_fmadd_pd(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f64x16 f64_add(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_add_pd(a.v[k], b.v[k]));
+}
+LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_sub_pd(a.v[k], b.v[k]));
+}
+LANES_INLINE f64x16 f64_mul(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_mul_pd(a.v[k], b.v[k]));
+}
+LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
+{
+    return EACH4(_mm256_max_pd(a.v[k], b.v[k]));
+}
+#if defined(__AVX512VL__)
+LANES_INLINE __m256d lanes_power(__m256d z, const double table[8])
+{
+    const __m256i low = _mm256_castpd_si256(_mm256_loadu_pd(table)), bits = _mm256_castpd_si256(z);
+    const __m256i high = _mm256_castpd_si256(_mm256_loadu_pd(table + 4));
+    const __m256i entry = _mm256_permutex2var_epi64(low, bits, high);
+    return _mm256_castsi256_pd(_mm256_add_epi64(entry, _mm256_slli_epi64(bits, 49)));
+}
+LANES_INLINE __m256d lanes_fma_from(__m256d z, double least, __m256d a, __m256d b, __m256d c)
+{
+    return _mm256_maskz_fmadd_pd(_mm256_cmp_pd_mask(z, _mm256_set1_pd(least), _CMP_GE_OQ), a, b, c);
+}
+#else
+LANES_INLINE __m256d lanes_power(__m256d z, const double table[8])
+{
+    const __m256i bits = _mm256_castpd_si256(z), j = _mm256_and_si256(bits, _mm256_set1_epi64x(7));
+    const __m256i entry = _mm256_castpd_si256(_mm256_i64gather_pd(table, j, 8));
+    return _mm256_castsi256_pd(_mm256_add_epi64(entry, _mm256_slli_epi64(bits, 49)));
+}
+LANES_INLINE __m256d lanes_fma_from(__m256d z, double least, __m256d a, __m256d b, __m256d c)
+{
+    return _mm256_and_pd(_mm256_cmp_pd(z, _mm256_set1_pd(least), _CMP_GE_OQ), _mm256_fmadd_pd(a, b, c));
+}
+#endif
+LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
+{
+    return EACH4(lanes_power(z.v[k], table));
+}
+LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64x16 c)
+{
+    return EACH4(lanes_fma_from(z.v[k], least, a.v[k], b.v[k], c.v[k]));
+}
+
+typedef struct {
+    __m256d v[2];
+} f64x8;
+LANES_INLINE f64x8 f64x8_set(double x)
+{
+    return (f64x8){{_mm256_set1_pd(x), _mm256_set1_pd(x)}};
+}
+LANES_INLINE f64x8 f64x8_half(f64x16 a, int half)
+{
+    return half ? (f64x8){{a.v[2], a.v[3]}} : (f64x8){{a.v[0], a.v[1]}};
+}
+LANES_INLINE f64x8 f64x8_widen(const float *p)
+{
+    return (f64x8){{_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))}};
+}
+LANES_INLINE f64x8 f64x8_load(const double *p)
+{
+    return (f64x8){{_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}};
+}
+LANES_INLINE f64x8 f64x8_add(f64x8 a, f64x8 b)
+{
+    return (f64x8){{_mm256_add_pd(a.v[0], b.v[0]), _mm256_add_pd(a.v[1], b.v[1])}};
+}
+LANES_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b)
+{
+    return (f64x8){{_mm256_mul_pd(a.v[0], b.v[0]), _mm256_mul_pd(a.v[1], b.v[1])}};
+}
+LANES_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c)
+{
+    return (f64x8){{_mm256_fmadd_pd(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_pd(a.v[1], b.v[1], c.v[1])}};
+}
+LANES_INLINE f64x8 f64x8_max(f64x8 a, f64x16 b)
+{
+    return (f64x8){
+        {_mm256_max_pd(a.v[0], _mm256_max_pd(b.v[0], b.v[2])), _mm256_max_pd(a.v[1], _mm256_max_pd(b.v[1], b.v[3]))}};
+}
+LANES_INLINE double f64x8_largest(f64x8 a)
+{
+    const __m256d four = _mm256_max_pd(a.v[0], a.v[1]);
+    const __m128d two = _mm_max_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
+}
+/* Lane i + 4 is added to lane i, then i + 2 to i, then 1 to 0: this order, everywhere. */
+LANES_INLINE double f64x8_sum(f64x8 a)
+{
+    const __m256d four = _mm256_add_pd(a.v[0], a.v[1]);
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+/* f64x8_sum of four, together. */
+LANES_INLINE void f64x8_sum4(const f64x8 a[4], double ret[4])
+{
+    __m256d two[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        const __m256d x = _mm256_add_pd(a[2 * i].v[0], a[2 * i].v[1]);
+        const __m256d y = _mm256_add_pd(a[2 * i + 1].v[0], a[2 * i + 1].v[1]);
+        two[i] = _mm256_add_pd(_mm256_permute2f128_pd(x, y, 0x20), _mm256_permute2f128_pd(x, y, 0x31));
+    }
+    _mm256_storeu_pd(ret, _mm256_permute4x64_pd(_mm256_hadd_pd(two[0], two[1]), 0xd8));
+}
+LANES_INLINE void f64x8_store(double *p, f64x8 a)
+{
+    _mm256_storeu_pd(p, a.v[0]);
+    _mm256_storeu_pd(p + 4, a.v[1]);
+}
+
+/* Eight rows by eight columns; see lanes_transpose. */
+LANES_INLINE void lanes_transpose8(const float *const rows[8], size_t offset, float *to)
+{
+    __m256 a[8], b[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        a[i] = _mm256_loadu_ps(rows[i] + offset);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            __m256d low = _mm256_castps_pd(b[i + j]), high = _mm256_castps_pd(b[i + j + 2]);
+            a[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+        }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        _mm256_storeu_ps(to + (size_t)j * ATT_LANES, _mm256_permute2f128_ps(a[j], a[j + 4], 0x20));
+        _mm256_storeu_ps(to + (size_t)(j + 4) * ATT_LANES, _mm256_permute2f128_ps(a[j], a[j + 4], 0x31));
+    }
+}
+LANES_INLINE void lanes_transpose(const float *const rows[ATT_LANES], size_t offset, float *to)
+{
+    for (int half = 0; half < 2; half++)
+        for (int quarter = 0; quarter < 2; quarter++)
+            lanes_transpose8(rows + 8 * half, offset + 8 * (size_t)quarter,
+                             to + (size_t)quarter * 8 * ATT_LANES + 8 * half);
+}
+
+#endif

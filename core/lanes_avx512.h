@@ -1,0 +1,161 @@
+/* lanes.h for AVX-512, in 512-bit registers. */
+#ifndef ATT_LANES_AVX512_H
+#define ATT_LANES_AVX512_H
+
+#include <immintrin.h>
+
+typedef __m512 f32x16;
+typedef struct {
+    __m512d lo, hi;
+} f64x16;
+
+LANES_INLINE f32x16 f32_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+LANES_INLINE f32x16 f32_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
+{
+    return _mm512_add_ps(a, b);
+}
+LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
+{
+    return _mm512_mul_ps(a, b);
+}
+LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
+{
+    return _mm512_max_ps(a, b);
+}
+LANES_INLINE f64x16 f64_widen(f32x16 a)
+{
+    __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
+    return (f64x16){_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(high)};
+}
+LANES_INLINE f64x16 f64_load_f32(const float *p)
+{
+    return (f64x16){_mm512_cvtps_pd(_mm256_loadu_ps(p)), _mm512_cvtps_pd(_mm256_loadu_ps(p + 8))};
+}
+LANES_INLINE f64x16 f64_load(const double *p)
+{
+    return (f64x16){_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)};
+}
+LANES_INLINE void f64_store(double *p, f64x16 a)
+{
+    _mm512_storeu_pd(p, a.lo);
+    _mm512_storeu_pd(p + 8, a.hi);
+}
+LANES_INLINE f64x16 f64_set(double x)
+{
+    return (f64x16){_mm512_set1_pd(x), _mm512_set1_pd(x)};
+}
+LANES_INLINE f64x16 f64_fma(f64x16 a, f64x16 b, f64x16 c)
+{
+    return (f64x16){_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)};
+}
+LANES_INLINE f64x16 f64_add(f64x16 a, f64x16 b)
+{
+    return (f64x16){_mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi)};
+}
+LANES_INLINE f64x16 f64_sub(f64x16 a, f64x16 b)
+{
+    return (f64x16){_mm512_sub_pd(a.lo, b.lo), _mm512_sub_pd(a.hi, b.hi)};
+}
+LANES_INLINE f64x16 f64_mul(f64x16 a, f64x16 b)
+{
+    return (f64x16){_mm512_mul_pd(a.lo, b.lo), _mm512_mul_pd(a.hi, b.hi)};
+}
+LANES_INLINE f64x16 f64_max(f64x16 a, f64x16 b)
+{
+    return (f64x16){_mm512_max_pd(a.lo, b.lo), _mm512_max_pd(a.hi, b.hi)};
+}
+/* For z = 1.5 2^49 + e/8, e an integer: table[e mod 8] 2^(e div 8), where the bits of table[j] are short of j 2^49. So one
+ * addition of integers carries the rest of e into the exponent. */
+LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
+{
+    const __m512i entries = _mm512_castpd_si512(_mm512_loadu_pd(table));
+    const __m512i lo = _mm512_castpd_si512(z.lo), hi = _mm512_castpd_si512(z.hi);
+    return (f64x16){
+        _mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutexvar_epi64(lo, entries), _mm512_slli_epi64(lo, 49))),
+        _mm512_castsi512_pd(_mm512_add_epi64(_mm512_permutexvar_epi64(hi, entries), _mm512_slli_epi64(hi, 49)))};
+}
+/* a b + c where z >= least, else 0 */
+LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64x16 c)
+{
+    const __m512d bound = _mm512_set1_pd(least);
+    return (f64x16){_mm512_maskz_fmadd_pd(_mm512_cmp_pd_mask(z.lo, bound, _CMP_GE_OQ), a.lo, b.lo, c.lo),
+                    _mm512_maskz_fmadd_pd(_mm512_cmp_pd_mask(z.hi, bound, _CMP_GE_OQ), a.hi, b.hi, c.hi)};
+}
+
+typedef __m512d f64x8;
+LANES_INLINE f64x8 f64x8_widen(const float *p)
+{
+    return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+}
+LANES_INLINE f64x8 f64x8_set(double x)
+{
+    return _mm512_set1_pd(x);
+}
+LANES_INLINE f64x8 f64x8_load(const double *p)
+{
+    return _mm512_loadu_pd(p);
+}
+LANES_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c)
+{
+    return _mm512_fmadd_pd(a, b, c);
+}
+/* The larger of a and both halves of b. */
+LANES_INLINE f64x8 f64x8_max(f64x8 a, f64x16 b)
+{
+    return _mm512_max_pd(a, _mm512_max_pd(b.lo, b.hi));
+}
+LANES_INLINE double f64x8_largest(f64x8 a)
+{
+    return _mm512_reduce_max_pd(a);
+}
+LANES_INLINE void f64x8_store(double *p, f64x8 a)
+{
+    _mm512_storeu_pd(p, a);
+}
+
+/* to[p][lane] = rows[lane][p] for 16 columns p: four rounds of exchanging blocks of 1, 2, 4 and 8. */
+LANES_INLINE void lanes_transpose(const float *const rows[ATT_LANES], size_t offset, float *to)
+{
+    __m512 a[16], b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_ps(rows[i] + offset);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+#pragma GCC unroll 2
+    for (int i = 0; i < 16; i += 8)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            b[i + j] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0x88);
+            b[i + j + 4] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0xdd);
+        }
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+        _mm512_storeu_ps(to + (size_t)j * ATT_LANES, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
+        _mm512_storeu_ps(to + (size_t)(j + 8) * ATT_LANES, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xdd));
+    }
+}
+
+#endif
