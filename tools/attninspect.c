@@ -9,17 +9,15 @@
 
 static const struct inspect_command commands[] = {
     {"info", "", "shape, snapshots and log", 0, false, inspect_info},
-    {"verify", "", "check every checksum and the log, and recompute rows; exit 0 only if all is well", 0, false,
-     inspect_verify},
+    {"verify", "", "check all checksums and the log, recompute rows; 0: all well", 0, false, inspect_verify},
     {"log", "", "the log's records, a line each [--from LSN] [--limit N]", 0, false, inspect_log},
     {"dump", "OUTDIR", "write Q.npy K.npy V.npy as they are after the whole log", 1, false, inspect_dump},
     {"query", "I J", "O[I][J] and its error bound", 2, false, inspect_query},
     {"row", "I", "row I of the output, then the row's error bound", 1, false, inspect_row},
-    {"copy", "TO", "a copy of the state as it is now in a new directory TO, that attnd serves", 1, false, inspect_copy},
-    {"repair", "", "put the state up to --to-lsn N in the place of DIR; the original is kept", 0, true, inspect_repair},
-    {"heatmap", "OUT.png", "a picture of the attention weights [--rows A:B] [--keys A:B] [--head H]", 1, false,
-     inspect_heatmap},
-    {"report", "OUT.html", "a page: scores, entropy, error bounds, hot rows, log [--head H]", 1, false, inspect_report},
+    {"copy", "TO", "a copy of the state, as it is now, in a new directory", 1, false, inspect_copy},
+    {"repair", "", "the state up to --to-lsn N takes DIR's place; DIR is kept", 0, true, inspect_repair},
+    {"heatmap", "OUT.png", "the attention weights [--rows A:B] [--keys A:B] [--head H]", 1, false, inspect_heatmap},
+    {"report", "OUT.html", "scores, entropy, bounds, hot rows, the log [--head H]", 1, false, inspect_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -34,9 +32,8 @@ static void print_help(void)
          "  --keys A:B    heatmap: tokens A..B-1\n"
          "  --head H      heatmap and report: of this head [0]\n"
          "  --help, --version\n"
-         "Commands but repair change nothing in DIR, which may be in use. A row of head H is written H:I where there "
-         "are several\n"
-         "heads; dump then writes heads x rows x columns:");
+         "Commands but repair change nothing in DIR, which may be in use. With several\n"
+         "heads a row is written HEAD:I, and dump writes heads x rows x columns.\n");
     for (int i = 0; i < COMMAND_COUNT; i++) {
         char left[40];
         snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].arguments);
