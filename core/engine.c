@@ -354,6 +354,7 @@ void att_engine_submit(struct att_engine *engine, struct att_job *job)
 {
     struct att_job *head = atomic_load_explicit(&engine->submitted, memory_order_relaxed);
 
+    att_entries_offer(engine); /* before the job: it is in it */
     if (job->kind == ATT_JOB_ROW) {
         job->keep = att_policy_keep(engine, job->index);
         att_policy_note_read(engine, job->index);
@@ -386,6 +387,7 @@ enum att_status att_engine_recompute(struct att_engine *engine, uint32_t row, do
 
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
+    att_entries_offer(engine);
     att_job_row_now(engine, &job);
     return job.status;
 }

@@ -48,6 +48,7 @@ struct att_server_request {
     struct att_wire_request header;
     const float *key;   /* d floats when fields says so, else NULL */
     const float *value; /* d_v floats, else NULL */
+    bool more;          /* others of the same batch come after it */
 };
 
 /* The next waiting request for which its session has reply room, round robin over the sessions (so

@@ -164,7 +164,7 @@ static bool session_fetch(struct att_server *server, struct att_session *session
 
 static void current_request(const struct att_server *server, struct att_server_request *ret_request)
 {
-    struct att_server_request request = {.session = server->current->id};
+    struct att_server_request request = {.session = server->current->id, .more = server->current_left > 1};
     const void *payload = server->current_at + sizeof request.header;
     memcpy(&request.header, server->current_at, sizeof request.header);
     if (request.header.fields & ATT_WIRE_KEY) {

@@ -156,10 +156,11 @@ static void fetch_ahead(const struct att_service *service)
 
 static bool serve_requests(struct att_service *service)
 {
-    struct att_server_request request;
+    struct att_server_request request = {.more = false};
     int served = 0;
 
-    while (served < REQUESTS_A_TURN && att_server_next(service->server, &request)) {
+    /* Not between the requests of a batch: what the merge thread computes is to see all of them or none. */
+    while ((served < REQUESTS_A_TURN || request.more) && att_server_next(service->server, &request)) {
         fetch_ahead(service);
         if (handle(service, &request)) {
             att_server_take(service->server);
