@@ -31,7 +31,8 @@ static enum att_status check_options(const struct att_engine_options *o, struct 
     if (!(o->error_budget >= 0.0) || isinf(o->error_budget))
         return att_fail(error, ATT_EINVAL, "the error budget is %g: it must be a positive number", o->error_budget);
     if (o->log_capacity > INT32_MAX / 2)
-        return att_fail(error, ATT_EINVAL, "a log of %u entries is too large", o->log_capacity);
+        return att_fail(error, ATT_EINVAL, "a log of %u entries is too large: at most %d", o->log_capacity,
+                        INT32_MAX / 2);
     return ATT_OK;
 }
 
@@ -83,7 +84,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
         return status;
     engine = calloc(1, sizeof *engine);
     if (!engine)
-        return att_fail(error, ATT_ENOMEM, "not enough memory");
+        return att_fail(error, ATT_ENOMEM, "not enough memory for an engine");
     engine->options = *options;
     engine->region_fd = -1;
     engine->options.log_capacity = choose_log_capacity(options);
