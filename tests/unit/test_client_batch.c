@@ -214,7 +214,8 @@ static void durable_batches(void **unused)
     every_request_has_its_place_in_the_order("1024", "always");
 }
 
-/* All values become n at once: an answer in between would be neither. */
+/* All values become n at once: an answer in between would be neither. Merges are asked for, so that the log is never full:
+ * then a batch would have to wait in its middle. */
 static pid_t start_painter(void)
 {
     fflush(NULL);
@@ -232,7 +233,7 @@ static pid_t start_painter(void)
             value[j] = (float)n;
         for (uint32_t i = 0; i < TOKENS; i++)
             requests[i] = (struct att_request){.type = ATT_REQ_SET_TOKEN, .index = i, .value = value};
-        if (att_call_batch(client, requests, TOKENS, done) != ATT_OK)
+        if (att_call_batch(client, requests, TOKENS, done) != ATT_OK || (n == 1 && att_merge(client) != ATT_OK))
             _exit(1);
     }
 }
@@ -243,7 +244,7 @@ static void others_see_a_batch_whole(void **unused)
     struct test_random random;
     struct model model;
     double row[D_V], bound;
-    uint32_t seen[9] = {0};
+    uint32_t seen[9] = {0}, colours = 0;
     random_seed(&random, 4202, "painted tokens");
     model_init(&model, N_Q, D, D_V, CAPACITY, 1);
     model_fill(&model, &random, TOKENS, 1);
@@ -256,18 +257,16 @@ static void others_see_a_batch_whole(void **unused)
         assert_int_equal(att_get_stat(client, &stat), ATT_OK);
     while (stat.rows_cold > 0);
     const pid_t pid = start_painter();
-    for (uint32_t i = 0; i < test_times(20000); i++) {
+    for (uint32_t i = 0; i < test_times(20000) || colours < 8; i++) {
         assert_int_equal(att_row(client, i % N_Q, row, &bound), ATT_OK);
         const double nearest = round(row[0]);
         for (uint32_t j = 0; j < D_V; j++)
             if (!(fabs(row[j] - nearest) <= bound + 1e-5))
                 fail_msg("row %u is %.9g: between two batches it is a whole number", i % N_Q, row[j]);
-        seen[(uint32_t)nearest]++;
+        colours += seen[(uint32_t)nearest]++ == 0;
     }
     assert_int_equal(kill(pid, SIGKILL), 0);
     waitpid(pid, NULL, 0);
-    for (uint32_t n = 1; n <= 8; n++)
-        assert_true(seen[n] > 0);
     att_close(client);
     daemon_release(&attnd);
     model_release(&model);
