@@ -115,7 +115,15 @@ void att_entries_publish(struct att_engine *engine, uint64_t count)
     if (count > 0)
         __atomic_store_n(&engine->region.log_visible[att_log_slot(&engine->region, count - 1)], engine->index.visible,
                          __ATOMIC_RELAXED);
-    /* Release: the entries before it, and row versions. Partner: the acquire in reader.c and worker.c. */
+    /* Release: the entries before it, and row versions. Partner: the acquire in reader.c. */
     atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
     own_next(&engine->region, count);
+    if (!engine->index.started)
+        att_entries_offer(engine);
+}
+
+void att_entries_offer(struct att_engine *engine)
+{
+    /* Release: the entries before it. Partner: the acquire in merge.c. */
+    atomic_store_explicit(&engine->offered, engine->index.count, memory_order_release);
 }

@@ -1,8 +1,7 @@
 /* Folding a stretch into a tile of bases: weights, a product, and the account of its rounding. The merge, the refresh
  * and every read over whole columns are this function over different stretches.
  *
- * The product is our own kernel, not OpenBLAS's dgemm: measured 1.6 times as fast in AVX-512 and as fast in AVX2, and the
- * same bits everywhere (docs/numerics.md). */
+ * The product is our own kernel, not OpenBLAS's dgemm: it gives the same bits everywhere (docs/numerics.md). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -212,8 +212,9 @@ enum att_status att_region_attach(void *memory, size_t bytes, struct att_region 
         return att_fail(error, ATT_EPROTOCOL, "the published region is too small (%zu bytes)", bytes);
     memcpy(&h, memory, sizeof h);
     if (h.magic != ATT_REGION_MAGIC || h.version != ATT_REGION_VERSION)
-        return att_fail(error, ATT_EVERSION, "the published region has layout %u, this program reads %u", h.version,
-                        ATT_REGION_VERSION);
+        return att_fail(error, ATT_EVERSION,
+                        "the published region has layout %u, this program reads %u: use programs of the same release",
+                        h.version, ATT_REGION_VERSION);
     if (h.n_q == 0 || h.d == 0 || h.d > ATT_MAX_COLUMNS || h.d_v == 0 || h.d_v > ATT_MAX_COLUMNS ||
         h.log_capacity == 0 || h.log_capacity % ATT_TILE_LANES != 0 || h.precision > ATT_DOUBLE)
         return att_fail(error, ATT_EPROTOCOL, "the published region's geometry makes no sense");

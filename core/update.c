@@ -405,6 +405,7 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
         index->lsn = lsn;
         index->updates++;
     } else if (status == ATT_AGAIN) {
+        att_entries_offer(engine);
         atomic_store_explicit(&engine->hungry, true, memory_order_seq_cst);
     }
     return status;
