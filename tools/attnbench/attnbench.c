@@ -26,6 +26,8 @@ static const struct suite suites[] = {
     {"scale", suite_scale, "resident bytes of the published region"},
     {"ipc", suite_ipc, "round trips through the ring, against a bare echo over the same ring"},
     {"direct", suite_direct, "reads of the published region by other processes"},
+    {"durable", suite_durable, "updates on disk before they are acknowledged, against the disk by itself and Redis"},
+    {"recovery", suite_recovery, "from a start after a kill to the first answer; disk use after 100 snapshots"},
     {"paper", suite_paper, "the paper's bounds as curves: fitted exponents, and the worst update"},
     {"hmv", suite_hmv, "the paper's lower bound as a program, against the plain Boolean product"},
 };
