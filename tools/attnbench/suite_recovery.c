@@ -18,8 +18,8 @@ enum {
     SNAPSHOTS = 100,
     DISK_N_Q = 1000,
     DISK_N_K = 20000,
-    DEPTH = 1024,
-    AGE = 20 /* after so many snapshots the size must be what it is after all */
+    DEPTH = 256, /* so many rows fit in the request ring */
+    AGE = 20     /* after so many snapshots the size must be what it is after all */
 };
 
 static double first_answer(struct served *served, const char *directory)
