@@ -127,6 +127,9 @@ struct att_engine {
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
     _Atomic double merge_ns_term, refresh_ns_term;
 
+    /* What of `count` merges and jobs may take: whole batches. Owner: service. Release, with att_merge_count. */
+    _Atomic uint64_t offered;
+
     /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
     _Atomic(struct att_job *) submitted;
     _Atomic(struct att_job *) finished;
@@ -148,6 +151,8 @@ void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t l
 /* The entry's head columns, without the sign. */
 void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS]);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
+/* Lets merges and jobs take all that is published. */
+void att_entries_offer(struct att_engine *engine);
 
 /* update.c: the door. It fills in the token's head columns. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,

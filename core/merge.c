@@ -23,7 +23,7 @@ static const struct att_entry *entry_at(const struct att_engine *engine, uint64_
 uint64_t att_merge_count(const struct att_engine *engine)
 {
     /* Acquire: partner is the release in entries.c; the entries before it are written. */
-    return atomic_load_explicit(&engine->region.header->count, memory_order_acquire);
+    return atomic_load_explicit(&engine->offered, memory_order_acquire);
 }
 
 /* Notes each token's newest entry in [settled, cut), each changed row of Q, and the LSN of the cut: the largest there is,

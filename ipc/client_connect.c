@@ -41,7 +41,7 @@ static enum att_status open_socket(struct att_client *client, uint64_t deadline,
         return status;
     client->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (client->fd < 0)
-        return att_fail(error, ATT_EIO, "socket: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
     while (connect(client->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
         if (errno != EAGAIN && errno != EINTR)
             return no_daemon(client, errno, error);

@@ -65,6 +65,7 @@ struct att_server_request {
     struct att_wire_request header;
     const float *key;   /* d floats when fields says so, else NULL */
     const float *value; /* d_v floats, else NULL */
+    bool more;          /* others of the same batch come after it */
     uint32_t place;     /* of its lasting session, or ATT_NO_PLACE; a header.session_seq only comes with one */
 };
 

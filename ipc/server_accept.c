@@ -27,7 +27,8 @@ static enum att_status take_lock(struct att_server *server, struct att_error *er
     if (server->lock_fd < 0)
         return att_fail(error, ATT_EIO, "cannot open %s: %s", lock, strerror(errno));
     if (flock(server->lock_fd, LOCK_EX | LOCK_NB) != 0)
-        return att_fail(error, ATT_ELOCKED, "another daemon serves the socket %s", path);
+        return att_fail(error, ATT_ELOCKED, "another daemon serves the socket %s: give another --name or --socket",
+                        path);
     return ATT_OK;
 }
 
@@ -45,7 +46,7 @@ static enum att_status remove_stale(const struct sockaddr_un *address, struct at
         return att_fail(error, ATT_EEXIST, "%s exists and is not a socket: give another path with --socket", path);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return att_fail(error, ATT_EIO, "socket: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
     int failed = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 ? 0 : errno;
     close(fd);
     if (failed != ECONNREFUSED) /* also EAGAIN: a full backlog, and EPROTOTYPE: a socket of another program */
@@ -67,7 +68,7 @@ enum att_status att_accept_open(struct att_server *server, bool shared, struct a
         return status;
     server->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (server->listen_fd < 0)
-        return att_fail(error, ATT_EIO, "socket: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
     struct stat file;
     /* Nobody can connect before listen, so the mode is in force from the start. */
     if (bind(server->listen_fd, (const struct sockaddr *)&server->address, sizeof server->address) != 0)

@@ -166,7 +166,11 @@ static bool session_fetch(struct att_server *server, struct att_session *session
 
 static void current_request(const struct att_server *server, struct att_server_request *ret_request)
 {
-    struct att_server_request request = {.session = server->current->id, .place = server->current->place};
+    struct att_server_request request = {
+        .session = server->current->id,
+        .more = server->current_left > 1,
+        .place = server->current->place,
+    };
     const void *payload = server->current_at + sizeof request.header;
     memcpy(&request.header, server->current_at, sizeof request.header);
     if (request.header.fields & ATT_WIRE_KEY) {

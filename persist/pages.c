@@ -408,6 +408,17 @@ enum att_status persist_metas_check(const struct att_store *store, const struct 
     return status;
 }
 
+/* Whether the meta page is not (or no longer) what was read: the daemon has committed twice since our transaction began,
+ * and writes the page of the next one over it. A copy that was made meanwhile may be half of each; so it is compared
+ * before it is used, and again before what it led to is called damage. */
+static bool meta_moved(const struct checker *checker, const struct meta *meta)
+{
+    struct meta now;
+    const off_t at = (off_t)(meta->txn % 2 * meta->free.pad + sizeof(struct page_head));
+
+    return pread(checker->fd, &now, sizeof now, at) != (ssize_t)sizeof now || memcmp(&now, meta, sizeof now) != 0;
+}
+
 enum att_status persist_pages_check(struct att_store *store, struct persist_env *env, struct att_error *error)
 {
     MDB_txn *txn;
@@ -420,9 +431,8 @@ enum att_status persist_pages_check(struct att_store *store, struct persist_env 
     status = read_metas(store, env, checker.fd, metas, error);
     if (status)
         goto done;
-    uint64_t id = mdb_txn_id(txn);
-    const struct meta *meta = &metas[id % 2];
-    if (meta->txn != id) { /* the daemon has committed twice since: our transaction's meta page is gone */
+    const struct meta *meta = &metas[mdb_txn_id(txn) % 2];
+    if (meta->txn != mdb_txn_id(txn) || meta_moved(&checker, meta)) {
         status = ATT_AGAIN;
         goto done;
     }
@@ -439,6 +449,8 @@ enum att_status persist_pages_check(struct att_store *store, struct persist_env 
     status = check_tree(&main);
     if (!status)
         status = check_tree(&free_pages);
+    if (status == ATT_ECORRUPT && meta_moved(&checker, meta))
+        status = ATT_AGAIN;
     free(checker.used);
 done:
     mdb_txn_abort(txn);

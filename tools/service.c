@@ -151,22 +151,26 @@ static void kick(struct att_service *service)
     }
 }
 
-/* Begins to bring the base that the next request will want: of many bases few are near. */
+/* Begins to bring the base, or the token, that the next request will want: of many few are near. */
 static void fetch_ahead(const struct att_service *service)
 {
     struct att_wire_request next;
 
-    if (att_server_ahead(service->server, &next) && next.head < service->heads.count &&
-        (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW))
+    if (!att_server_ahead(service->server, &next) || next.head >= service->heads.count)
+        return;
+    if (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW)
         att_engine_ahead(service->heads.engines[next.head], next.index, next.column);
+    else if (next.type == ATT_REQ_SET_TOKEN || next.type == ATT_REQ_UPDATE_K || next.type == ATT_REQ_UPDATE_V)
+        att_engine_ahead_update(service->heads.engines[next.head], next.index);
 }
 
 static bool serve_requests(struct att_service *service)
 {
-    struct att_server_request request;
+    struct att_server_request request = {.more = false};
     int served = 0;
 
-    while (served < REQUESTS_A_TURN && att_server_next(service->server, &request)) {
+    /* Not between the requests of a batch: what the merge thread computes is to see all of them or none. */
+    while ((served < REQUESTS_A_TURN || request.more) && att_server_next(service->server, &request)) {
         fetch_ahead(service);
         if (handle(service, &request)) {
             att_server_take(service->server);
