@@ -153,6 +153,8 @@ enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *
 
 /* Begins to bring what a query of that entry will read into the cache. Any index. */
 void att_engine_ahead(const struct att_engine *engine, uint32_t row, uint32_t column);
+/* The same for an update of `token`, which may be any number. */
+void att_engine_ahead_update(const struct att_engine *engine, uint32_t token);
 
 /* `count` reads of the row, of `columns` value columns each, that other processes took from the published region:
  * counted as if they had been asked here, so that merging knows which rows are hot. Nothing for a row out of range. */

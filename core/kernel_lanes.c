@@ -135,17 +135,10 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
 
     for (uint32_t p = 0; p < d; p += ATT_LANES) {
         const uint32_t columns = d - p < ATT_LANES ? d - p : ATT_LANES;
-        float *to = precision == ATT_SINGLE && columns == ATT_LANES ? (float *)ret_tile + (size_t)p * ATT_LANES : some;
-        if (columns == ATT_LANES)
-            lanes_transpose(rows, p, to);
-        else
-            for (uint32_t lane = 0; lane < ATT_LANES; lane++)
-                for (uint32_t c = 0; c < columns; c++)
-                    some[c * ATT_LANES + lane] = rows[lane][p + c];
+        const size_t at = (size_t)p * ATT_LANES;
+        turn(rows, p, columns, precision == ATT_SINGLE ? (float *)ret_tile + at : some);
         if (precision != ATT_SINGLE)
-            widen(to, columns * ATT_LANES, (double *)ret_tile + (size_t)p * ATT_LANES);
-        else if (to == some)
-            memcpy((float *)ret_tile + (size_t)p * ATT_LANES, some, sizeof(float) * columns * ATT_LANES);
+            widen(some, columns * ATT_LANES, (double *)ret_tile + at);
     }
 }
 

@@ -7,8 +7,9 @@
 
 #include "engine_impl.h"
 
-#define QUERY_NS        60.0  /* a query with anything pending, beside its entries */
-#define QUERY_NS_TERM   0.055 /* for each pending entry and column */
+#define QUERY_NS        30.0  /* a query with anything pending, */
+#define QUERY_ENTRIES   24.0  /* as if there were so many more: the row of Q is scaled, and 16 lanes taken at a time */
+#define QUERY_NS_TERM   0.09  /* for each pending entry and column */
 #define MERGE_NS_TERM   0.05  /* for each row, entry and column; at first */
 #define MERGE_NS_ROW    250.0 /* for each row: taking up its base and writing it back */
 #define MERGE_NS_ENTRY  100.0 /* packing and settling it */
@@ -75,7 +76,7 @@ void att_policy_sample_row(struct att_engine *engine, double ns)
 /* What queries have spent on pending entries. Owner: service; read by the merge thread. */
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries)
 {
-    const double ns = QUERY_NS + QUERY_NS_TERM * (double)pending * (engine->region.d + columns);
+    const double ns = QUERY_NS + QUERY_NS_TERM * ((double)pending + QUERY_ENTRIES) * (engine->region.d + columns);
 
     engine->index.spent += (uint64_t)(ns * queries);
     atomic_store_explicit(&engine->spent, engine->index.spent, memory_order_relaxed);

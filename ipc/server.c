@@ -54,6 +54,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     server->max_clients = options->max_clients ? options->max_clients : DEFAULT_CLIENTS;
     server->allowed_count = options->allowed_count;
     server->on_end = options->on_end;
+    server->on_ask = options->on_ask;
     server->context = options->context;
     server->info = options->info;
     server->regions = options->regions;

@@ -12,7 +12,7 @@ u32, u64, f64 = c.c_uint32, c.c_uint64, c.c_double
 
 class ConnectOptions(c.Structure):
     _fields_ = [("socket", c.c_char_p), ("name", c.c_char_p), ("timeout_ms", u32), ("wait", c.c_uint),
-                ("direct", c.c_bool), ("stay_closed", c.c_bool)]
+                ("direct", c.c_bool), ("stay_closed", c.c_bool), ("resume", c.c_bool), ("session", u64)]
 
 
 class Error(c.Structure):
