@@ -58,7 +58,7 @@ static bool allocate(struct att_engine *engine)
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
     index->free = calloc(capacity, sizeof *index->free);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
-    merger->heads = calloc(capacity + 1, sizeof *merger->heads); /* read in whole vectors */
+    merger->heads = calloc(capacity, sizeof *merger->heads);
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);

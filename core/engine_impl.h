@@ -58,6 +58,7 @@ struct att_scratch {
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
+    const char *ahead, *ahead_end; /* what a merge reads next: fetched while it computes */
 };
 
 /* Groups of tiles rebuilt at once share the packed tokens. */
@@ -80,7 +81,7 @@ struct att_merger {
     uint64_t settled_lsn;
     uint64_t cut_lsn;                 /* of the cut scanned last */
     uint32_t used;                    /* settled tokens lie below this */
-    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity + 1]: the head columns of the settled tokens */
+    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity]: the head columns of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
     uint32_t changed;            /* tokens with an entry in the stretch */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
@@ -199,6 +200,8 @@ void att_job_finish(struct att_engine *engine, struct att_job *job);
 
 /* policy.c */
 void att_policy_init(struct att_engine *engine);
+double att_policy_row_cost(const struct att_engine *engine, uint64_t entries);
+double att_policy_refresh_cost(const struct att_engine *engine, uint32_t tokens);
 void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows, uint64_t entries);
 void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);

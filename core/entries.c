@@ -95,6 +95,20 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
         ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
+/* Asks for the lines that the next two entries will take, to own them: readers and the merge have them, or nobody. */
+#if defined(__x86_64__)
+__attribute__((target("prfchw")))
+#endif
+static void
+own_next(const struct att_region *region, uint64_t count)
+{
+    for (uint64_t position = count; position < count + 2; position++) {
+        const float *row = att_log_row(region, position);
+        for (size_t i = 0; i < region->row_floats && i < 512; i += 16)
+            __builtin_prefetch(row + i, 1);
+    }
+}
+
 void att_entries_publish(struct att_engine *engine, uint64_t count)
 {
     engine->index.count = count;
@@ -103,6 +117,7 @@ void att_entries_publish(struct att_engine *engine, uint64_t count)
                          __ATOMIC_RELAXED);
     /* Release: the entries before it, and row versions. Partner: the acquire in reader.c. */
     atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
+    own_next(&engine->region, count);
     if (!engine->index.started)
         att_entries_offer(engine);
 }
