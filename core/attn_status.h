@@ -32,6 +32,8 @@ enum att_status {
     ATT_EREADONLY = 21, /* updates are refused, reads are served; the message says why */
     ATT_LOST = 22,      /* that LSN was taken back by a crash before it was durable */
     ATT_EKERNEL = 23,   /* the vector kernel computes wrong results on this processor */
+    ATT_EEXPIRED = 24,  /* the daemon does not know this session (any more) */
+    ATT_EFENCED = 25,   /* another client has taken over this session */
     ATT_STATUS_COUNT
 };
 

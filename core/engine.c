@@ -31,7 +31,8 @@ static enum att_status check_options(const struct att_engine_options *o, struct 
     if (!(o->error_budget >= 0.0) || isinf(o->error_budget))
         return att_fail(error, ATT_EINVAL, "the error budget is %g: it must be a positive number", o->error_budget);
     if (o->log_capacity > INT32_MAX / 2)
-        return att_fail(error, ATT_EINVAL, "a log of %u entries is too large", o->log_capacity);
+        return att_fail(error, ATT_EINVAL, "a log of %u entries is too large: at most %d", o->log_capacity,
+                        INT32_MAX / 2);
     return ATT_OK;
 }
 
@@ -57,7 +58,7 @@ static bool allocate(struct att_engine *engine)
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
     index->free = calloc(capacity, sizeof *index->free);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
-    merger->heads = calloc(capacity + 1, sizeof *merger->heads); /* read in whole vectors */
+    merger->heads = calloc(capacity, sizeof *merger->heads);
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
@@ -83,7 +84,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
         return status;
     engine = calloc(1, sizeof *engine);
     if (!engine)
-        return att_fail(error, ATT_ENOMEM, "not enough memory");
+        return att_fail(error, ATT_ENOMEM, "not enough memory for an engine");
     engine->options = *options;
     engine->region_fd = -1;
     engine->options.log_capacity = choose_log_capacity(options);
@@ -346,6 +347,7 @@ void att_engine_submit(struct att_engine *engine, struct att_job *job)
 {
     struct att_job *head = atomic_load_explicit(&engine->submitted, memory_order_relaxed);
 
+    att_entries_offer(engine); /* before the job: it is in it */
     if (job->kind == ATT_JOB_ROW) {
         job->keep = att_policy_keep(engine, job->index);
         att_policy_note_read(engine, job->index);
@@ -378,6 +380,7 @@ enum att_status att_engine_recompute(struct att_engine *engine, uint32_t row, do
 
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
+    att_entries_offer(engine);
     att_job_row_now(engine, &job);
     return job.status;
 }

@@ -125,7 +125,8 @@ struct att_op {
  * ATT_EMAGNITUDE, ATT_ECAPACITY, ATT_EINVAL. Cost O(d + d_v). */
 enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error);
 
-/* After a run of updates: lets the merge thread know (one fence; a system call only when it sleeps). */
+/* After a run of updates: lets the merge thread take them (one fence; a system call only when it sleeps). Until then no job
+ * sees a part of them, unless a job is submitted or the log is full; queries see each at once. */
 void att_engine_kick(struct att_engine *engine);
 
 /* While held, the merge thread merges only when the log is full: for benchmarks and tests of what is pending. */
@@ -152,6 +153,8 @@ enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *
 
 /* Begins to bring what a query of that entry will read into the cache. Any index. */
 void att_engine_ahead(const struct att_engine *engine, uint32_t row, uint32_t column);
+/* The same for an update of `token`, which may be any number. */
+void att_engine_ahead_update(const struct att_engine *engine, uint32_t token);
 
 /* `count` reads of the row, of `columns` value columns each, that other processes took from the published region:
  * counted as if they had been asked here, so that merging knows which rows are hot. Nothing for a row out of range. */

@@ -57,6 +57,7 @@ struct att_scratch {
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
+    const char *ahead, *ahead_end; /* what a merge reads next: fetched while it computes */
 };
 
 /* Groups of tiles rebuilt at once share the packed tokens. */
@@ -79,7 +80,7 @@ struct att_merger {
     uint64_t settled_lsn;
     uint64_t cut_lsn;                 /* of the cut scanned last */
     uint32_t used;                    /* settled tokens lie below this */
-    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity + 1]: the head columns of the settled tokens */
+    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity]: the head columns of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
     uint32_t changed;            /* tokens with an entry in the stretch */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
@@ -128,6 +129,9 @@ struct att_engine {
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
     _Atomic double merge_ns_term, refresh_ns_term;
 
+    /* What of `count` merges and jobs may take: whole batches. Owner: service. Release, with att_merge_count. */
+    _Atomic uint64_t offered;
+
     /* Jobs: a stack pushed by the service, emptied by the merge thread (release, acquire); and back. */
     _Atomic(struct att_job *) submitted;
     _Atomic(struct att_job *) finished;
@@ -149,6 +153,8 @@ void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t l
 /* The entry's head columns, without the sign. */
 void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS]);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
+/* Lets merges and jobs take all that is published. */
+void att_entries_offer(struct att_engine *engine);
 
 /* update.c: the door. It fills in the token's head columns. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,

@@ -21,33 +21,40 @@ enum att_status att_entries_room(struct att_engine *engine, uint32_t entries)
     return index->count + entries - index->tail <= engine->region.log_capacity ? ATT_OK : ATT_AGAIN;
 }
 
-/* Into one lane of a tile: x times sign. */
-static void put_lane(float *lane, const float *x, uint32_t count, float sign)
+/* Turns the rows of a full tile into lanes. None of its lanes can be read before: either the tile is not published whole,
+ * or nobody reads yet. */
+static void turn_tile(const struct att_region *region, uint64_t position)
 {
-    for (uint32_t i = 0; i < count; i++)
-        att_lane_store(lane + (size_t)i * ATT_TILE_LANES, sign * x[i]);
+    const size_t tile = att_log_tile(region, position);
+    const float *keys[ATT_TILE_LANES], *values[ATT_TILE_LANES];
+
+    for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++) {
+        keys[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
+        values[lane] = keys[lane] + region->d;
+    }
+    region->kernel->pack_keys(ATT_SINGLE, keys, region->d, region->log_keys + tile * region->d * ATT_TILE_LANES);
+    region->kernel->pack_keys(ATT_SINGLE, values, region->d_v,
+                              region->log_values + tile * region->d_v * ATT_TILE_LANES);
 }
 
 static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
                 const float head[ATT_HEAD_COLUMNS], float bias, const struct att_entry *entry)
 {
     const struct att_region *region = &engine->region;
-    const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
-    const size_t slot = tile * ATT_TILE_LANES + lane;
+    const size_t slot = att_log_slot(region, position), lane = position % ATT_TILE_LANES;
     float *row = att_log_row(region, position);
+    float *lanes = region->log_heads + (slot - lane) * ATT_HEAD_COLUMNS + lane;
 
-    /* The rows first, and the lanes from them: a row on its way from memory is waited for once, not by each store. */
-    if (key) /* replay may put a row back where it is */
-        memmove(row, key, sizeof(float) * region->d);
-    if (value)
-        memmove(row + region->d, value, sizeof(float) * region->d_v);
-    put_lane(region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane, head, ATT_HEAD_COLUMNS, sign);
-    if (key)
-        put_lane(region->log_keys + tile * region->d * ATT_TILE_LANES + lane, row, region->d, 1.0f);
-    if (value)
-        put_lane(region->log_values + tile * region->d_v * ATT_TILE_LANES + lane, row + region->d, region->d_v, sign);
+    if (key && key != row) /* replay may put a row back where it is */
+        att_shared_store(row, key, sizeof(float) * region->d);
+    if (value && value != row + region->d)
+        att_shared_store(row + region->d, value, sizeof(float) * region->d_v);
+    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        att_lane_store(lanes + (size_t)c * ATT_TILE_LANES, sign * head[c]);
     att_lane_store(region->log_bias + slot, bias);
     att_shared_store(&region->log_entries[slot], entry, sizeof *entry);
+    if (lane == ATT_TILE_LANES - 1 || position < engine->index.count / ATT_TILE_LANES * ATT_TILE_LANES)
+        turn_tile(region, position);
 }
 
 void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
@@ -88,12 +95,35 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
         ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
+/* Asks for the lines that the next two entries will take, to own them: readers and the merge have them, or nobody. */
+#if defined(__x86_64__)
+__attribute__((target("prfchw")))
+#endif
+static void
+own_next(const struct att_region *region, uint64_t count)
+{
+    for (uint64_t position = count; position < count + 2; position++) {
+        const float *row = att_log_row(region, position);
+        for (size_t i = 0; i < region->row_floats && i < 512; i += 16)
+            __builtin_prefetch(row + i, 1);
+    }
+}
+
 void att_entries_publish(struct att_engine *engine, uint64_t count)
 {
     engine->index.count = count;
     if (count > 0)
         __atomic_store_n(&engine->region.log_visible[att_log_slot(&engine->region, count - 1)], engine->index.visible,
                          __ATOMIC_RELAXED);
-    /* Release: the entries before it, and row versions. Partner: the acquire in reader.c and worker.c. */
+    /* Release: the entries before it, and row versions. Partner: the acquire in reader.c. */
     atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
+    own_next(&engine->region, count);
+    if (!engine->index.started)
+        att_entries_offer(engine);
+}
+
+void att_entries_offer(struct att_engine *engine)
+{
+    /* Release: the entries before it. Partner: the acquire in merge.c. */
+    atomic_store_explicit(&engine->offered, engine->index.count, memory_order_release);
 }

@@ -27,13 +27,14 @@ struct att_weights {
     uint32_t rows;  /* any number */
     uint32_t tiles; /* any number */
     uint32_t d;
-    const void *q;       /* rows x d, as `scale` made them */
-    const void *keys;    /* float, or what `pack_keys` made: double in mixed and double */
-    const float *bias;   /* tiles x 16; -inf for a masked lane */
-    const double *shift; /* rows: M */
-    double *weights;     /* rows x stride: out */
-    size_t stride;       /* >= 16 tiles */
-    double *largest;     /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
+    const void *q;                /* rows x d, as `scale` made them */
+    const void *keys;             /* float, or what `pack_keys` made: double in mixed and double */
+    const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
+    const float *bias;            /* tiles x 16; -inf for a masked lane */
+    const double *shift;          /* rows: M */
+    double *weights;              /* rows x stride: out; `read` gives them their signs */
+    size_t stride;                /* >= 16 tiles */
+    double *largest;              /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in

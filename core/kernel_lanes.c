@@ -111,10 +111,13 @@ static void head(const float *key, uint32_t d, const float *value, uint32_t d_v,
         bits &= 0x7fffffffu;
         largest[0] = bits > largest[0] ? bits : largest[0];
     }
-    for (int k = 1; k < 16; k++) {
-        square[0] += square[k];
-        largest[0] = largest[k] > largest[0] ? largest[k] : largest[0];
-    }
+#pragma GCC unroll 4
+    for (int half = 8; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int k = 0; k < half; k++) {
+            square[k] += square[k + half];
+            largest[k] = largest[k + half] > largest[k] ? largest[k + half] : largest[k];
+        }
     ret_norm_largest[0] = (float)(sqrt(square[0]) * (1.0 + 0x1p-22));
     memcpy(&ret_norm_largest[1], &largest[0], sizeof largest[0]);
 }
@@ -135,17 +138,10 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
 
     for (uint32_t p = 0; p < d; p += ATT_LANES) {
         const uint32_t columns = d - p < ATT_LANES ? d - p : ATT_LANES;
-        float *to = precision == ATT_SINGLE && columns == ATT_LANES ? (float *)ret_tile + (size_t)p * ATT_LANES : some;
-        if (columns == ATT_LANES)
-            lanes_transpose(rows, p, to);
-        else
-            for (uint32_t lane = 0; lane < ATT_LANES; lane++)
-                for (uint32_t c = 0; c < columns; c++)
-                    some[c * ATT_LANES + lane] = rows[lane][p + c];
+        const size_t at = (size_t)p * ATT_LANES;
+        turn(rows, p, columns, precision == ATT_SINGLE ? (float *)ret_tile + at : some);
         if (precision != ATT_SINGLE)
-            widen(to, columns * ATT_LANES, (double *)ret_tile + (size_t)p * ATT_LANES);
-        else if (to == some)
-            memcpy((float *)ret_tile + (size_t)p * ATT_LANES, some, sizeof(float) * columns * ATT_LANES);
+            widen(some, columns * ATT_LANES, (double *)ret_tile + at);
     }
 }
 

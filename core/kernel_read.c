@@ -42,6 +42,31 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
                   weigh(precision, anchor, single ? f64_widen(t32[c]) : t[c], largest));
 }
 
+/* One tile, its keys turned sixteen columns at a time. */
+LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, f64x8 *largest)
+{
+    f64x16 sum[CHAINS];
+    f32x16 sum32[CHAINS];
+    float keys[ATT_LANES * ATT_LANES];
+
+    for (uint32_t j = 0; j < CHAINS; j++) {
+        sum[j] = j == 0 ? start_f64(work->bias) : f64_set(0.0);
+        sum32[j] = j == 0 ? start_f32(work->bias) : f32_set(0.0f);
+    }
+    for (size_t p = 0; p < work->d; p += ATT_LANES) {
+        const size_t columns = work->d - p < ATT_LANES ? work->d - p : ATT_LANES;
+        turn(work->key_rows, p, columns, keys);
+        if (precision == ATT_SINGLE)
+            chains_f32(sum32, (const float *)work->q + p, keys, columns, 0, 1, 1, CHAINS);
+        else
+            chains_f64(sum, (const double *)work->q + p, keys, false, columns, 0, 1, 1, CHAINS);
+    }
+    f64_store(work->weights,
+              weigh(precision, EIGHTHS - work->shift[0],
+                    precision == ATT_SINGLE ? f64_widen(f32_add(sum32[0], sum32[1])) : f64_add(sum[0], sum[1]),
+                    largest));
+}
+
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
                             enum att_precision precision)
 {
@@ -52,6 +77,10 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
     /* The values of a column lie far apart: the processor does not foresee them. */
     for (uint32_t c = 0; c < work->tiles; c++)
         __builtin_prefetch(values + (size_t)c * columns * ATT_LANES);
+    if (work->key_rows) {
+        weigh_rows(work, precision, &largest);
+        tile++;
+    }
     for (; tile + wide <= work->tiles; tile += wide)
         weigh_tiles(work, tile, wide, precision, &largest);
     for (; tile < work->tiles; tile++)
@@ -59,8 +88,8 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
     work->largest[0] = rint(f64x8_largest(largest));
 }
 
-/* What the weights add up to, in a pass of its own: its sums take twenty registers. */
-static void add_up(const double *weights, uint32_t tiles, const float *heads, const float *values, size_t columns,
+/* Gives the weights their signs; what they add up to, in a pass of its own: its sums take twenty registers. */
+static void add_up(double *weights, uint32_t tiles, const float *heads, const float *values, size_t columns,
                    struct att_read_sums *ret)
 {
     f64x8 value = f64x8_set(0.0), sum[4], magnitude[4];
@@ -74,7 +103,8 @@ static void add_up(const double *weights, uint32_t tiles, const float *heads, co
             const float *head = heads + (size_t)tile * 4 * ATT_LANES + half;
             const f64x8 size = f64x8_load(weights + (size_t)tile * ATT_LANES + half);
             const f64x8 weight = f64x8_mul(size, f64x8_widen(head));
-            value = f64x8_fma(size, f64x8_widen(values + (size_t)tile * columns * ATT_LANES + half), value);
+            f64x8_store(weights + (size_t)tile * ATT_LANES + half, weight);
+            value = f64x8_fma(weight, f64x8_widen(values + (size_t)tile * columns * ATT_LANES + half), value);
             sum[0] = f64x8_add(sum[0], weight);
             magnitude[0] = f64x8_add(magnitude[0], size);
 #pragma GCC unroll 3

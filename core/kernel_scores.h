@@ -76,6 +76,22 @@ LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool 
     }
 }
 
+/* `together` chains of each sum from `chain` on, side by side. */
+LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t chain,
+                             uint32_t rows, uint32_t tiles, uint32_t together)
+{
+    size_t p = chain;
+
+    for (; p + together <= d; p += CHAINS)
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < together; j++)
+            step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
+#pragma GCC unroll 4
+    for (uint32_t j = 0; j + 1 < together; j++)
+        if (p + j < d)
+            step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
+}
+
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
 LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool wide, const float *bias, size_t d,
@@ -88,18 +104,10 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool 
         t[k] = f64_set(0);
     for (uint32_t chain = 0; chain < CHAINS; chain += together) {
         f64x16 sum[MOST_SUMS];
-        size_t p = chain;
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
-        for (; p + together <= d; p += CHAINS)
-#pragma GCC unroll 4
-            for (uint32_t j = 0; j < together; j++)
-                step_f64(sum + j * count, q, keys, wide, d, p + j, rows, tiles);
-#pragma GCC unroll 4
-        for (uint32_t j = 0; j + 1 < together; j++)
-            if (p + j < d)
-                step_f64(sum + j * count, q, keys, wide, d, p + j, rows, tiles);
+        chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f64_add(t[k % count], sum[k]);
@@ -126,6 +134,22 @@ LANES_INLINE void step_f32(f32x16 *sum, const float *q, const float *keys, size_
 
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
+/* `together` chains of each sum from `chain` on, side by side. */
+LANES_INLINE void chains_f32(f32x16 *sum, const float *q, const float *keys, size_t d, size_t chain, uint32_t rows,
+                             uint32_t tiles, uint32_t together)
+{
+    size_t p = chain;
+
+    for (; p + together <= d; p += CHAINS)
+#pragma GCC unroll 4
+        for (uint32_t j = 0; j < together; j++)
+            step_f32(sum + j * rows * tiles, q, keys, d, p + j, rows, tiles);
+#pragma GCC unroll 4
+    for (uint32_t j = 0; j + 1 < together; j++)
+        if (p + j < d)
+            step_f32(sum + j * rows * tiles, q, keys, d, p + j, rows, tiles);
+}
+
 LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const float *bias, size_t d, uint32_t rows,
                              uint32_t tiles, uint32_t together)
 {
@@ -136,22 +160,26 @@ LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const
         t[k] = f32_set(0);
     for (uint32_t chain = 0; chain < CHAINS; chain += together) {
         f32x16 sum[MOST_SUMS];
-        size_t p = chain;
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             sum[k] = chain == 0 && k < count ? start_f32(bias + (size_t)(k % tiles) * ATT_LANES) : f32_set(0);
-        for (; p + together <= d; p += CHAINS)
-#pragma GCC unroll 4
-            for (uint32_t j = 0; j < together; j++)
-                step_f32(sum + j * count, q, keys, d, p + j, rows, tiles);
-#pragma GCC unroll 4
-        for (uint32_t j = 0; j + 1 < together; j++)
-            if (p + j < d)
-                step_f32(sum + j * count, q, keys, d, p + j, rows, tiles);
+        chains_f32(sum, q, keys, d, chain, rows, tiles, together);
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f32_add(t[k % count], sum[k]);
     }
+}
+
+/* to[p][lane] = rows[lane][first + p] for `columns` columns, at most 16. */
+LANES_INLINE void turn(const float *const rows[ATT_LANES], size_t first, size_t columns, float *to)
+{
+    if (columns == ATT_LANES) {
+        lanes_transpose(rows, first, to);
+        return;
+    }
+    for (size_t lane = 0; lane < ATT_LANES; lane++)
+        for (size_t p = 0; p < columns; p++)
+            to[p * ATT_LANES + lane] = rows[lane][first + p];
 }
 
 /* struct att_kernel's `read` and `sums`, in kernel_read.c; the build names them. */

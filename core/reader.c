@@ -20,6 +20,10 @@
  * position (and if it were, the distance between them would show it). A row that was dropped
  * from its tile or whose Q changed is noticed by the ids that lie beside its base.
  *
+ * An entry is written as a row; when a tile of 16 is full, the service turns its rows into lanes, before it publishes the
+ * last of them. So a reader finds the tiles that are full at its `count` in lanes, and the rest of its entries as rows,
+ * which stay as they are until `tail` is past them.
+ *
  * A torn copy can hold any mixture of stored floats: finite, so nothing traps; a position out of reach is caught. */
 #include "reader.h"
 
@@ -47,30 +51,37 @@ struct reading {
     double largest[4]; /* for folding */
 };
 
-/* Entries [position, position + lanes) lie in one run of tiles; the caller sees to that. */
+/* Entries [position, position + entries): of whole tiles in a row, or of one tile that is not full yet. */
 struct chunk {
-    const float *keys, *heads, *values;
-    float bias[CHUNK]; /* -inf where no entry of the stretch is */
+    const float *keys, *heads, *values; /* of whole tiles */
+    const float *rows[ATT_TILE_LANES];  /* of a part: each lane's key and value */
+    float bias[CHUNK];                  /* -inf where no entry of the stretch is */
     const void *scaled_q;
     uint32_t tiles, entries;
+    bool is_part;
 };
 
 #ifdef ATTND_TSAN
-/* The whole tile is copied with relaxed loads, so that the kernel's vector loads race with nobody. */
+/* What the kernel reads is copied with relaxed loads, so that its vector loads race with nobody. */
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
 {
     static _Thread_local float keys[ATT_MAX_COLUMNS * ATT_TILE_LANES];
     static _Thread_local float heads[ATT_HEAD_COLUMNS * ATT_TILE_LANES];
     static _Thread_local float values[ATT_MAX_COLUMNS * ATT_TILE_LANES];
+    static _Thread_local float rows[2 * (ATT_MAX_COLUMNS + 16) * ATT_TILE_LANES];
     const size_t key_floats = (size_t)region->d * ATT_TILE_LANES;
     const size_t value_floats = (size_t)region->d_v * ATT_TILE_LANES;
 
     att_shared_load(keys, region->log_keys + tile * key_floats, 4 * key_floats);
     att_shared_load(values, region->log_values + tile * value_floats, 4 * value_floats);
     att_shared_load(heads, region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES, sizeof heads);
+    att_shared_load(rows, region->log_rows + tile * ATT_TILE_LANES * region->row_floats,
+                    4 * ATT_TILE_LANES * region->row_floats);
     chunk->keys = keys;
     chunk->heads = heads;
     chunk->values = values;
+    for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
+        chunk->rows[lane] = rows + lane * region->row_floats;
 }
 #else
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
@@ -78,17 +89,21 @@ static void load_chunk(const struct att_region *region, size_t tile, struct chun
     chunk->keys = region->log_keys + tile * region->d * ATT_TILE_LANES;
     chunk->heads = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES;
     chunk->values = region->log_values + tile * region->d_v * ATT_TILE_LANES;
+    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++)
+        chunk->rows[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
 }
 #endif
 
-/* The tiles from `position` on, up to a chunk, the ring's end or `end`. */
+/* The tiles from `position` on, up to a chunk, the ring's end, or the last that is full at `end`; or, when that is reached,
+ * the part of a tile up to `end`. A tile's lanes are written when it is full: until then its entries are rows only. */
 static void take_chunk(const struct att_region *region, uint64_t position, uint64_t end, struct chunk *chunk)
 {
     const size_t tile = att_log_tile(region, position);
     const uint64_t first = position / ATT_TILE_LANES * ATT_TILE_LANES;
-    uint64_t tiles = (end - first + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
+    uint64_t tiles = (end - first) / ATT_TILE_LANES;
 
-    tiles = tiles > CHUNK_TILES ? CHUNK_TILES : tiles;
+    chunk->is_part = tiles == 0;
+    tiles = tiles > CHUNK_TILES ? CHUNK_TILES : tiles > 0 ? tiles : 1;
     tiles = tiles > region->log_tiles - tile ? region->log_tiles - tile : tiles;
     chunk->tiles = (uint32_t)tiles;
     chunk->entries =
@@ -124,6 +139,8 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
                           struct att_read_sums *ret)
 {
     const struct att_region *region = reading->region;
+    const float *values = chunk->values + (size_t)reading->first * ATT_TILE_LANES;
+    float column[ATT_TILE_LANES];
     double largest;
     const struct att_weights work = {
         .precision = region->precision,
@@ -132,15 +149,35 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
         .d = region->d,
         .q = chunk->scaled_q,
         .keys = chunk->keys,
+        .key_rows = chunk->is_part ? chunk->rows : NULL,
         .bias = chunk->bias,
         .shift = &reading->row->shift,
         .weights = weights,
         .stride = CHUNK,
         .largest = &largest,
     };
-    region->kernel->read(&work, chunk->heads, chunk->values + (size_t)reading->first * ATT_TILE_LANES, region->d_v,
-                         ret);
+
+    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++)
+        column[lane] = chunk->rows[lane][region->d + reading->first];
+    region->kernel->read(&work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
     return largest;
+}
+
+/* The sums of `count` value columns from `first` on, at most 64. */
+static void sum_columns(const struct att_region *region, const struct chunk *chunk, const double *weights,
+                        uint32_t first, uint32_t count, double *ret_sums)
+{
+    const float *rows[ATT_TILE_LANES];
+    float values[64 * ATT_TILE_LANES];
+
+    if (!chunk->is_part) {
+        region->kernel->sums(weights, chunk->tiles, chunk->values, region->d_v, first, count, ret_sums);
+        return;
+    }
+    for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
+        rows[lane] = chunk->rows[lane] + region->d + first;
+    region->kernel->pack_keys(ATT_SINGLE, rows, count, values);
+    region->kernel->sums(weights, 1, values, count, 0, count, ret_sums);
 }
 
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
@@ -160,7 +197,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
     values[0] += read.value;
     for (uint32_t done = 1; done < reading->count; done += 64) {
         uint32_t some = reading->count - done < 64 ? reading->count - done : 64;
-        region->kernel->sums(weights, chunk->tiles, chunk->values, region->d_v, reading->first + done, some, added);
+        sum_columns(region, chunk, weights, reading->first + done, some, added);
         for (uint32_t c = 0; c < some; c++)
             values[done + c] += added[c];
     }

@@ -24,6 +24,11 @@ static uint64_t place(uint64_t *end, uint64_t bytes)
     return at;
 }
 
+static uint64_t row_floats(const struct att_region_header *h)
+{
+    return ((uint64_t)h->d + h->d_v + 15) / 16 * 16;
+}
+
 /* Where everything lies. The order is that of the reader's needs; each part starts on a page of its own. */
 static void lay_out(struct att_region_header *h)
 {
@@ -36,6 +41,7 @@ static void lay_out(struct att_region_header *h)
     h->log_bias = place(&end, 4ull * h->log_capacity);
     h->log_visible = place(&end, 4ull * h->log_capacity);
     h->log_entries = place(&end, sizeof(struct att_entry) * (uint64_t)h->log_capacity);
+    h->log_rows = place(&end, 4ull * h->log_capacity * row_floats(h));
     h->q = place(&end, 4ull * h->n_q * h->d);
     h->row_version = place(&end, 4ull * h->n_q);
     h->slots = place(&end, 4ull * h->n_q);
@@ -69,7 +75,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .numerics = att_numerics((enum att_precision)h->precision, h->d, h->error_budget),
         .bytes = h->bytes,
         .tile_bytes = h->tile_bytes,
-        .row_floats = ((size_t)h->d + h->d_v + 15) / 16 * 16,
+        .row_floats = row_floats(h),
         .kernel = att_kernel_choose(),
         .log_keys = part(memory, h->log_keys),
         .log_heads = part(memory, h->log_heads),
@@ -77,6 +83,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .log_bias = part(memory, h->log_bias),
         .log_visible = part(memory, h->log_visible),
         .log_entries = part(memory, h->log_entries),
+        .log_rows = part(memory, h->log_rows),
         .q = part(memory, h->q),
         .row_version = part(memory, h->row_version),
         .slots = part(memory, h->slots),
@@ -127,17 +134,14 @@ close_fd:
     return ATT_ENOMEM;
 }
 
-/* K, V, bias, live and the log's rows, in one mapping with large pages where the system gives them. Values are read in
- * whole vectors, so what follows them must be of the same owner: the biases, not the log's rows. */
+/* K, V, bias and live, in one mapping with large pages where the system gives them. */
 static enum att_status map_tokens(struct att_region *region, struct att_error *error)
 {
     const size_t keys = sizeof(float) * region->capacity * region->d;
     const size_t values = sizeof(float) * region->capacity * region->d_v, biases = sizeof(float) * region->capacity;
-    const size_t rows = sizeof(float) * region->log_capacity * region->row_floats;
-    const size_t before_rows = (keys + values + biases + region->capacity + 32 + 63) / 64 * 64;
     void *memory;
 
-    region->token_bytes = before_rows + rows;
+    region->token_bytes = keys + values + biases + region->capacity;
     memory =
         mmap(NULL, region->token_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
@@ -148,8 +152,6 @@ static enum att_status map_tokens(struct att_region *region, struct att_error *e
     region->v = part(memory, keys);
     region->bias = part(memory, keys + values);
     region->live = part(memory, keys + values + biases);
-    region->log_rows = part(memory, before_rows);
-    memset(region->log_rows, 0, rows);
     return ATT_OK;
 }
 
@@ -183,7 +185,7 @@ enum att_status att_region_create(const struct att_engine_options *options, stru
 
     h.physical_tiles = h.tiles + options->threads;
     lay_out(&h);
-    status = check_memory(h.bytes + ((uint64_t)h.capacity + h.log_capacity) * (4ull * (h.d + h.d_v + 1) + 1), error);
+    status = check_memory(h.bytes + (uint64_t)h.capacity * (4ull * (h.d + h.d_v + 1) + 1), error);
     if (status == ATT_OK)
         status = map_memory(h.bytes, &memory, ret_fd, error);
     if (status != ATT_OK)
@@ -210,8 +212,9 @@ enum att_status att_region_attach(void *memory, size_t bytes, struct att_region 
         return att_fail(error, ATT_EPROTOCOL, "the published region is too small (%zu bytes)", bytes);
     memcpy(&h, memory, sizeof h);
     if (h.magic != ATT_REGION_MAGIC || h.version != ATT_REGION_VERSION)
-        return att_fail(error, ATT_EVERSION, "the published region has layout %u, this program reads %u", h.version,
-                        ATT_REGION_VERSION);
+        return att_fail(error, ATT_EVERSION,
+                        "the published region has layout %u, this program reads %u: use programs of the same release",
+                        h.version, ATT_REGION_VERSION);
     if (h.n_q == 0 || h.d == 0 || h.d > ATT_MAX_COLUMNS || h.d_v == 0 || h.d_v > ATT_MAX_COLUMNS ||
         h.log_capacity == 0 || h.log_capacity % ATT_TILE_LANES != 0 || h.precision > ATT_DOUBLE)
         return att_fail(error, ATT_EPROTOCOL, "the published region's geometry makes no sense");

@@ -24,7 +24,7 @@
 #include "row.h"
 
 #define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
-#define ATT_REGION_VERSION 2u
+#define ATT_REGION_VERSION 3u
 #define ATT_NO_SLOT        UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };
@@ -63,11 +63,12 @@ struct att_region_header {
     double scale;
     double error_budget;
     uint64_t bytes;
-    /* offsets from the header */ uint64_t log_keys, log_heads, log_values, log_bias, log_visible, log_entries;
+    /* offsets from the header */ uint64_t log_keys, log_heads, log_values, log_bias, log_visible, log_entries,
+        log_rows;
     uint64_t q, row_version;
     uint64_t slots, words, bases;
     uint64_t tile_bytes;
-    uint64_t reserved1[11];
+    uint64_t reserved1[10];
     /* Owner: service. */
     _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
     _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
@@ -96,18 +97,18 @@ struct att_region {
     const struct att_kernel *kernel;
     float *log_keys;       /* [log_tiles][d][16] */
     float *log_heads;      /* [log_tiles][4][16], each times its sign */
-    float *log_values;     /* [log_tiles][d_v][16], each times its sign */
+    float *log_values;     /* [log_tiles][d_v][16] */
     float *log_bias;       /* [log_capacity] */
     uint32_t *log_visible; /* [log_capacity]; tokens that are not masked once the entry is the newest */
     struct att_entry *log_entries;
+    /* The entries' keys (or rows of Q) and values as they come, one by one. When a tile is full its rows are turned into
+     * log_keys and log_values; until then they are read here. */
+    float *log_rows;   /* [log_capacity][row_floats] */
+    size_t row_floats; /* d + d_v, in whole cache lines */
     float *q;
     float *k, *v, *bias; /* settled tokens: the daemon's own memory, NULL in a reader's view */
     uint8_t *live;
-    size_t token_bytes; /* of them, from k on, with log_rows */
-    /* The entries' keys (or rows of Q) and values once more, as rows and without the sign: what is read back one by one.
-     * The daemon's own, written by the service with the entry. */
-    float *log_rows;               /* [log_capacity][row_floats] */
-    size_t row_floats;             /* d + d_v, in whole cache lines */
+    size_t token_bytes;            /* of them, from k on */
     _Atomic uint32_t *row_version; /* [n_q]; live version of each row of Q. Owner: service */
     _Atomic uint32_t *slots;       /* [n_q]; where a row's base is, ATT_NO_SLOT: cold. Owner: merge */
     _Atomic uint64_t *words;       /* [tiles] */
@@ -148,7 +149,7 @@ static inline size_t att_log_slot(const struct att_region *region, uint64_t posi
     return att_log_tile(region, position) * ATT_TILE_LANES + position % ATT_TILE_LANES;
 }
 
-/* The daemon's row of an entry: its key, or row of Q; its value comes d floats after. */
+/* The row of an entry: its key, or row of Q; its value comes d floats after. */
 static inline float *att_log_row(const struct att_region *region, uint64_t position)
 {
     return region->log_rows + att_log_slot(region, position) * region->row_floats;

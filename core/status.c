@@ -28,6 +28,8 @@ static const char *const names[ATT_STATUS_COUNT] = {
     [ATT_EREADONLY] = "ATT_EREADONLY",
     [ATT_LOST] = "ATT_LOST",
     [ATT_EKERNEL] = "ATT_EKERNEL",
+    [ATT_EEXPIRED] = "ATT_EEXPIRED",
+    [ATT_EFENCED] = "ATT_EFENCED",
 };
 
 const char *att_status_name(enum att_status status)

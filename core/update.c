@@ -353,15 +353,15 @@ static enum att_status modify(struct att_engine *engine, struct att_op *op, uint
 }
 
 /* A token at random is in no cache: its lines are asked for together, before the first of them is waited for. */
-static void prefetch(const struct att_engine *engine, uint32_t token)
+void att_engine_ahead_update(const struct att_engine *engine, uint32_t token)
 {
     const struct att_region *region = &engine->region;
     const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
 
     if (token >= region->capacity)
         return;
-    __builtin_prefetch(&engine->index.newest[token]);
     __builtin_prefetch(&engine->index.live[token]);
+    __builtin_prefetch(&engine->index.newest[token]);
     __builtin_prefetch(&engine->merger.heads[token]);
     __builtin_prefetch(&region->bias[token]);
     for (uint32_t p = 0; p < region->d && p < 256; p += 16)
@@ -376,7 +376,7 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
     enum att_status status;
 
     if (op->kind != ATT_OP_SET_Q)
-        prefetch(engine, op->index);
+        att_engine_ahead_update(engine, op->index);
     switch (op->kind) {
     case ATT_OP_APPEND:
         status = append(engine, op, lsn, error);
@@ -405,6 +405,7 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
         index->lsn = lsn;
         index->updates++;
     } else if (status == ATT_AGAIN) {
+        att_entries_offer(engine);
         atomic_store_explicit(&engine->hungry, true, memory_order_seq_cst);
     }
     return status;

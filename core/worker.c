@@ -150,9 +150,10 @@ static void wake(struct att_engine *engine)
 
 void att_engine_kick(struct att_engine *engine)
 {
+    att_entries_offer(engine);
     if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed))
         return; /* nothing that the caller has done can be wanted: it is not to wait for its stores */
-    /* After the release of count, or of a job. Partner: the fence in sleep_until_wanted. */
+    /* After the release of what is offered, or of a job. Partner: the fence in sleep_until_wanted. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&engine->sleeping, memory_order_relaxed) && wanted(engine))
         wake(engine);

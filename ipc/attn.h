@@ -34,7 +34,10 @@ struct att_connect_options {
     enum att_wait wait;
     bool direct;      /* answer att_query, att_row and att_column from the daemon's memory: see att_call_direct */
     bool stay_closed; /* do not connect again when the daemon has gone: see "A restart of the daemon" */
+    bool resume;      /* the session must be known to the daemon already: else ATT_EEXPIRED */
+    uint64_t session; /* 0: none; ATT_SESSION_ANY; or an id of the program's own: see "Exactly once" */
 };
+#define ATT_SESSION_ANY UINT64_MAX
 
 /* What is served. */
 struct att_info {
@@ -48,7 +51,8 @@ struct att_info {
 
 /* Connects. NULL options: all defaults. Errors: ATT_ENOENT (no daemon at the socket), ATT_EINVAL
  * (path too long), ATT_EPERM (this user is not allowed, or `direct` and the daemon runs with --direct-reads off),
- * ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes), ATT_ETIMEOUT, ATT_EPROTOCOL. */
+ * ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes), ATT_ETIMEOUT, ATT_EPROTOCOL; with a session also
+ * ATT_EEXPIRED, ATT_EPERM (another user's), ATT_ENOSPC and ATT_EREADONLY (the daemon takes no updates now). */
 ATT_API enum att_status att_connect(const struct att_connect_options *options, struct att_client **ret_client,
                                     struct att_error *error);
 
@@ -69,7 +73,38 @@ ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t
  * with ATT_ECLOSED: they may or may not have taken effect. Then att_complete returns -1. The next att_submit or
  * synchronous call connects again, trying for the client's timeout (the daemon may be starting); if that fails it returns
  * ATT_ECLOSED, and the call after it tries again. att_get_info then gives the new incarnation. A daemon that serves
- * another shape or scale is refused, and a client whose daemon broke the protocol stays closed. */
+ * another shape or scale is refused, and a client whose daemon broke the protocol stays closed. With a session updates
+ * end otherwise: */
+
+/* ---- Exactly once --------------------------------------------------------------------------------------
+ *
+ * A client with a session has every update take effect exactly once, whatever crashes. Its updates (types SET_TOKEN,
+ * UPDATE_K, UPDATE_V, APPEND, DELETE, SET_Q) are numbered in the order in which att_submit, att_call and the other calls
+ * took them; the library keeps each until it is on disk. When the daemon goes, they do not complete with ATT_ECLOSED but
+ * stay in flight: the next att_submit, att_complete or synchronous call connects again (trying for the client's timeout
+ * or att_complete's, the latter at least 50 ms) and sends again, in order, what may not have taken effect; the daemon
+ * tells by number what has. That goes for what was acknowledged and then lost too (--durability interval and off).
+ * att_complete returns 0 while the daemon is away, and -1 only when the session is over: ATT_EEXPIRED (the daemon keeps the
+ * 1,024 sessions that were used last), ATT_EFENCED (another client has connected with it), ATT_LOST (an update that was
+ * acknowledged under interval or off was lost in a crash, and other clients' updates have made it impossible; or the
+ * daemon serves an older state). Requests that are no updates complete with ATT_ECLOSED as ever.
+ *
+ * At most 16,384 updates and 16 MiB of them are kept: beyond, att_submit first waits for the disk, for the client's
+ * timeout at most, then returns ATT_EBUSY, as it does while it sends again. With --durability off the library asks for
+ * snapshots on the way. An update that ended with ATT_ETIMEOUT or ATT_EIO may still take effect, once. att_close does not
+ * wait for the disk: att_flush first.
+ *
+ * A program that may crash itself chooses an id (any number but 0 and ATT_SESSION_ANY; it is its user's alone) and writes
+ * it down. When it starts again and connects with it (`resume` if it has used it before), whoever had the session loses
+ * it; att_get_session tells the number of the session's newest update that took effect, which is on disk then: the program
+ * goes on with the one after it. Sessions of a state with several heads need a log (not --durability off). */
+struct att_session_info {
+    uint64_t id;    /* 0: no session */
+    uint64_t begin; /* the newest update that had taken effect when the client connected; on disk */
+    uint64_t last;  /* the newest that this client has submitted, or begin */
+};
+/* Its session; zeros without one. */
+ATT_API void att_get_session(const struct att_client *client, struct att_session_info *ret_info);
 
 /* ---- Asynchronous ------------------------------------------------------------------------------------- */
 
@@ -165,7 +200,8 @@ ATT_API enum att_status att_call(struct att_client *client, const struct att_req
 
 /* att_submit_batch, and waits for all: ret_completions[i] is of requests[i], with its own status; att_last_error is of the
  * last that failed. ATT_OK: all have been answered. On ATT_ETIMEOUT, ATT_ECLOSED and ATT_EPROTOCOL after the submission
- * those that were not answered have this status (they may or may not have taken effect). */
+ * those that were not answered have this status (they may or may not have taken effect). With a session updates go on
+ * across a restart of the daemon, and only the reads among them have ATT_ECLOSED. */
 ATT_API enum att_status att_call_batch(struct att_client *client, const struct att_request *requests, uint32_t count,
                                        struct att_completion *ret_completions);
 

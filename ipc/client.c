@@ -56,6 +56,27 @@ void att_client_keep(struct att_client *client, uint32_t place)
     client->kept++;
 }
 
+void att_client_drop(struct att_client *client, uint32_t place)
+{
+    client->flights[place].state = FLIGHT_ABANDONED;
+    client->flights[place].buffer = NULL;
+    client->flights[place].batch = NULL;
+    client->out--;
+    client->abandoned++;
+}
+
+uint32_t att_client_ghost(struct att_client *client, uint32_t type, uint64_t seq)
+{
+    uint32_t place = flight_new(client);
+    if (place == NO_FLIGHT)
+        return place;
+    struct att_flight *flight = &client->flights[place];
+    *flight = (struct att_flight){
+        .state = FLIGHT_ABANDONED, .round = flight->round + 1, .next = NO_FLIGHT, .type = type, .seq = seq};
+    client->abandoned++;
+    return place;
+}
+
 uint32_t att_in_flight(const struct att_client *client)
 {
     return client->out + client->kept;
@@ -65,6 +86,8 @@ void att_client_give_up(struct att_client *client)
 {
     for (uint32_t place = 0; place < client->fresh && client->out + client->abandoned > 0; place++) {
         struct att_flight *flight = &client->flights[place];
+        if (att_session_holds(client, flight))
+            continue;
         if (flight->state == FLIGHT_ABANDONED) {
             att_client_free_flight(client, place);
         } else if (flight->state == FLIGHT_OUT) {
@@ -163,9 +186,10 @@ uint32_t att_client_launch(struct att_client *client, const struct att_request *
     return place;
 }
 
-size_t att_client_parts(const struct att_client *client, const struct att_request *request, uint32_t place,
+size_t att_client_parts(struct att_client *client, const struct att_request *request, uint32_t place,
                         struct att_wire_request *ret_header, struct att_part ret_parts[3])
 {
+    const bool keeps = att_session_keeps(client, request->type);
     size_t count = 0;
     *ret_header = (struct att_wire_request){
         .length = (uint32_t)att_client_bytes(client, request),
@@ -178,12 +202,17 @@ size_t att_client_parts(const struct att_client *client, const struct att_reques
         .column = request->column,
         .tag = (uint64_t)client->flights[place].round << 32 | place,
         .number = request->bias ? (double)*request->bias : request->number,
+        .session_seq = keeps ? att_session_next(client) : 0,
     };
     ret_parts[count++] = (struct att_part){ret_header, sizeof *ret_header};
     if (request->key)
         ret_parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
     if (request->value)
         ret_parts[count++] = (struct att_part){request->value, sizeof(float) * (size_t)client->info.d_v};
+    if (keeps) {
+        ret_parts[0] = att_session_keep(client, ret_parts, count, place);
+        count = 1;
+    }
     return count;
 }
 
@@ -203,7 +232,9 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
         status = att_client_check(client, request);
     if (status != ATT_OK)
         return status;
-    status = att_client_make_room(client, att_slots_for(att_client_bytes(client, request)));
+    status = att_session_admit(client, request, 1);
+    if (status == ATT_OK)
+        status = att_client_make_room(client, att_slots_for(att_client_bytes(client, request)));
     if (status != ATT_OK)
         return status;
     uint32_t place = att_client_launch(client, request);
@@ -293,6 +324,8 @@ static const char *take_reply(struct att_client *client, uint32_t *ret_place)
     flight->done.incarnation = reply.incarnation;
     flight->done.value = reply.value;
     flight->done.error_bound = reply.error_bound;
+    if (flight->seq != 0)
+        att_session_replied(client, flight);
     uint32_t place = (uint32_t)reply.tag;
     if (flight->state == FLIGHT_ABANDONED)
         att_client_free_flight(client, place);
@@ -355,6 +388,16 @@ int att_complete(struct att_client *client, struct att_completion *ret_completio
         }
         if (count > 0)
             return count;
+        if (was_closed && att_session_goes_on(client)) {
+            uint64_t least = att_now_ns() + SESSION_RETRY_NS;
+            if (deadline == 0)
+                deadline = att_now_ns() + timeout_ms * UINT64_C(1000000);
+            enum att_status status = att_client_reconnect(client, deadline > least ? deadline : least);
+            count = deliver_kept(client, ret_completions, most);
+            if (count > 0 || (status != ATT_OK && att_session_goes_on(client)))
+                return count;
+            continue;
+        }
         if (was_closed) {
             att_client_give_up(client); /* each with a status of its own; -1 when all have been taken */
             count = deliver_kept(client, ret_completions, most);

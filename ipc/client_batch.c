@@ -54,7 +54,9 @@ static enum att_status submit(struct att_client *client, const struct att_reques
     uint64_t bytes = sizeof headers[0];
     for (uint32_t i = 0; i < count; i++)
         bytes += att_client_bytes(client, &requests[i]);
-    status = att_client_make_room(client, att_slots_for(bytes));
+    status = att_session_admit(client, requests, count);
+    if (status == ATT_OK)
+        status = att_client_make_room(client, att_slots_for(bytes));
     if (status != ATT_OK)
         return status;
     if (MOST_IN_FLIGHT - client->out - client->kept - client->abandoned < count)
@@ -97,6 +99,24 @@ static uint32_t collect(struct att_client *client)
     return mine;
 }
 
+/* Whether a session goes on with its updates when the daemon comes back; the reads among them end. */
+static bool goes_on(struct att_client *client, const uint32_t *places, const struct att_completion *completions,
+                    uint32_t count, uint64_t deadline, uint32_t *left)
+{
+    if (!att_session_goes_on(client))
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        struct att_flight *flight = &client->flights[places[i]];
+        if (flight->state != FLIGHT_OUT || flight->batch != &completions[i] || att_session_holds(client, flight))
+            continue;
+        *flight->batch = flight->done;
+        flight->batch->status = client->gone.status;
+        att_client_free_flight(client, places[i]);
+        (*left)--;
+    }
+    return *left > 0 && att_client_reconnect(client, deadline) == ATT_OK;
+}
+
 /* Nothing more will come: those that were not answered have the status that is given. */
 static void give_up(struct att_client *client, const uint32_t *places, const struct att_completion *completions,
                     uint32_t count, enum att_status status)
@@ -134,12 +154,15 @@ enum att_status att_call_batch(struct att_client *client, const struct att_reque
         left -= collect(client);
         if (left == 0)
             return ATT_OK;
+        if (was_closed && goes_on(client, places, ret_completions, count, deadline, &left))
+            continue;
         uint64_t now = att_now_ns();
         att_client_look(client, now);
         if (was_closed || (!client->closed && now >= deadline)) {
-            status = was_closed ? client->gone.status : ATT_ETIMEOUT;
+            bool gone = was_closed && !(left > 0 && att_session_goes_on(client));
+            status = gone ? client->gone.status : ATT_ETIMEOUT;
             give_up(client, places, ret_completions, count, status);
-            return was_closed ? att_client_gone(client) : status;
+            return gone ? att_client_gone(client) : status;
         }
         if (!client->closed) /* else once more: what it had published before it went */
             att_client_await(client, now, deadline);

@@ -41,7 +41,7 @@ static enum att_status open_socket(struct att_client *client, uint64_t deadline,
         return status;
     client->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (client->fd < 0)
-        return att_fail(error, ATT_EIO, "socket: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
     while (connect(client->fd, (const struct sockaddr *)&address, sizeof address) != 0) {
         if (errno != EAGAIN && errno != EINTR)
             return no_daemon(client, errno, error);
@@ -217,8 +217,10 @@ static enum att_status shake_hands(struct att_client *client, uint64_t deadline,
         .wait = client->wait,
         .wants = client->wants_direct ? ATT_HELLO_REGIONS : 0,
     };
+    att_session_hello(client, &hello);
     /* A failure is no news: if the daemon has closed already, what it said before says more. */
     att_packet_send(client->fd, &hello, sizeof hello, NULL, 0);
+    const uint64_t incarnation = client->info.incarnation;
     struct att_welcome welcome = {0};
     int fds[WELCOME_FDS];
     size_t count = 0;
@@ -229,6 +231,8 @@ static enum att_status shake_hands(struct att_client *client, uint64_t deadline,
         close(fds[i]); /* the mappings stay */
     if (status == ATT_OK && client->wants_direct)
         status = attach_regions(client, welcome.regions, deadline, error);
+    if (status == ATT_OK)
+        status = att_session_welcomed(client, &welcome, welcome.incarnation != incarnation, error);
     if (status != ATT_OK)
         return status;
     client->rung_ticket = client->ticket = 0;
@@ -246,7 +250,7 @@ static bool same_shape(const struct att_info *a, const struct att_info *b)
 
 static bool may_come_back(enum att_status status)
 {
-    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO;
+    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO || status == ATT_AGAIN;
 }
 
 enum att_status att_client_reconnect(struct att_client *client, uint64_t deadline)
@@ -254,7 +258,7 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
     const struct att_info before = client->info;
     struct att_error error = {0};
     enum att_status status;
-    if (client->broken || client->stay_closed)
+    if (client->broken || client->stay_closed || (client->resend && !att_session_goes_on(client)))
         return att_client_gone(client);
     uint32_t place;
     while ((place = att_client_collect(client)) != NO_FLIGHT) /* what it had published before it went */
@@ -279,6 +283,10 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
     }
     let_go(client);
     client->info = before;
+    if (att_session_ends(client, status)) {
+        client->gone = error;
+        return att_client_gone(client);
+    }
     att_fail(&client->gone, ATT_ECLOSED, "the daemon has gone, and connecting again failed: %.400s", error.text);
     return att_client_gone(client);
 }
@@ -296,6 +304,17 @@ static enum att_status choose_path(struct att_client *client, const struct att_c
     }
     enum att_status status = att_socket_path(options->name, client->socket, sizeof client->socket, error);
     return status == ATT_OK ? att_socket_check_directory(client->socket, error) : status;
+}
+
+/* The session's fence and all that it did before are on disk: nobody who had it can come back, and what att_get_session
+ * tells is final. */
+static enum att_status make_durable(struct att_client *client, struct att_error *error)
+{
+    enum att_status status = att_flush(client);
+    if (status != ATT_OK)
+        return att_fail(error, status, "%.450s", client->error.text);
+    att_session_settled(client);
+    return ATT_OK;
 }
 
 enum att_status att_connect(const struct att_connect_options *options, struct att_client **ret_client,
@@ -325,7 +344,13 @@ enum att_status att_connect(const struct att_connect_options *options, struct at
         status = att_fail(error, ATT_ENOMEM, "no memory for a client");
         goto close_client;
     }
+    if (options->session != 0)
+        status = att_session_create(client, options->session, options->resume, error);
+    if (status != ATT_OK)
+        goto close_client;
     status = shake_hands(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000), error);
+    if (status == ATT_OK && client->resend)
+        status = make_durable(client, error);
     if (status != ATT_OK)
         goto close_client;
     *ret_client = client;
@@ -340,6 +365,7 @@ void att_close(struct att_client *client)
     if (!client)
         return;
     let_go(client);
+    att_session_free(client);
     for (uint32_t i = 0; i < client->fresh; i++)
         free(client->flights[i].text);
     free(client->flights);

@@ -195,7 +195,8 @@ enum att_status att_direct_entry(struct att_client *client, uint32_t head, uint3
                                  double *ret_value, double *ret_error_bound)
 {
     struct att_direct *direct = client->direct;
-    if (!direct || client->closed || head >= direct->count || row >= client->info.n_q || column >= client->info.d_v)
+    if (!direct || client->closed || att_session_unsettled(client) || head >= direct->count ||
+        row >= client->info.n_q || column >= client->info.d_v)
         return ATT_AGAIN;
     gate(client);
     if (client->closed)
@@ -210,7 +211,7 @@ enum att_status att_direct_row(struct att_client *client, uint32_t head, uint32_
                                double *ret_error_bound)
 {
     struct att_direct *direct = client->direct;
-    if (!direct || client->closed || head >= direct->count || row >= client->info.n_q)
+    if (!direct || client->closed || att_session_unsettled(client) || head >= direct->count || row >= client->info.n_q)
         return ATT_AGAIN;
     gate(client);
     if (client->closed)

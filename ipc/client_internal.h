@@ -10,10 +10,11 @@
 enum {
     DEFAULT_TIMEOUT_MS = 10 * 1000,
     MOST_IN_FLIGHT = 65536,
-    LOOK_NS = 1000 * 1000,        /* while spinning, the socket is looked at so often */
-    SLICE_NS = 20 * 1000 * 1000,  /* while sleeping: so a dead daemon is noticed within 20 ms */
-    RETRY_NS = 1000 * 1000,       /* between attempts to connect while the daemon's backlog is full */
-    COMEBACK_NS = 5 * 1000 * 1000 /* between attempts to connect to a daemon that may be starting again */
+    LOOK_NS = 1000 * 1000,               /* while spinning, the socket is looked at so often */
+    SLICE_NS = 20 * 1000 * 1000,         /* while sleeping: so a dead daemon is noticed within 20 ms */
+    RETRY_NS = 1000 * 1000,              /* between attempts to connect while the daemon's backlog is full */
+    SESSION_RETRY_NS = 50 * 1000 * 1000, /* att_complete tries for so long at least */
+    COMEBACK_NS = 5 * 1000 * 1000        /* between attempts to connect to a daemon that may be starting again */
 };
 #define NO_FLIGHT UINT32_MAX
 
@@ -33,6 +34,7 @@ struct att_flight {
     uint32_t column;
     uint32_t index;
     uint32_t type;
+    uint64_t seq;    /* in the client's session; 0: no update of one */
     uint64_t filled; /* payload bytes so far */
     uint64_t expected;
     unsigned char *buffer;
@@ -52,6 +54,7 @@ struct att_client {
     bool wants_direct, stay_closed;
     enum att_wait wait;
     struct att_direct *direct; /* the published regions; NULL: no direct reads */
+    struct att_resend *resend; /* the session; NULL: none */
     struct att_info info;
     struct att_channel channel;
     const struct att_status_page *page;
@@ -98,6 +101,37 @@ enum att_status att_direct_row(struct att_client *client, uint32_t head, uint32_
                                double *ret_error_bound);
 enum att_status att_direct_column(struct att_client *client, uint32_t column, double *ret_pairs);
 
+/* client_session.c */
+struct att_resend;
+/* ATT_ENOMEM, ATT_EIO; att_session_free is the caller's, always. */
+enum att_status att_session_create(struct att_client *client, uint64_t id, bool resume, struct att_error *error);
+void att_session_free(struct att_client *client);
+void att_session_hello(struct att_client *client, struct att_hello *hello);
+/* After a handshake; `restarted`: with another start of the daemon than the last. ATT_LOST, ATT_EPROTOCOL. */
+enum att_status att_session_welcomed(struct att_client *client, const struct att_welcome *welcome, bool restarted,
+                                     struct att_error *error);
+/* What the session did before is on disk: att_connect is about to return. */
+void att_session_settled(struct att_client *client);
+/* Whether connecting failed with what ends the session for good; remembers it. */
+bool att_session_ends(struct att_client *client, enum att_status status);
+/* Whether there is a session that survives the end of the connection; and whether this flight does with it. */
+bool att_session_goes_on(const struct att_client *client);
+bool att_session_holds(const struct att_client *client, const struct att_flight *flight);
+/* Whether something is to be sent again before anything else is sent; sends of it what there is room for. */
+bool att_session_sends_again(const struct att_client *client);
+/* Whether an acknowledged update that a crash took back is not repeated yet: then the region is behind. */
+bool att_session_unsettled(const struct att_client *client);
+void att_session_pump(struct att_client *client);
+/* Before requests are submitted: what is sent again has been sent, and there is room to keep the updates among them.
+ * ATT_EBUSY; ATT_OK without a session. */
+enum att_status att_session_admit(struct att_client *client, const struct att_request *requests, uint32_t count);
+bool att_session_keeps(const struct att_client *client, uint32_t type); /* an update of a session */
+uint64_t att_session_next(const struct att_client *client); /* the number of the update that is submitted next */
+/* Keeps its message, of these parts, and returns it as one. */
+struct att_part att_session_keep(struct att_client *client, const struct att_part *parts, size_t count,
+                                 uint32_t flight);
+void att_session_replied(struct att_client *client, const struct att_flight *flight);
+
 /* client_wait.c */
 void att_client_bell(struct att_client *client); /* a doorbell for what is published, if the service sleeps */
 /* Waits until a reply may be there, the deadline is over or the daemon has gone; pushes first. */
@@ -116,6 +150,10 @@ void att_client_hang_up(struct att_client *client); /* marks it closed */
 uint32_t att_client_collect(struct att_client *client);
 void att_client_keep(struct att_client *client, uint32_t flight);
 void att_client_free_flight(struct att_client *client, uint32_t flight);
+/* Its reply will be dropped, and its buffer not touched. */
+void att_client_drop(struct att_client *client, uint32_t flight);
+/* An abandoned flight from the start, for an update that is sent again. NO_FLIGHT: all are in use. */
+uint32_t att_client_ghost(struct att_client *client, uint32_t type, uint64_t seq);
 /* After the end of the connection, when all replies are taken: completes what is in flight with why it is closed. */
 void att_client_give_up(struct att_client *client);
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight);
@@ -125,7 +163,7 @@ uint64_t att_client_bytes(const struct att_client *client, const struct att_requ
 enum att_status att_client_make_room(struct att_client *client, uint64_t slots);               /* in the request ring */
 uint32_t att_client_launch(struct att_client *client, const struct att_request *request); /* its flight, or NO_FLIGHT */
 /* Its message; returns how many parts, which point to the header and to the request's arrays. */
-size_t att_client_parts(const struct att_client *client, const struct att_request *request, uint32_t place,
+size_t att_client_parts(struct att_client *client, const struct att_request *request, uint32_t place,
                         struct att_wire_request *ret_header, struct att_part ret_parts[3]);
 void att_client_put(struct att_client *client, const struct att_part *parts, size_t count); /* there is room */
 

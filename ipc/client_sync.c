@@ -6,8 +6,10 @@
 bool att_client_wait_for_room(struct att_client *client, uint64_t deadline)
 {
     uint64_t now = att_now_ns();
-    if (now >= deadline || client->closed)
+    if (now >= deadline || (client->closed && !att_session_goes_on(client)))
         return false;
+    if (client->closed)
+        return true; /* submitting connects again */
     uint32_t other = att_client_collect(client);
     if (other != NO_FLIGHT)
         att_client_keep(client, other);
@@ -18,11 +20,8 @@ bool att_client_wait_for_room(struct att_client *client, uint64_t deadline)
 
 enum att_status att_client_abandon(struct att_client *client, uint32_t place)
 {
-    struct att_flight *flight = &client->flights[place];
-    flight->state = FLIGHT_ABANDONED;
-    flight->buffer = NULL;
-    client->out--;
-    client->abandoned++;
+    const struct att_flight *flight = &client->flights[place];
+    att_client_drop(client, place);
     return att_fail(&client->error, ATT_ETIMEOUT,
                     "%s: the daemon at %s has not answered within %u ms; it may still take effect",
                     att_request_rule(flight->type)->name, client->socket, client->timeout_ms);
@@ -44,6 +43,13 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
             if (place == mine)
                 return ATT_OK;
             att_client_keep(client, place);
+        }
+        if (was_closed && att_session_holds(client, &client->flights[mine])) {
+            deadline = deadline ? deadline : att_client_deadline(client, att_now_ns());
+            if (att_client_reconnect(client, deadline) == ATT_OK)
+                continue;
+            if (att_session_goes_on(client))
+                return att_client_abandon(client, mine);
         }
         if (was_closed) {
             att_client_free_flight(client, mine);

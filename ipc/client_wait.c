@@ -54,6 +54,8 @@ void att_client_bell(struct att_client *client)
 
 void att_push(struct att_client *client)
 {
+    if (att_session_sends_again(client))
+        att_session_pump(client);
     if (client->attached && att_producer_publish(&client->requests))
         att_client_bell(client);
 }

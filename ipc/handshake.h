@@ -34,12 +34,19 @@ struct att_hello {
     uint32_t wait;  /* enum att_wait; for the daemon's information */
     uint32_t wants; /* ATT_HELLO_REGIONS */
     uint32_t pad;
-    uint64_t reserved[5];
+    uint64_t session; /* with ATT_HELLO_SESSION */
+    uint64_t fence;   /* one more than in the last hello or welcome; 0: takes the session over from whoever has it */
+    uint64_t reserved[3];
 };
-enum { ATT_HELLO_REGIONS = 1 }; /* send the published regions, for direct reads */
+enum {
+    ATT_HELLO_REGIONS = 1, /* send the published regions, for direct reads */
+    ATT_HELLO_SESSION = 2, /* connects with a session */
+    ATT_HELLO_RESUME = 4   /* ... that the daemon must know: ATT_EEXPIRED */
+};
 static_assert(sizeof(struct att_hello) == 64, "att_hello");
 static_assert(offsetof(struct att_hello, protocol) == 8, "att_hello.protocol");
 static_assert(offsetof(struct att_hello, wants) == 16, "att_hello.wants");
+static_assert(offsetof(struct att_hello, session) == 24, "att_hello.session");
 
 /* The first 256 bytes are the same in every protocol version, so that a refusal can always be
  * read. With status ATT_OK two descriptors come along: the channel and the status page. Otherwise
@@ -60,13 +67,16 @@ struct att_welcome {
     uint32_t daemon_pid;
     uint32_t
         regions; /* that follow, in packets of their own: one for each head, or 0: not asked for, or switched off */
-    uint64_t reserved[5];
+    uint64_t session_seq; /* of a session: its newest update that the daemon knows */
+    uint64_t fence;       /* ... and the connection's fence */
+    uint64_t reserved[3];
 };
 static_assert(offsetof(struct att_welcome, text) == 16, "att_welcome.text");
 static_assert(offsetof(struct att_welcome, generation) == 256, "att_welcome.generation");
 static_assert(offsetof(struct att_welcome, channel_bytes) == 272, "att_welcome.channel_bytes");
 static_assert(offsetof(struct att_welcome, scale) == 304, "att_welcome.scale");
 static_assert(offsetof(struct att_welcome, regions) == 324, "att_welcome.regions");
+static_assert(offsetof(struct att_welcome, session_seq) == 328, "att_welcome.session_seq");
 static_assert(sizeof(struct att_welcome) == 368, "att_welcome");
 
 /* Follows a welcome with regions > 0, once for each ATT_REGIONS_A_PACKET of them: the descriptors of the published
@@ -90,8 +100,12 @@ struct att_status_page {
      * read that begins later. */
     _Atomic uint64_t lsn;
     uint8_t pad2[56];
+    /* Line 3: owned by the service thread: everything up to this LSN is on disk. */
+    _Atomic uint64_t durable_lsn;
+    uint8_t pad3[56];
 };
-static_assert(sizeof(struct att_status_page) == 192, "att_status_page");
+static_assert(sizeof(struct att_status_page) == 256, "att_status_page");
+static_assert(offsetof(struct att_status_page, durable_lsn) == 192, "att_status_page.durable_lsn");
 static_assert(offsetof(struct att_status_page, lsn) == 128, "att_status_page.lsn");
 static_assert(offsetof(struct att_status_page, service_ticket) == 64, "att_status_page.service_ticket");
 
@@ -119,6 +133,7 @@ struct att_request_rule {
     bool chunks;  /* the reply comes in chunks */
     bool silent;  /* there is no reply; the library's own */
     bool batch;   /* may stand in a batch */
+    bool update;  /* of a session it has a number */
 };
 /* NULL: no such type. */
 const struct att_request_rule *att_request_rule(uint32_t type);

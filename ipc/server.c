@@ -32,10 +32,10 @@ static enum att_status open_descriptors(struct att_server *server, struct att_er
 {
     server->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (server->epoll_fd < 0)
-        return att_fail(error, ATT_EIO, "epoll_create1: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot watch clients: epoll_create1: %s", strerror(errno));
     server->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (server->wake_fd < 0 || !att_epoll_add(server, server->wake_fd, EVENT_WAKE))
-        return att_fail(error, ATT_EIO, "eventfd: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot watch clients: eventfd: %s", strerror(errno));
     return att_status_page_create(server->info.incarnation, &server->page, &server->page_fd, error);
 }
 
@@ -54,6 +54,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     server->max_clients = options->max_clients ? options->max_clients : DEFAULT_CLIENTS;
     server->allowed_count = options->allowed_count;
     server->on_end = options->on_end;
+    server->on_ask = options->on_ask;
     server->context = options->context;
     server->info = options->info;
     server->regions = options->regions;
@@ -71,7 +72,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     server->largest_reply_slots = att_slots_for(att_largest_reply(&server->geometry));
     server->largest_batch_reply_slots = att_largest_batch_reply_slots(server->geometry.reply_slots);
     if (getrandom(&server->generation_base, sizeof server->generation_base, 0) != sizeof server->generation_base) {
-        status = att_fail(error, ATT_EIO, "getrandom: %s", strerror(errno));
+        status = att_fail(error, ATT_EIO, "cannot get random numbers: getrandom: %s", strerror(errno));
         goto free_server;
     }
     status = allocate(server, error);

@@ -17,6 +17,19 @@
 
 struct att_server;
 
+/* A client connects with a session that outlives connections: whom it asks for, and what it is told. The server only
+ * passes it on; "session" elsewhere in this header is a connection. */
+struct att_session_ask {
+    uint64_t id, fence;
+    bool must_exist;
+    uid_t uid;
+};
+struct att_session_grant {
+    uint64_t seq, fence;
+    uint32_t place; /* comes with every request */
+};
+#define ATT_NO_PLACE UINT32_MAX
+
 struct att_server_options {
     const char *socket;   /* path to bind; a stale socket file is replaced, a live one is ATT_ELOCKED */
     const uid_t *allowed; /* besides the daemon's own user */
@@ -31,6 +44,10 @@ struct att_server_options {
     /* A session has ended: drop what was meant for it. Called from att_server_next and
      * att_server_wait; must not call them. Not called by att_server_free. May be NULL. */
     void (*on_end)(void *context, uint64_t session);
+    /* Opens the lasting session that a new client asks for, or says why not. Called from att_server_wait; may call
+     * att_server_end. NULL: refused. */
+    enum att_status (*on_ask)(void *context, uint64_t session, const struct att_session_ask *ask,
+                              struct att_session_grant *ret_grant, struct att_error *error);
     void *context;
 };
 
@@ -48,6 +65,8 @@ struct att_server_request {
     struct att_wire_request header;
     const float *key;   /* d floats when fields says so, else NULL */
     const float *value; /* d_v floats, else NULL */
+    bool more;          /* others of the same batch come after it */
+    uint32_t place;     /* of its lasting session, or ATT_NO_PLACE; a header.session_seq only comes with one */
 };
 
 /* The next waiting request for which its session has reply room, round robin over the sessions (so
@@ -90,6 +109,12 @@ size_t att_server_chunk(const struct att_server *server);
 
 /* Tells direct readers the LSN of the newest update, before its reply: what they read from then on reflects it. */
 void att_server_set_lsn(struct att_server *server, uint64_t lsn);
+
+/* Tells clients up to which LSN everything is on disk. */
+void att_server_set_durable(struct att_server *server, uint64_t lsn);
+
+/* Ends a session, with a reason for stderr that is a static string, at the next att_server_next or att_server_wait. */
+void att_server_end(struct att_server *server, uint64_t session, const char *reason);
 
 /* Whether one more chunk fits now; if not, att_server_wait returns when it does. False for a session that has ended. */
 bool att_server_has_room(struct att_server *server, uint64_t session);

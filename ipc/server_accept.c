@@ -27,7 +27,8 @@ static enum att_status take_lock(struct att_server *server, struct att_error *er
     if (server->lock_fd < 0)
         return att_fail(error, ATT_EIO, "cannot open %s: %s", lock, strerror(errno));
     if (flock(server->lock_fd, LOCK_EX | LOCK_NB) != 0)
-        return att_fail(error, ATT_ELOCKED, "another daemon serves the socket %s", path);
+        return att_fail(error, ATT_ELOCKED, "another daemon serves the socket %s: give another --name or --socket",
+                        path);
     return ATT_OK;
 }
 
@@ -45,7 +46,7 @@ static enum att_status remove_stale(const struct sockaddr_un *address, struct at
         return att_fail(error, ATT_EEXIST, "%s exists and is not a socket: give another path with --socket", path);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return att_fail(error, ATT_EIO, "socket: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
     int failed = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 ? 0 : errno;
     close(fd);
     if (failed != ECONNREFUSED) /* also EAGAIN: a full backlog, and EPROTOTYPE: a socket of another program */
@@ -67,7 +68,7 @@ enum att_status att_accept_open(struct att_server *server, bool shared, struct a
         return status;
     server->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (server->listen_fd < 0)
-        return att_fail(error, ATT_EIO, "socket: %s", strerror(errno));
+        return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
     struct stat file;
     /* Nobody can connect before listen, so the mode is in force from the start. */
     if (bind(server->listen_fd, (const struct sockaddr *)&server->address, sizeof server->address) != 0)
@@ -97,15 +98,20 @@ void att_accept_close(struct att_server *server)
 
 /* ---- Hello and welcome --------------------------------------------------------------------------------- */
 
-static void refuse(int fd, enum att_status status, const char *text)
+static void send_refusal(int fd, enum att_status status, const char *text)
 {
     struct att_welcome welcome = {
         .magic = ATT_WELCOME_MAGIC,
         .protocol = ATT_PROTOCOL_VERSION,
         .status = status,
     };
-    snprintf(welcome.text, sizeof welcome.text, "%s", text);
+    snprintf(welcome.text, sizeof welcome.text, "%.239s", text);
     att_packet_send(fd, &welcome, sizeof welcome, NULL, 0);
+}
+
+static void refuse(int fd, enum att_status status, const char *text)
+{
+    send_refusal(fd, status, text);
     close(fd);
 }
 
@@ -132,15 +138,43 @@ static bool send_regions(const struct att_server *server, int fd)
     return true;
 }
 
-/* Opens a session for a client that has passed all checks, and tells it. Owns fd. */
-static void welcome_client(struct att_server *server, int fd, const struct ucred *peer, bool regions)
+/* The lasting session that the client asks for, if it does. */
+static enum att_status ask_for_session(struct att_server *server, struct att_session *session,
+                                       const struct att_hello *hello, struct att_session_grant *grant,
+                                       struct att_error *error)
 {
+    const struct att_session_ask ask = {.id = hello->session,
+                                        .fence = hello->fence,
+                                        .must_exist = hello->wants & ATT_HELLO_RESUME,
+                                        .uid = session->uid};
+    if (!(hello->wants & ATT_HELLO_SESSION))
+        return ATT_OK;
+    if (!server->on_ask)
+        return att_fail(error, ATT_EINVAL, "this daemon has no sessions");
+    enum att_status status = server->on_ask(server->context, session->id, &ask, grant, error);
+    if (status == ATT_OK)
+        session->place = grant->place;
+    return status;
+}
+
+/* Opens a session for a client that has passed all checks, and tells it. Owns fd. */
+static void welcome_client(struct att_server *server, int fd, const struct ucred *peer, const struct att_hello *hello)
+{
+    const bool regions = hello->wants & ATT_HELLO_REGIONS;
+    struct att_session_grant grant = {0};
     struct att_session *session;
     struct att_error error;
     int channel_fd;
     enum att_status status = att_session_open(server, fd, peer->pid, peer->uid, &session, &channel_fd, &error);
     if (status != ATT_OK) {
         refuse(fd, status, error.text);
+        return;
+    }
+    status = ask_for_session(server, session, hello, &grant, &error);
+    if (status != ATT_OK) {
+        send_refusal(fd, status, error.text);
+        close(channel_fd);
+        att_session_end(server, session, NULL);
         return;
     }
     const struct att_info *info = &server->info;
@@ -163,6 +197,8 @@ static void welcome_client(struct att_server *server, int fd, const struct ucred
         .incarnation = info->incarnation,
         .daemon_pid = info->daemon_pid,
         .regions = regions ? server->region_count : 0,
+        .session_seq = grant.seq,
+        .fence = grant.fence,
     };
     const int fds[] = {channel_fd, server->page_fd};
     bool sent = att_packet_send(fd, &welcome, sizeof welcome, fds, 2) && (!regions || send_regions(server, fd));
@@ -199,7 +235,7 @@ static bool answer_hello(struct att_server *server, int fd)
         snprintf(text, sizeof text, "the daemon has all the %u clients it takes: close one first", server->max_clients);
         refuse(fd, ATT_EBUSY, text);
     } else {
-        welcome_client(server, fd, &peer, hello.wants & ATT_HELLO_REGIONS);
+        welcome_client(server, fd, &peer, &hello);
     }
     return true;
 }

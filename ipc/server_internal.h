@@ -47,6 +47,7 @@ struct att_session {
     uint32_t done;         /* requests dealt with of the batch in front, which had to be left in the middle */
     uint32_t computing;    /* answers that the service computes elsewhere */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
+    uint32_t place;        /* of its lasting session; ATT_NO_PLACE */
     bool parked;
     bool waits;           /* an update is next in its batch, and answers before it are being computed */
     bool streaming;       /* request has followed request since the ring was last seen empty */
@@ -55,7 +56,8 @@ struct att_session {
     uint64_t starved_for; /* reply slots */
     uint64_t starved_since;
     uint64_t starved_tail;
-    const char *broken; /* how the client broke the protocol: ended at the next att_server_next or _wait */
+    const char *
+        broken; /* how the client broke the protocol, or why else it must go: ended at the next att_server_next or _wait */
 };
 
 struct att_pending {
@@ -75,6 +77,8 @@ struct att_server {
     const int *regions;
     uint32_t region_count;
     void (*on_end)(void *context, uint64_t session);
+    enum att_status (*on_ask)(void *context, uint64_t session, const struct att_session_ask *ask,
+                              struct att_session_grant *ret_grant, struct att_error *error);
     void *context;
     struct att_geometry geometry;
     uint64_t largest_request, largest_batch, largest_reply_slots, largest_batch_reply_slots;

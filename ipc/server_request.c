@@ -33,6 +33,8 @@ static const char *check_request(const struct att_server *server, const struct a
         return "a request has fields that do not belong to its type";
     if ((header->flags & ~(unsigned)(rule->durable ? ATT_WIRE_DURABLE : 0)) != 0)
         return "a request has unknown flags";
+    if (header->session_seq != 0 && (session->place == ATT_NO_PLACE || !rule->update))
+        return "a request has a session's number and is no session's update";
     uint64_t expected = sizeof *header;
     if (header->fields & ATT_WIRE_KEY)
         expected += sizeof(float) * (uint64_t)server->info.d;
@@ -164,7 +166,11 @@ static bool session_fetch(struct att_server *server, struct att_session *session
 
 static void current_request(const struct att_server *server, struct att_server_request *ret_request)
 {
-    struct att_server_request request = {.session = server->current->id};
+    struct att_server_request request = {
+        .session = server->current->id,
+        .more = server->current_left > 1,
+        .place = server->current->place,
+    };
     const void *payload = server->current_at + sizeof request.header;
     memcpy(&request.header, server->current_at, sizeof request.header);
     if (request.header.fields & ATT_WIRE_KEY) {

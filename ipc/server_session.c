@@ -126,6 +126,7 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
     session->fd = fd;
     session->pid = pid;
     session->uid = uid;
+    session->place = ATT_NO_PLACE;
     session->open_index = server->open_count;
     session->wanted = server->largest_reply_slots;
     server->table[slot] = session;
@@ -339,4 +340,19 @@ void att_server_set_lsn(struct att_server *server, uint64_t lsn)
 {
     /* release: the update is in the region before its LSN is told; partner: the acquire load in client_direct.c */
     atomic_store_explicit(&server->page->lsn, lsn, memory_order_release);
+}
+
+void att_server_set_durable(struct att_server *server, uint64_t lsn)
+{
+    /* release, so that a client that sees it sees what was written before; partner: the acquire in client_session.c */
+    atomic_store_explicit(&server->page->durable_lsn, lsn, memory_order_release);
+}
+
+void att_server_end(struct att_server *server, uint64_t id, const char *reason)
+{
+    struct att_session *session = att_session_find(server, id);
+    if (!session)
+        return;
+    session->broken = reason;
+    session_activate(server, session); /* so that it is looked at soon */
 }

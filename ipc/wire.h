@@ -24,12 +24,14 @@ struct att_wire_request {
     uint32_t index;
     uint32_t column;
     uint64_t tag;
-    double number; /* update-k, update-v: the delta; reads: the value columns of all those reads together;
+    double number;        /* update-k, update-v: the delta; reads: the value columns of all those reads together;
                       otherwise the bias when ATT_WIRE_BIAS is set */
-    uint64_t session_seq;
+    uint64_t session_seq; /* updates of a session: their number, from 1 on; else 0 */
 };
 enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };
 enum { ATT_WIRE_DURABLE = 1 };
+/* A session's updates whose fate the client may still ask for, and so how many of them the daemon remembers. */
+#define ATT_SESSION_WINDOW UINT64_C(16384)
 static_assert(sizeof(struct att_wire_request) == 48, "att_wire_request");
 static_assert(offsetof(struct att_wire_request, type) == 8, "att_wire_request.type");
 static_assert(offsetof(struct att_wire_request, index) == 16, "att_wire_request.index");

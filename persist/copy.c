@@ -267,7 +267,8 @@ enum att_status att_store_copy(struct att_store *store, const char *to, uint64_t
     snprintf(target, sizeof target, "%.*s", (int)length, to);
     snprintf(unfinished, sizeof unfinished, "%s.unfinished", target);
     if (!store->chosen.generation)
-        return att_fail(error, ATT_ENOENT, "%s: holds no snapshot yet", store->directory);
+        return att_fail(error, ATT_ENOENT, "%s: holds no snapshot yet: its creation is under way or was interrupted",
+                        store->directory);
     if (self.to_lsn < store->chosen.lsn)
         return att_fail(error, ATT_EINVAL, "%s: the snapshot reaches to LSN %llu already", store->directory,
                         (unsigned long long)store->chosen.lsn);

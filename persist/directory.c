@@ -255,7 +255,7 @@ static enum att_status open_existing(struct att_store *store, struct att_error *
     struct stat stat_data;
     if (stat(store->directory, &stat_data)) {
         if (errno == ENOENT)
-            return att_fail(error, ATT_ENOENT, "%s: no such directory; create a state with --q --k --v",
+            return att_fail(error, ATT_ENOENT, "%s: no such directory; create a state with attnd --q --k --v",
                             store->directory);
         return fail_errno(error, errno, store->directory, "cannot look at it", "");
     }
@@ -272,7 +272,7 @@ static enum att_status open_existing(struct att_store *store, struct att_error *
         all = all && (there || i == 0); /* a copy of a state may lack the lock */
     }
     if (!any)
-        return att_fail(error, ATT_ENOENT, "%s: holds no state; create one with --q --k --v", store->directory);
+        return att_fail(error, ATT_ENOENT, "%s: holds no state; create one with attnd --q --k --v", store->directory);
     if (!all)
         return att_fail(error, ATT_ENOENT,
                         "%s: holds no state: its creation was interrupted; start again with "

@@ -18,7 +18,7 @@ struct att_record {
     uint64_t session;     /* 0: none */
     uint64_t session_seq; /* the session's own number for this update */
     uint32_t length;
-    uint16_t kind; /* enum att_op_kind, absolute kinds only */
+    uint16_t kind; /* enum att_op_kind, absolute kinds only, or ATT_RECORD_SESSION */
     uint16_t head;
     uint32_t index;
     uint32_t column;
@@ -26,6 +26,9 @@ struct att_record {
     float number;    /* entry kinds: the value; otherwise the bias when ATT_FIELD_BIAS is set */
 };
 enum { ATT_FIELD_KEY = 1, ATT_FIELD_VALUE = 2, ATT_FIELD_BIAS = 4 };
+/* No update: a client connects with a session. `session`: its id; session_seq: its fence, which counts connections; index:
+ * its user; column: 1 if it is new. */
+enum { ATT_RECORD_SESSION = 9 };
 static_assert(sizeof(struct att_record) == 48, "att_record");
 static_assert(offsetof(struct att_record, length) == 24, "att_record.length");
 static_assert(offsetof(struct att_record, number) == 44, "att_record.number");
@@ -61,6 +64,33 @@ static_assert(offsetof(struct att_head_cut, tokens_used) == 8, "att_head_cut.tok
 /* A piece's array number says whose it is: head * ATT_HEAD_ARRAYS + enum att_array (core/engine.h), so that the pieces
  * of one head lie together, and those of head 0 are numbered as if there were no others. */
 enum { ATT_HEAD_ARRAYS = 16 };
+
+/* Behind all heads' arrays: the sessions as of the snapshot's smallest cut, which the log behind replay_lsn completes: a
+ * sequence of att_session_entry, to be taken in one after the other. */
+enum { ATT_ARRAY_SESSIONS = ATT_MAX_HEADS * ATT_HEAD_ARRAYS };
+
+/* Something that happened to a session, or that is known of it. */
+struct att_session_entry {
+    uint64_t session;
+    uint64_t seq; /* of an update of the session; of NEW and ATTACHED: the fence */
+    uint64_t lsn;
+    uint32_t what; /* ATT_SESSION_... */
+    uint32_t
+        result; /* NEW, ATTACHED: the user; DONE, NOTED: an append's index, or ATT_SESSION_NO_INDEX, or ..._REFUSED */
+};
+enum {
+    ATT_SESSION_NEW = 1,      /* it begins; what was known under the id is forgotten */
+    ATT_SESSION_ATTACHED = 2, /* a client has connected with it */
+    ATT_SESSION_DONE = 3,     /* the update took effect; those between it and the one before did not, and never will */
+    ATT_SESSION_NOTED = 4,    /* the same of one, and nothing about others */
+    ATT_SESSION_SEEN = 5      /* nothing more is to be said of the updates up to seq */
+};
+#define ATT_SESSION_NO_INDEX UINT32_MAX
+#define ATT_SESSION_REFUSED  (UINT32_MAX - 1)
+static_assert(sizeof(struct att_session_entry) == 32, "att_session_entry");
+static_assert(offsetof(struct att_session_entry, lsn) == 16, "att_session_entry.lsn");
+static_assert(offsetof(struct att_session_entry, what) == 24, "att_session_entry.what");
+static_assert(offsetof(struct att_session_entry, result) == 28, "att_session_entry.result");
 
 /* ---- Values in DIR/log and DIR/snap --------------------------------------------------------- */
 

@@ -16,7 +16,7 @@
  *
  * Group commit is what falls out of it: the thread takes all that has been published, commits once,
  * and by then more waits. A lone record is committed at once. With ATT_DURABLE_INTERVAL the thread
- * first waits out the interval since its last commit, unless the ring gets half full. The thread
+ * first waits out the interval since its last commit, unless the ring gets half full or somebody hurries it. The thread
  * sleeps on the doorbell (doorbell.h): ASLEEP when there is nothing to do, PACING while it waits
  * for time to pass.
  *
@@ -88,6 +88,13 @@ void att_store_push(struct att_store *store)
         return; /* it has been told: waking it for nothing takes the processor from whoever spins */
     log->pushed = tail;
     persist_ring(&log->bell, urgent);
+}
+
+void att_store_hurry(struct att_store *store)
+{
+    /* Release: what was appended comes before; partner: the acquire in cycle. */
+    atomic_store_explicit(&store->log.hurry, true, memory_order_release);
+    persist_ring(&store->log.bell, true);
 }
 
 void persist_log_trim(struct att_store *store, uint64_t lsn)
@@ -299,6 +306,8 @@ static void wait_for_room(struct att_store *store, const struct persist_failure 
 static bool cycle(struct att_store *store)
 {
     struct persist_log *log = &store->log;
+    /* Acquire: what somebody waits for is seen below; partner: the release in att_store_hurry. */
+    atomic_exchange_explicit(&log->hurry, false, memory_order_acquire);
     struct work work = {.head = atomic_load_explicit(&log->head, memory_order_relaxed)};
     work.tail = work.head + waiting(log);
     work.trim_to = atomic_load_explicit(&log->trim_to, memory_order_relaxed);
@@ -350,7 +359,8 @@ static void pace(struct att_store *store, int64_t last_commit)
         if (left <= 0)
             return;
         persist_sleep_announce(&log->bell, PERSIST_PACING);
-        if (waiting(log) > ATT_LOG_BUFFER_BYTES / 2 || stopping(store)) {
+        if (waiting(log) > ATT_LOG_BUFFER_BYTES / 2 || stopping(store) ||
+            atomic_load_explicit(&log->hurry, memory_order_relaxed)) {
             persist_sleep_cancel(&log->bell);
             return;
         }

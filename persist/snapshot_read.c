@@ -422,7 +422,8 @@ enum att_status att_store_snapshot(const struct att_store *store, struct att_sna
                                    const char **ret_warning, struct att_error *error)
 {
     if (!store->chosen.generation)
-        return att_fail(error, ATT_ENOENT, "%s: holds no snapshot yet", store->directory);
+        return att_fail(error, ATT_ENOENT, "%s: holds no snapshot yet: its creation is under way or was interrupted",
+                        store->directory);
     *ret_info = store->chosen;
     if (ret_warning)
         *ret_warning = store->warning[0] ? store->warning : NULL;
@@ -456,7 +457,8 @@ enum att_status att_store_read_snapshot(struct att_store *store,
     struct hand_on to = {piece, context};
     struct persist_walk walk;
     if (!store->chosen.generation)
-        return att_fail(error, ATT_ENOENT, "%s: holds no snapshot yet", store->directory);
+        return att_fail(error, ATT_ENOENT, "%s: holds no snapshot yet: its creation is under way or was interrupted",
+                        store->directory);
     enum att_status status = persist_generation_walk(store, store->chosen.generation, true, hand_on, &to, &walk, error);
     if (status)
         return status;

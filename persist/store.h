@@ -116,6 +116,9 @@ enum att_status att_store_append(struct att_store *store, const struct att_recor
  * the next call, or when the thread comes for it). Wakes it only if it sleeps. */
 void att_store_push(struct att_store *store);
 
+/* Somebody waits for what was appended: with ATT_DURABLE_INTERVAL it is committed now, not when the interval is over. */
+void att_store_hurry(struct att_store *store);
+
 /* What the store's threads have reached. Any thread; wait-free. */
 struct att_store_state {
     uint64_t durable_lsn;

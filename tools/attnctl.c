@@ -12,23 +12,22 @@ struct settings {
 
 static void print_help(void)
 {
-    puts("attnctl [--name NAME | --socket PATH] [--json] [--direct] [--durable] [--timeout MS] COMMAND\n"
+    puts("attnctl [OPTION]... COMMAND\n"
          "  --name NAME     the daemon's name (default: default)\n"
          "  --socket PATH   the daemon's socket\n"
          "  --json          one JSON object a line\n"
-         "  --direct        answer query and row from the daemon's memory, without a request\n"
+         "  --direct        answer query and row from the daemon's memory\n"
          "  --durable       query and row wait until what they reflect is on disk\n"
          "  --timeout MS    give up after so many milliseconds without a reply\n"
          "  --help, --version\n"
-         "Options end at COMMAND. A row, token or output column of head H is written H:I where there are several "
-         "heads.\n");
+         "Options end at COMMAND. With several heads, rows, tokens and columns are HEAD:I.\n");
     for (const struct ctl_command *command = ctl_commands; command->name; command++) {
         char left[120];
         snprintf(left, sizeof left, "%s %s", command->name, command->arguments);
-        if (strlen(left) > 27)
-            printf("  %s\n  %-27s %s\n", left, "", command->help);
+        if (strlen(left) > 25)
+            printf("  %s\n  %-25s %s\n", left, "", command->help);
         else
-            printf("  %-27s %s\n", left, command->help);
+            printf("  %-25s %s\n", left, command->help);
     }
 }
 
@@ -45,7 +44,8 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
                                             {NULL, 0, NULL, 0}};
     struct att_error error;
     int option;
-    while ((option = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, "+:", options, NULL)) != -1) {
         switch (option) {
         case 'n':
             settings->connect.name = optarg;
@@ -73,7 +73,7 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
             settings->version = true;
             break;
         default:
-            return ATT_EXIT_USAGE; /* getopt has said why */
+            return att_bad_option(CTL_PROGRAM, option, argv[optind - 1]);
         }
     }
     if (settings->connect.name && settings->connect.socket)

@@ -405,19 +405,19 @@ static int run_ping(struct ctl *ctl, int argc, char **argv)
 const struct ctl_command ctl_commands[] = {
     {"query", "I J", "O[I][J] and its error bound", 2, 2, ctl_query},
     {"row", "I", "row I of the output, then the row's error bound", 1, 1, ctl_row},
-    {"col", "J", "column J (H:J): a line VALUE ERROR_BOUND for each row", 1, 1, ctl_col},
+    {"col", "J", "column J: a line VALUE ERROR_BOUND for each row", 1, 1, ctl_col},
     {"all", "OUT.npy", "write the whole output, all heads", 1, 1, ctl_all},
     {"update-k", "I J DELTA", "add DELTA to K[I][J]", 3, 3, run_update_k},
     {"update-v", "I J DELTA", "add DELTA to V[I][J]", 3, 3, run_update_v},
     {"set-k", "I X0 X1 ...", "replace the key of token I", 1, -1, run_set_k},
     {"set-v", "I X0 X1 ...", "replace the value of token I", 1, -1, run_set_v},
     {"set-q", "I X0 X1 ...", "replace row I of Q", 1, -1, run_set_q},
-    {"set-b", "I X", "change the key bias of token I (-inf masks it)", 2, 2, run_set_b},
+    {"set-b", "I X", "change token I's key bias (-inf masks it)", 2, 2, run_set_b},
     {"append", "[H:] K0 ... V0 ...", "add a token (to head H); prints its index", 0, -1, run_append},
     {"delete", "I", "delete token I", 1, 1, run_delete},
-    {"replay", "--kind KIND.npy --index INDEX.npy --rows ROWS.npy [--from A] [--to B] [--head H]",
-     "apply updates A..B-1 of a trace (kind 0: a key, 1: a value) to head H [0]", 0, -1, ctl_replay},
-    {"exec", "[FILE]", "run commands, one a line, from FILE or standard input", 0, 1, ctl_exec},
+    {"replay", "--kind KIND.npy --index INDEX.npy --rows ROWS.npy [OPTION]...",
+     "a trace (0: K, 1: V) [--from A] [--to B] [--head H]", 0, -1, ctl_replay},
+    {"exec", "[FILE]", "run commands, one a line, from FILE or stdin", 0, 1, ctl_exec},
     {"flush", "", "wait until all acknowledged so far is on disk", 0, 0, run_flush},
     {"merge", "", "merge what is pending", 0, 0, run_merge},
     {"snapshot", "", "write a snapshot", 0, 0, run_snapshot},
@@ -425,7 +425,7 @@ const struct ctl_command ctl_commands[] = {
     {"ping", "", "round-trip time, the median of several", 0, 0, run_ping},
     {"stat", "", "the daemon's state", 0, 0, ctl_stat},
     {"metrics", "", "the same for Prometheus", 0, 0, ctl_metrics},
-    {"top", "[SECONDS]", "a live view, drawn every SECONDS [1]; q ends it", 0, 1, ctl_top},
+    {"top", "[SECONDS]", "a live view, every SECONDS [1]; q ends it", 0, 1, ctl_top},
     {NULL, NULL, NULL, 0, 0, NULL},
 };
 
@@ -437,8 +437,8 @@ int ctl_run(struct ctl *ctl, int argc, char **argv)
             continue;
         int given = argc - 1;
         if (given < command->least || (command->most >= 0 && given > command->most))
-            return ctl_error(ctl, ATT_EXIT_USAGE, "%d argument%s given; usage: %s %s", given, given == 1 ? "" : "s",
-                             command->name, command->arguments);
+            return ctl_error(ctl, ATT_EXIT_USAGE, "%d argument%s given; usage: %s%s%s", given, given == 1 ? "" : "s",
+                             command->name, command->arguments[0] ? " " : "", command->arguments);
         return command->run(ctl, argc, argv);
     }
     return ctl_error(ctl, ATT_EXIT_USAGE, "unknown command");

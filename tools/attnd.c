@@ -95,7 +95,7 @@ static enum att_status choose_socket(const struct attnd_options *o, char *ret_pa
 }
 
 static enum att_status open_server(const struct attnd_options *o, const struct attnd_state *state, const char *path,
-                                   struct att_server **ret_server, struct att_error *error)
+                                   struct att_service *service, struct att_server **ret_server, struct att_error *error)
 {
     const struct att_service_options *s = &state->service;
     static int regions[ATT_MAX_HEADS];
@@ -104,6 +104,9 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
         .allowed = o->uids,
         .allowed_count = o->uid_count,
         .wait = o->wait,
+        .on_end = service_on_end,
+        .on_ask = service_on_ask,
+        .context = service,
         .info = {.heads = state->heads.count,
                  .n_q = s->n_q,
                  .d = s->d,
@@ -132,9 +135,10 @@ static enum att_status serve(const struct attnd_options *o, const char *path, st
     enum att_status status = att_store_start(state->store, error);
 
     if (status == ATT_OK)
-        status = open_server(o, state, path, server, error);
+        status = open_server(o, state, path, service, server, error);
     if (status == ATT_OK)
-        status = att_service_join(service, &state->service, &state->heads, state->store, *server, error);
+        status =
+            att_service_join(service, &state->service, &state->heads, state->store, *server, state->sessions, error);
     if (status == ATT_OK)
         status = att_heads_start(&state->heads, error);
     if (status == ATT_OK && state->is_new)
@@ -178,5 +182,6 @@ int main(int count, char **arguments)
     att_store_close(state.store);
     att_server_free(server);
     att_service_free(service);
+    att_sessions_free(state.sessions);
     return status == ATT_OK ? ATT_EXIT_OK : att_failure(ATTND_PROGRAM, "%s", error.text);
 }

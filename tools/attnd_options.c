@@ -32,33 +32,36 @@ enum attnd_option {
     OPTION_VERSION
 };
 
-static const char help[] =
-    "attnd --dir DIR [OPTION]...   keeps the attention output D^-1 exp(s Q K^T + b) V current\n"
-    "\n"
-    "  --dir DIR              where the state lives; recovered and served if there is one\n"
-    "  --q Q.npy --k K.npy --v V.npy [--bias B.npy]\n"
-    "                         create the state in an empty DIR from these arrays: matrices, or\n"
-    "                         heads x rows x columns (the biases heads x n_k) for several heads\n"
-    "  --name NAME            of this daemon, for its default socket [default]\n"
-    "  --socket PATH          listen here instead\n"
-    "  --scale S|auto         s; auto: 1/sqrt(d) [1]\n"
-    "  --precision single|mixed|double [mixed]\n"
-    "  --capacity N           room for N tokens of each head, to append [as many as K has rows]\n"
-    "  --causal               row i of Q sees tokens 0..i only\n"
-    "  --tau T bound each head's entry log: n_k^T entries, 0 < T <= 1\n"
-    "  --log-capacity N       the same: N entries (at least 64) [chosen from the capacity]\n"
-    "  --merge auto|eager     eager: merge whenever there is something to merge [auto]\n"
-    "  --error-budget REL     drift at which a row is refreshed [by precision]\n"
-    "  --durability always|interval:MS|off\n"
-    "                         when an update is acknowledged: on disk; at once, synced every\n"
-    "                         MS ms; at once, snapshots only [always]\n"
-    "  --threads N            of each head's merge team [the processors, shared out among the heads]\n"
-    "  --wait adaptive|spin|block   how to wait for clients [adaptive]\n"
-    "  --direct-reads on|off  let clients read answers from the daemon's memory [on]\n"
-    "  --allow-uid UID        let this user connect too; may be repeated\n"
-    "  --help, --version\n"
-    "\n"
-    "Prints `ready SOCKET` when it serves. SIGTERM and SIGINT: finish, make durable, snapshot, exit 0.\n";
+static const char help[] = "attnd --dir DIR [OPTION]...\n"
+                           "\n"
+                           "Keeps the attention output D^-1 exp(s Q K^T + b) V current.\n"
+                           "\n"
+                           "  --dir DIR              where the state lives; one that is there is served\n"
+                           "  --q Q.npy --k K.npy --v V.npy [--bias B.npy]\n"
+                           "                         create it in an empty DIR, from these matrices, or\n"
+                           "                         heads x rows x columns (biases: heads x n_k)\n"
+                           "  --name NAME            of this daemon, for its default socket [default]\n"
+                           "  --socket PATH          listen here instead\n"
+                           "  --scale S|auto         s; auto: 1/sqrt(d) [1]\n"
+                           "  --precision single|mixed|double [mixed]\n"
+                           "  --capacity N           room for N tokens in each head [as many as K has rows]\n"
+                           "  --causal               row i of Q sees tokens 0..i only\n"
+                           "  --tau T                bound each head's entry log: n_k^T entries, 0 < T <= 1\n"
+                           "  --log-capacity N       the same: N entries, at least 64 [from the capacity]\n"
+                           "  --merge auto|eager     eager: whenever there is something to merge [auto]\n"
+                           "  --error-budget REL     drift at which a row is refreshed [by precision]\n"
+                           "  --durability always|interval:MS|off\n"
+                           "                         acknowledge an update: on disk; at once, synced every\n"
+                           "                         MS ms; at once, snapshots only [always]\n"
+                           "  --threads N            of each head's merge team [all, shared by the heads]\n"
+                           "  --wait adaptive|spin|block\n"
+                           "                         how to wait for clients [adaptive]\n"
+                           "  --direct-reads on|off  let clients read from the daemon's memory [on]\n"
+                           "  --allow-uid UID        let this user connect too; may be repeated\n"
+                           "  --help, --version\n"
+                           "\n"
+                           "Prints `ready SOCKET` when it serves. SIGTERM, SIGINT: finish, make durable,\n"
+                           "snapshot, exit 0.\n";
 
 static const struct option long_options[] = {
     {"dir", required_argument, NULL, OPTION_DIR},
@@ -235,15 +238,16 @@ enum att_status attnd_parse(int count, char **arguments, struct attnd_options *r
     enum att_status status = ATT_OK;
     int option;
 
-    while (status == ATT_OK && (option = getopt_long(count, arguments, "", long_options, NULL)) != -1) {
+    while (status == ATT_OK && (option = getopt_long(count, arguments, ":", long_options, NULL)) != -1) {
         if (option == OPTION_HELP || option == OPTION_VERSION) {
             fputs(option == OPTION_HELP ? help : "attnd " ATTND_VERSION "\n", stdout);
             *ret_exit = att_finish_output(ATTND_PROGRAM, ATT_EXIT_OK);
             return ATT_EINVAL;
         }
-        *ret_exit = ATT_EXIT_USAGE; /* getopt has complained */
-        if (option == '?')
+        if (option == '?' || option == ':') {
+            *ret_exit = att_bad_option(ATTND_PROGRAM, option, arguments[optind - 1]);
             return ATT_EINVAL;
+        }
         status = parse_one((enum attnd_option)option, optarg, &o, &error);
     }
     if (status == ATT_OK && optind < count)

@@ -236,6 +236,9 @@ enum att_status attnd_create(const struct attnd_options *o, struct att_service *
     if (status != ATT_OK)
         return status;
     ret_state->is_new = true;
+    ret_state->sessions = att_sessions_create();
+    if (!ret_state->sessions)
+        return att_fail(error, ATT_ENOMEM, "not enough memory");
     ret_state->service = service_options(o, &engine, ret_state->heads.count);
     return ATT_OK;
 }
@@ -273,7 +276,11 @@ enum att_status attnd_recover(const struct attnd_options *o, struct att_service 
         return status;
     engine = engine_options(o, service, snapshot.shape.heads, snapshot.tokens_used);
     engine.capacity = o->capacity;
-    status = att_recover(ret_state->store, &engine, overrides, &ret_state->heads, &recovered, error);
+    ret_state->sessions = att_sessions_create();
+    if (!ret_state->sessions)
+        return att_fail(error, ATT_ENOMEM, "not enough memory");
+    status =
+        att_recover(ret_state->store, &engine, overrides, &ret_state->heads, ret_state->sessions, &recovered, error);
     if (status != ATT_OK)
         return status;
     if (recovered.warning)

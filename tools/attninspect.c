@@ -9,17 +9,15 @@
 
 static const struct inspect_command commands[] = {
     {"info", "", "shape, snapshots and log", 0, false, inspect_info},
-    {"verify", "", "check every checksum and the log, and recompute rows; exit 0 only if all is well", 0, false,
-     inspect_verify},
+    {"verify", "", "check all checksums and the log, recompute rows; 0: all well", 0, false, inspect_verify},
     {"log", "", "the log's records, a line each [--from LSN] [--limit N]", 0, false, inspect_log},
     {"dump", "OUTDIR", "write Q.npy K.npy V.npy as they are after the whole log", 1, false, inspect_dump},
     {"query", "I J", "O[I][J] and its error bound", 2, false, inspect_query},
     {"row", "I", "row I of the output, then the row's error bound", 1, false, inspect_row},
-    {"copy", "TO", "a copy of the state as it is now in a new directory TO, that attnd serves", 1, false, inspect_copy},
-    {"repair", "", "put the state up to --to-lsn N in the place of DIR; the original is kept", 0, true, inspect_repair},
-    {"heatmap", "OUT.png", "a picture of the attention weights [--rows A:B] [--keys A:B] [--head H]", 1, false,
-     inspect_heatmap},
-    {"report", "OUT.html", "a page: scores, entropy, error bounds, hot rows, log [--head H]", 1, false, inspect_report},
+    {"copy", "TO", "a copy of the state, as it is now, in a new directory", 1, false, inspect_copy},
+    {"repair", "", "the state up to --to-lsn N takes DIR's place; DIR is kept", 0, true, inspect_repair},
+    {"heatmap", "OUT.png", "the attention weights [--rows A:B] [--keys A:B] [--head H]", 1, false, inspect_heatmap},
+    {"report", "OUT.html", "scores, entropy, bounds, hot rows, the log [--head H]", 1, false, inspect_report},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0] };
 
@@ -34,9 +32,8 @@ static void print_help(void)
          "  --keys A:B    heatmap: tokens A..B-1\n"
          "  --head H      heatmap and report: of this head [0]\n"
          "  --help, --version\n"
-         "Commands but repair change nothing in DIR, which may be in use. A row of head H is written H:I where there "
-         "are several\n"
-         "heads; dump then writes heads x rows x columns:");
+         "Commands but repair change nothing in DIR, which may be in use. With several\n"
+         "heads a row is written HEAD:I, and dump writes heads x rows x columns.\n");
     for (int i = 0; i < COMMAND_COUNT; i++) {
         char left[40];
         snprintf(left, sizeof left, "%s %s", commands[i].name, commands[i].arguments);
@@ -77,7 +74,8 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
     struct att_error error;
     enum att_status status = ATT_OK;
     int option;
-    while (status == ATT_OK && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    opterr = 0;
+    while (status == ATT_OK && (option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
         settings->log_only = settings->log_only || option == 'f' || option == 'l';
         settings->repair_only = settings->repair_only || option == 't';
         settings->heatmap_only = settings->heatmap_only || option == 'r' || option == 'k';
@@ -112,7 +110,7 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
             settings->version = true;
             break;
         default:
-            return ATT_EXIT_USAGE; /* getopt has said why */
+            return att_bad_option(INSPECT_PROGRAM, option, argv[optind - 1]);
         }
     }
     if (status != ATT_OK)
@@ -164,8 +162,9 @@ int main(int argc, char **argv)
         if (strcmp(argv[0], commands[i].name) != 0)
             continue;
         if (given - 2 != commands[i].count)
-            return att_usage_error(INSPECT_PROGRAM, "%s: %d arguments given; usage: %s DIR %s %s", argv[0], given - 2,
-                                   INSPECT_PROGRAM, commands[i].name, commands[i].arguments);
+            return att_usage_error(INSPECT_PROGRAM, "%s: %d argument%s given; usage: %s DIR %s%s%s", argv[0], given - 2,
+                                   given == 3 ? "" : "s", INSPECT_PROGRAM, commands[i].name,
+                                   commands[i].arguments[0] ? " " : "", commands[i].arguments);
         if (settings.log_only && commands[i].run != inspect_log)
             return att_usage_error(INSPECT_PROGRAM, "--from and --limit belong to log");
         if (settings.repair_only && commands[i].run != inspect_repair)

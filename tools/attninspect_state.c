@@ -20,7 +20,7 @@ enum att_status inspect_recover(struct inspect *inspect, unsigned overrides, str
                                 struct att_recovery *ret_what, struct att_error *error)
 {
     struct att_engine_options wanted = {.threads = 1};
-    enum att_status status = att_recover(inspect->store, &wanted, overrides, ret_heads, ret_what, error);
+    enum att_status status = att_recover(inspect->store, &wanted, overrides, ret_heads, NULL, ret_what, error);
     for (int i = 0; i < MOST_RETRIES && status == ATT_AGAIN; i++) {
         struct att_store *store;
         status = inspect_open(inspect->directory, &store, error);
@@ -28,7 +28,7 @@ enum att_status inspect_recover(struct inspect *inspect, unsigned overrides, str
             return status;
         att_store_close(inspect->store);
         inspect->store = store;
-        status = att_recover(store, &wanted, overrides, ret_heads, ret_what, error);
+        status = att_recover(store, &wanted, overrides, ret_heads, NULL, ret_what, error);
     }
     return status;
 }

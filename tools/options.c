@@ -152,6 +152,13 @@ int att_usage_error(const char *program, const char *format, ...)
     return ATT_EXIT_USAGE;
 }
 
+int att_bad_option(const char *program, int option, const char *word)
+{
+    if (option == ':')
+        return att_usage_error(program, "%s: its argument is missing", word);
+    return att_usage_error(program, "%s is not an option, or takes no argument", word);
+}
+
 int att_failure(const char *program, const char *format, ...)
 {
     va_list arguments;

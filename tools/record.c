@@ -45,6 +45,8 @@ static const struct kind *find_kind(uint32_t kind)
 const char *att_record_kind_name(uint16_t kind)
 {
     const struct kind *known = find_kind(kind);
+    if (kind == ATT_RECORD_SESSION)
+        return "session";
     return known ? known->name : "unknown";
 }
 

@@ -19,6 +19,7 @@ struct demand {
 /* What the store's callbacks work on. */
 struct recovering {
     struct att_heads heads;
+    struct att_sessions *sessions;   /* the caller's; NULL: not wanted */
     const struct att_head_cut *cuts; /* the store's, of each head */
     struct att_recovery *what;
     uint32_t d, d_v;
@@ -29,12 +30,58 @@ struct recovering {
     uint32_t full_head;
 };
 
+static enum att_status take_entry(struct recovering *self, const struct att_session_entry *entry,
+                                  struct att_error *error)
+{
+    enum att_status status = self->sessions ? att_sessions_apply(self->sessions, entry) : ATT_OK;
+    if (status == ATT_ENOMEM)
+        return att_fail(error, status, "no memory for the sessions");
+    if (status != ATT_OK)
+        return att_fail(error, status, "LSN %" PRIu64 ": session %" PRIx64 " is not known or its entry makes no sense",
+                        entry->lsn, entry->session);
+    return ATT_OK;
+}
+
+static enum att_status restore_sessions(struct recovering *self, const void *data, uint64_t bytes,
+                                        struct att_error *error)
+{
+    struct att_session_entry entry;
+    enum att_status status = ATT_OK;
+    if (bytes % sizeof entry)
+        return att_fail(error, ATT_ECORRUPT,
+                        "snapshot generation %" PRIu64 ": a piece of sessions has %" PRIu64 " bytes",
+                        self->what->snapshot.generation, bytes);
+    for (uint64_t at = 0; at < bytes && status == ATT_OK; at += sizeof entry) {
+        memcpy(&entry, (const char *)data + at, sizeof entry);
+        status = take_entry(self, &entry, error);
+    }
+    return status;
+}
+
+/* What a record says of its session. */
+static enum att_status replay_session(struct recovering *self, const struct att_record *record, struct att_error *error)
+{
+    struct att_session_entry entry = {record->session, record->session_seq, record->lsn, ATT_SESSION_DONE,
+                                      ATT_SESSION_NO_INDEX};
+    if (record->session == 0)
+        return ATT_OK;
+    if (record->kind == ATT_RECORD_SESSION) {
+        entry.what = record->column ? ATT_SESSION_NEW : ATT_SESSION_ATTACHED;
+        entry.result = record->index;
+    } else if (record->kind == ATT_OP_APPEND) {
+        entry.result = record->index;
+    }
+    return take_entry(self, &entry, error);
+}
+
 static enum att_status restore_piece(void *context, uint32_t array, uint64_t offset, const void *data, uint64_t bytes,
                                      struct att_error *error)
 {
     struct recovering *self = context;
     uint32_t head = array / ATT_HEAD_ARRAYS;
     uint32_t of_head = array % ATT_HEAD_ARRAYS;
+    if (array == ATT_ARRAY_SESSIONS)
+        return restore_sessions(self, data, bytes, error);
     if (head >= self->heads.count || of_head >= ATT_ARRAY_COUNT)
         return att_fail(error, ATT_ECORRUPT, "snapshot generation %" PRIu64 ": a piece of unknown array %" PRIu32,
                         self->what->snapshot.generation, array);
@@ -82,9 +129,11 @@ static enum att_status replay_record(void *context, const struct att_record *rec
     struct att_error inner = {0};
     bool behind = false;
     enum att_status status = is_behind(self, record, &behind, error);
+    if (status == ATT_OK)
+        status = replay_session(self, record, error);
     if (status != ATT_OK)
         return status;
-    if (!behind) {
+    if (!behind || record->kind == ATT_RECORD_SESSION) {
         self->what->last_lsn = record->lsn;
         return ATT_OK;
     }
@@ -201,6 +250,8 @@ static enum att_status attempt(struct att_store *store, const struct att_engine_
     if (status != ATT_OK)
         return status;
     self->full = false;
+    if (self->sessions)
+        att_sessions_clear(self->sessions);
     what->records = 0;
     what->last_lsn = what->snapshot.lsn;
     for (uint32_t head = 0; head < self->heads.count && status == ATT_OK; head++) {
@@ -232,11 +283,15 @@ static enum att_status attempt_all(struct att_store *store, const struct att_eng
 }
 
 enum att_status att_recover(struct att_store *store, const struct att_engine_options *wanted, unsigned overrides,
-                            struct att_heads *ret_heads, struct att_recovery *ret_what, struct att_error *error)
+                            struct att_heads *ret_heads, struct att_sessions *sessions, struct att_recovery *ret_what,
+                            struct att_error *error)
 {
     struct att_recovery what = {0};
     struct att_engine_options options;
-    struct recovering self = {.what = &what, .cuts = att_store_cuts(store), .without_log = overrides & ATT_WITHOUT_LOG};
+    struct recovering self = {.what = &what,
+                              .sessions = sessions,
+                              .cuts = att_store_cuts(store),
+                              .without_log = overrides & ATT_WITHOUT_LOG};
     enum att_status status = att_store_snapshot(store, &what.snapshot, &what.warning, error);
     if (status == ATT_OK)
         status = choose_options(&what, wanted, overrides, &options, error);

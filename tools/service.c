@@ -24,14 +24,16 @@ void att_service_free(struct att_service *service)
     free(service->record_payload);
     free(service->row);
     free(service->touched);
+    free(service->journal);
     free(service);
 }
 
 enum att_status att_service_join(struct att_service *service, const struct att_service_options *options,
                                  const struct att_heads *heads, struct att_store *store, struct att_server *server,
-                                 struct att_error *error)
+                                 struct att_sessions *sessions, struct att_error *error)
 {
     struct att_engine_stats stats;
+    struct att_store_state state;
 
     service->options = *options;
     service->record_payload = malloc(att_record_payload_max(options->d, options->d_v));
@@ -43,9 +45,13 @@ enum att_status att_service_join(struct att_service *service, const struct att_s
     service->heads = *heads;
     service->store = store;
     service->server = server;
-    service->lsn = stats.lsn;
+    service->sessions = sessions;
+    att_store_state(store, &state);
+    /* Of a recovered state the newest record may be no engine's: a session's. */
+    service->lsn = stats.lsn > att_store_last_lsn(store) ? stats.lsn : att_store_last_lsn(store);
     att_server_set_lsn(server, service->lsn);
-    service->changed_lsn = stats.lsn;
+    att_server_set_durable(server, state.durable_lsn);
+    service->changed_lsn = service->lsn;
     service->snapshot_ns = att_clock_ns();
     /* Release: partner is the acquire in att_service_event. */
     atomic_store_explicit(&service->wakeable, server, memory_order_release);
@@ -86,6 +92,7 @@ static bool flush(struct att_service *service, const struct att_server_request *
     if (service->options.durability == ATT_DURABLE_OFF)
         return service_snapshot_wanted(service, request);
     service_reply_durable(service, request->session, &reply, NULL, 0, service->lsn);
+    att_store_hurry(service->store);
     return true;
 }
 
@@ -144,22 +151,26 @@ static void kick(struct att_service *service)
     }
 }
 
-/* Begins to bring the base that the next request will want: of many bases few are near. */
+/* Begins to bring the base, or the token, that the next request will want: of many few are near. */
 static void fetch_ahead(const struct att_service *service)
 {
     struct att_wire_request next;
 
-    if (att_server_ahead(service->server, &next) && next.head < service->heads.count &&
-        (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW))
+    if (!att_server_ahead(service->server, &next) || next.head >= service->heads.count)
+        return;
+    if (next.type == ATT_REQ_QUERY || next.type == ATT_REQ_ROW)
         att_engine_ahead(service->heads.engines[next.head], next.index, next.column);
+    else if (next.type == ATT_REQ_SET_TOKEN || next.type == ATT_REQ_UPDATE_K || next.type == ATT_REQ_UPDATE_V)
+        att_engine_ahead_update(service->heads.engines[next.head], next.index);
 }
 
 static bool serve_requests(struct att_service *service)
 {
-    struct att_server_request request;
+    struct att_server_request request = {.more = false};
     int served = 0;
 
-    while (served < REQUESTS_A_TURN && att_server_next(service->server, &request)) {
+    /* Not between the requests of a batch: what the merge thread computes is to see all of them or none. */
+    while ((served < REQUESTS_A_TURN || request.more) && att_server_next(service->server, &request)) {
         fetch_ahead(service);
         if (handle(service, &request)) {
             att_server_take(service->server);

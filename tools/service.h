@@ -7,6 +7,7 @@
 
 #include "heads.h"
 #include "server.h"
+#include "sessions.h"
 #include "store.h"
 
 struct att_service;
@@ -30,11 +31,16 @@ void att_service_free(struct att_service *service);
 /* The callback of engines (on_completion) and store (on_event). Any thread. */
 void att_service_event(void *service);
 
-/* Joins the heads' engines, the store and the server. All stay the caller's; after this nobody else may call their
+/* The server's callbacks, with the service as their context. */
+void service_on_end(void *service, uint64_t connection);
+enum att_status service_on_ask(void *service, uint64_t connection, const struct att_session_ask *ask,
+                               struct att_session_grant *ret_grant, struct att_error *error);
+
+/* Joins the heads' engines, the store, the server and the sessions. All stay the caller's; after this nobody else may call their
  * service-thread functions. ATT_ENOMEM. */
 enum att_status att_service_join(struct att_service *service, const struct att_service_options *options,
                                  const struct att_heads *heads, struct att_store *store, struct att_server *server,
-                                 struct att_error *error);
+                                 struct att_sessions *sessions, struct att_error *error);
 
 /* Takes a snapshot now and returns when it is on disk: for a new state, before it is served. */
 enum att_status att_service_first_snapshot(struct att_service *service, struct att_error *error);

@@ -44,7 +44,8 @@ struct cutter {
     struct att_service *service;
     uint32_t head;
     uint64_t
-        covered; /* the LSN when the merge before the cut was asked for: the head's updates up to there are in it */
+        covered;  /* the LSN when the merge before the cut was asked for: the head's updates up to there are in it */
+    uint64_t cut; /* by the merge thread: where it was cut; the service's when the job is done */
     struct att_sink sink;
 };
 
@@ -67,6 +68,13 @@ struct att_service {
     bool parked;  /* some session is */
     struct att_record record;
     void *record_payload;
+
+    /* sessions */
+    struct att_sessions *sessions; /* the caller's */
+    bool journaling;               /* a snapshot has the table, and waits for its first cut */
+    struct att_session_entry *journal;
+    size_t journal_count, journal_capacity;
+    uint64_t sessions_bytes; /* of the array of sessions, handed to the store so far */
 
     /* replies */
     struct deferred *deferred; /* ring of deferred_capacity, from deferred_first */
@@ -100,6 +108,15 @@ static inline struct att_engine *service_engine(const struct att_service *servic
 /* service_update.c */
 bool service_update(struct att_service *service, const struct att_server_request *request);
 bool service_pay_owed(struct att_service *service);
+void service_owe(struct att_service *service);
+bool service_refuses_updates(struct att_service *service, enum att_status *ret_status, char *ret_text, size_t size);
+
+/* service_session.c */
+bool service_session_knows(struct att_service *service, const struct att_server_request *request);
+void service_session_done(struct att_service *service, const struct att_server_request *request,
+                          const struct att_op *op);
+void service_session_snapshot(struct att_service *service);
+void service_session_cut(struct att_service *service, uint64_t lsn);
 
 /* service_read.c */
 bool service_query(struct att_service *service, const struct att_server_request *request);

@@ -91,6 +91,7 @@ void service_release_durable(struct att_service *service)
     struct att_store_state state;
 
     att_store_state(service->store, &state);
+    att_server_set_durable(service->server, state.durable_lsn);
     while (service->deferred_count > 0) {
         struct deferred *entry = &service->deferred[service->deferred_first];
         if (entry->lsn <= state.durable_lsn)

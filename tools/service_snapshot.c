@@ -17,9 +17,9 @@ static_assert((int)ATT_ARRAY_COUNT <= (int)ATT_HEAD_ARRAYS, "the arrays of a hea
 
 static void sink_begin(void *context, uint64_t lsn, uint32_t tokens_used)
 {
-    const struct cutter *cutter = context;
-    att_store_snapshot_cut(cutter->service->store, cutter->head, lsn > cutter->covered ? lsn : cutter->covered,
-                           tokens_used);
+    struct cutter *cutter = context;
+    cutter->cut = lsn > cutter->covered ? lsn : cutter->covered;
+    att_store_snapshot_cut(cutter->service->store, cutter->head, cutter->cut, tokens_used);
 }
 
 static bool sink_room(void *context)
@@ -108,6 +108,7 @@ void service_snapshot_begin(struct att_service *service)
     }
     service->snapshot_running = true;
     service->snapshot_handed = false;
+    service_session_snapshot(service);
     begin_head(service, 0);
 }
 
@@ -132,7 +133,11 @@ void service_snapshot_job_done(struct att_service *service, const struct att_job
     if (job == &service->merge_job) {
         service->snapshot_job = (struct att_job){.kind = ATT_JOB_SNAPSHOT, .sink = &service->cutter.sink};
         att_engine_submit(service->heads.engines[head], &service->snapshot_job);
-    } else if (head + 1 < service->heads.count) {
+        return;
+    }
+    if (head == 0)
+        service_session_cut(service, service->cutter.cut); /* cuts follow each other: the first is the smallest */
+    if (head + 1 < service->heads.count) {
         begin_head(service, head + 1);
     } else {
         att_store_snapshot_end(service->store);

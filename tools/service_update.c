@@ -16,6 +16,27 @@ bool service_pay_owed(struct att_service *service)
     return !service->owed;
 }
 
+/* Hands `record`, of the newest LSN, to the store. */
+void service_owe(struct att_service *service)
+{
+    service->log_bytes += service->record.length;
+    service->owed = true;
+    service_pay_owed(service);
+}
+
+/* Whether the store takes nothing now, and why. */
+bool service_refuses_updates(struct att_service *service, enum att_status *ret_status, char *ret_text, size_t size)
+{
+    struct att_store_state state;
+
+    att_store_state(service->store, &state);
+    if (state.refusing == ATT_OK)
+        return false;
+    att_store_message(service->store, ret_text, size);
+    *ret_status = state.refusing == ATT_ENOSPC ? ATT_ENOSPC : ATT_EREADONLY;
+    return true;
+}
+
 static struct att_op op_of(const struct att_server_request *request, const float *bias)
 {
     const struct att_wire_request *header = &request->header;
@@ -36,11 +57,12 @@ static void log_and_reply(struct att_service *service, const struct att_server_r
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
 
-    att_record_from_op(op, request->header.head, service->lsn, 0, request->header.session_seq, service->options.d,
-                       service->options.d_v, &service->record, service->record_payload);
-    service->log_bytes += service->record.length;
-    service->owed = true;
-    service_pay_owed(service);
+    att_record_from_op(op, request->header.head, service->lsn,
+                       request->place == ATT_NO_PLACE ? 0 : att_sessions_at(service->sessions, request->place)->id,
+                       request->header.session_seq, service->options.d, service->options.d_v, &service->record,
+                       service->record_payload);
+    service_owe(service);
+    service_session_done(service, request, op);
     reply.index = op->kind == ATT_OP_APPEND ? op->index : 0;
     if (service->options.durability == ATT_DURABLE_ALWAYS)
         service_reply_durable(service, request->session, &reply, NULL, 0, service->lsn);
@@ -52,16 +74,14 @@ bool service_update(struct att_service *service, const struct att_server_request
 {
     const float bias = (float)request->header.number;
     struct att_op op = op_of(request, &bias);
-    struct att_store_state state;
     struct att_error error;
     char text[400];
     enum att_status status;
 
-    att_store_state(service->store, &state);
-    if (state.refusing != ATT_OK) {
-        att_store_message(service->store, text, sizeof text);
-        return service_refuse(service, request, state.refusing == ATT_ENOSPC ? ATT_ENOSPC : ATT_EREADONLY, text);
-    }
+    if (request->header.session_seq != 0 && service_session_knows(service, request))
+        return true;
+    if (service_refuses_updates(service, &status, text, sizeof text))
+        return service_refuse(service, request, status, text);
     status = service_pay_owed(service)
                  ? att_engine_apply(service_engine(service, request), &op, service->lsn + 1, &error)
                  : ATT_AGAIN;

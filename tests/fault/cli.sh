@@ -144,7 +144,8 @@ refuse_start "NaN in the bias" "nanb.npy" --q Q.npy --k K.npy --v V.npy --bias n
 refuse_start "a capacity below the tokens" "capacity" --q Q.npy --k K.npy --v V.npy --capacity 10
 
 # ---- options ---------------------------------------------------------------------------------------------
-expect "attnd: unknown option" 2 "--colour" -- "$build/attnd" --dir x --colour
+expect "attnd: unknown option" 2 "--colour see --help" -- "$build/attnd" --dir x --colour
+expect "attnd: an option without its argument" 2 "--dir argument see --help" -- "$build/attnd" --dir
 expect "attnd: no directory" 2 "--dir" -- "$build/attnd"
 expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
 expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
@@ -153,7 +154,8 @@ expect "attnd: bad durability" 2 "durability" -- "$build/attnd" --dir x --durabi
 expect "attnd: bad threads" 2 "threads" -- "$build/attnd" --dir x --threads -3
 expect "attnctl: unknown command" 2 "frobnicate" -- "$build/attnctl" --socket "$root/s" frobnicate
 expect "attnctl: no command" 2 "" -- "$build/attnctl"
-expect "attnctl: unknown option" 2 "--colour" -- "$build/attnctl" --colour ping
+expect "attnctl: unknown option" 2 "--colour see --help" -- "$build/attnctl" --colour ping
+expect "attninspect: unknown option" 2 "--colour see --help" -- "$build/attninspect" --colour state info
 expect "attninspect: unknown command" 2 "frobnicate" -- "$build/attninspect" state frobnicate
 for program in attnd attnctl attninspect; do
     expect "$program --help" 0 "$program" -- "$build/$program" --help

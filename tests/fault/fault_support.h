@@ -143,7 +143,7 @@ static struct recovered UNUSED recover_directory(const char *directory, bool sta
     struct att_recovery what;
     enum att_status status = att_store_open(directory, &options, &store, &error);
     if (status == ATT_OK)
-        status = att_recover(store, &wanted, 0, &heads, &what, &error);
+        status = att_recover(store, &wanted, 0, &heads, NULL, &what, &error);
     if (status == ATT_OK) {
         look_at_tokens(heads.engines[0], &ret);
         att_heads_release(&heads);

@@ -38,10 +38,14 @@ for file in "$source"/ipc/*.c "$source"/core/{status,kernel,reader,region,row}.c
 done
 # The plain kernel is the one that runs; the others, which take long to compile with sanitizers, are only linked.
 export ATTND_ISA=plain
-for set in plain:-O1 avx2:"-O0 -fno-sanitize=all -mavx2 -mfma" avx512:"-O0 -fno-sanitize=all -mavx512f -mavx2 -mfma"; do
-    # shellcheck disable=SC2086
-    compile "kernel_${set%%:*}" "$source/core/kernel_lanes.c" ${set#*:} \
-        -DKERNEL_TABLE="att_kernel_${set%%:*}" -DKERNEL_NAME="\"${set%%:*}\""
+for set in plain:-O1 avx2:"-O0 -fno-sanitize=all -mavx2 -mfma" avx512:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma"; do
+    name=${set%%:*}
+    for part in lanes read; do
+        # shellcheck disable=SC2086
+        compile "kernel_${part}_$name" "$source/core/kernel_$part.c" ${set#*:} \
+            -DKERNEL_TABLE="att_kernel_$name" -DKERNEL_NAME="\"$name\"" \
+            -DKERNEL_READ="att_kernel_read_$name" -DKERNEL_SUMS="att_kernel_sums_$name"
+    done
 done
 status=0
 for target in $targets; do

@@ -1,10 +1,11 @@
 /* Commits, acknowledgements, snapshots, trimming and recovery, with a crash anywhere. persist/log.c, persist/snapshot.c
  * (complete), persist/store.c (load, att_store_open), tools/recover.c, tools/service_reply.c; DESIGN section 6.
  *
- * A session sends OPS appends; it keeps each until it is acknowledged, and sends it again after a crash (DESIGN; the code
- * has no sessions that outlive a connection yet). A second client makes OTHERS updates and never sends one again; of one
- * of them it remembers (incarnation, LSN), and later waits for that to be durable. An operation adds 4^number to the
- * state, so the state tells how often each was applied.
+ * A session sends OPS appends; it keeps each until it is acknowledged, and sends it again after a crash
+ * (ipc/client_session.c, tools/sessions.h: `sequence` is the table, saved with each snapshot as of its cut and completed
+ * by the log's records). A second client makes OTHERS updates and never sends one again; of one of them it remembers
+ * (incarnation, LSN), and later waits for that to be durable. An operation adds 4^number to the state, so the state tells
+ * how often each was applied.
  *
  * An LMDB transaction is one step. A crash takes all but what is on disk; each option of the loop below is a step, and a
  * crash may come between any two. One generation may be found damaged, once, at any time.
@@ -99,7 +100,11 @@ inline recover()
             assert(i == last_lsn + 1); /* a gap */
             state = state + EFFECT(record[i]);
             if
-            :: record[i] < OPS -> sequence = record[i] + 1; lsn_of[record[i]] = i
+            :: record[i] < OPS ->
+#ifndef SESSION_NOT_LOGGED
+                sequence = record[i] + 1;
+#endif
+                lsn_of[record[i]] = i
             :: else
             fi;
             last_lsn = i;
@@ -286,7 +291,11 @@ end:
             snap[i].lsn = cut_lsn;
             snap[i].state = cut_state;
 #ifndef SESSION_NOT_SAVED
+#ifdef SESSION_LATE
+            snap[i].sequence = sequence; /* as it is now */
+#else
             snap[i].sequence = cut_sequence;
+#endif
 #endif
             snap[i].damaged = 0;
             written = i;

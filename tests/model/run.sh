@@ -105,4 +105,6 @@ check commit fails "with LSNs used again and no incarnation" NO_INCARNATION
 check commit fails "with an acknowledgement before the LSN is durable" ACK_EARLY
 check commit fails "without sequence numbers in the session" NO_SEQUENCE
 check commit fails "without the session in the snapshot" SESSION_NOT_SAVED
+check commit fails "without the session in the log's records" SESSION_NOT_LOGGED
+check commit fails "with a session in the snapshot that is newer than the cut" SESSION_LATE
 exit $status

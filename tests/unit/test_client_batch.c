@@ -157,12 +157,12 @@ static void assert_right(const struct batch *b, uint32_t i)
     if (done->tag != r->tag || done->type != r->type || done->status != b->expected[i])
         fail_msg("request %u of type %d: tag %llu, status %s, expected %s", i, (int)r->type,
                  (unsigned long long)done->tag, att_status_name(done->status), att_status_name(b->expected[i]));
-    if (done->status != ATT_OK)
+    if (done->status != ATT_OK || (r->type != ATT_REQ_ROW && r->type != ATT_REQ_QUERY))
         return;
     for (uint32_t j = 0; j < D_V; j++) {
         const double got = r->type == ATT_REQ_ROW ? b->rows[i][j] : done->value;
         const long double right = b->right[i][r->type == ATT_REQ_ROW ? j : r->column];
-        if ((r->type == ATT_REQ_ROW || r->type == ATT_REQ_QUERY) && !(fabsl(got - right) <= done->error_bound))
+        if (!(fabsl(got - right) <= done->error_bound))
             fail_msg("request %u: row %u: %.12g, expected %.12Lg within %.3g", i, r->index, got, right,
                      done->error_bound);
     }
@@ -214,7 +214,8 @@ static void durable_batches(void **unused)
     every_request_has_its_place_in_the_order("1024", "always");
 }
 
-/* All values become n at once: an answer in between would be neither. */
+/* All values become n at once: an answer in between would be neither. Merges are asked for, so that the log is never full:
+ * then a batch would have to wait in its middle. */
 static pid_t start_painter(void)
 {
     fflush(NULL);
@@ -232,7 +233,7 @@ static pid_t start_painter(void)
             value[j] = (float)n;
         for (uint32_t i = 0; i < TOKENS; i++)
             requests[i] = (struct att_request){.type = ATT_REQ_SET_TOKEN, .index = i, .value = value};
-        if (att_call_batch(client, requests, TOKENS, done) != ATT_OK)
+        if (att_call_batch(client, requests, TOKENS, done) != ATT_OK || (n == 1 && att_merge(client) != ATT_OK))
             _exit(1);
     }
 }
@@ -243,7 +244,7 @@ static void others_see_a_batch_whole(void **unused)
     struct test_random random;
     struct model model;
     double row[D_V], bound;
-    uint32_t seen[9] = {0};
+    uint32_t seen[9] = {0}, colours = 0;
     random_seed(&random, 4202, "painted tokens");
     model_init(&model, N_Q, D, D_V, CAPACITY, 1);
     model_fill(&model, &random, TOKENS, 1);
@@ -256,18 +257,16 @@ static void others_see_a_batch_whole(void **unused)
         assert_int_equal(att_get_stat(client, &stat), ATT_OK);
     while (stat.rows_cold > 0);
     const pid_t pid = start_painter();
-    for (uint32_t i = 0; i < test_times(20000); i++) {
+    for (uint32_t i = 0; i < test_times(20000) || colours < 8; i++) {
         assert_int_equal(att_row(client, i % N_Q, row, &bound), ATT_OK);
         const double nearest = round(row[0]);
         for (uint32_t j = 0; j < D_V; j++)
             if (!(fabs(row[j] - nearest) <= bound + 1e-5))
                 fail_msg("row %u is %.9g: between two batches it is a whole number", i % N_Q, row[j]);
-        seen[(uint32_t)nearest]++;
+        colours += seen[(uint32_t)nearest]++ == 0;
     }
     assert_int_equal(kill(pid, SIGKILL), 0);
     waitpid(pid, NULL, 0);
-    for (uint32_t n = 1; n <= 8; n++)
-        assert_true(seen[n] > 0);
     att_close(client);
     daemon_release(&attnd);
     model_release(&model);

@@ -349,8 +349,10 @@ static void a_batch_changed_while_it_waits(void **unused)
         raw.requests = before;                       /* the same slots once more */
         batch[2].type = batch[3].type = ATT_REQ_ROW; /* with more room for the reply */
         batch[2].index = batch[3].index = 1;
-        if (change == 1)
-            batch[0].index = 1, batch[0].length = 2 * sizeof batch[0];
+        if (change == 1) {
+            batch[0].index = 1;
+            batch[0].length = 2 * sizeof batch[0];
+        }
         if (change == 2)
             batch[0] = ping(&raw);
         if (change == 3)

@@ -8,11 +8,11 @@
 #include <sys/resource.h>
 
 #if defined(ATTND_ASAN) || defined(ATTND_TSAN)
-enum { IDLE = 200 }; /* shadow memory for a thousand mappings takes its time */
+enum { IDLE = 200, CYCLES = 300 }; /* shadow memory for a thousand mappings takes its time */
 #else
-enum { IDLE = 936 };
+enum { IDLE = 936, CYCLES = 10000 };
 #endif
-enum { ACTIVE = 64, CYCLES = 300, LONG_CYCLES = 10000, TRIPS = 400 };
+enum { ACTIVE = 64, TRIPS = 400 };
 
 static void allow_descriptors(void)
 {
@@ -235,8 +235,6 @@ static void one_cycle(const struct service *service, int number)
 static void connecting_and_being_killed_leaks_nothing(void **unused)
 {
     (void)unused;
-    const char *how = getenv("ATT_LONG");
-    const int cycles = how && strcmp(how, "1") == 0 ? LONG_CYCLES : CYCLES;
     struct service service;
     service_start(&service);
     struct att_client *witness = service_connect(&service, 10000);
@@ -245,7 +243,7 @@ static void connecting_and_being_killed_leaks_nothing(void **unused)
     service_await_clients(witness, 1);
     const int fds = count_entries(service.pid, "fd"), mappings = count_mappings(service.pid);
     const long pages = resident_pages(service.pid);
-    for (int i = 0; i < cycles; i++) {
+    for (int i = 0; i < CYCLES; i++) {
         one_cycle(&service, i);
         if (i % 16 == 0)
             assert_works(witness);
@@ -253,7 +251,7 @@ static void connecting_and_being_killed_leaks_nothing(void **unused)
     service_await_clients(witness, 1);
     assert_int_equal(count_entries(service.pid, "fd"), fds);
     assert_int_equal(count_mappings(service.pid), mappings);
-    print_message("%d cycles: resident pages %ld, before %ld\n", cycles, resident_pages(service.pid), pages);
+    print_message("%d cycles: resident pages %ld, before %ld\n", CYCLES, resident_pages(service.pid), pages);
 #if !defined(ATTND_ASAN) && !defined(ATTND_TSAN) /* theirs keep what is freed */
     assert_true(resident_pages(service.pid) < pages + 256);
 #endif

@@ -3,7 +3,7 @@
 # dpkg and removed without a trace.
 # Environment: ATTND_BUILD (the build directory).
 source "$(dirname "$0")/lib.bash"
-need attnd attnctl attninspect attnbench tests/mknpy
+need attnd attnctl attninspect attnbench attndemo tests/mknpy
 need_no_sanitizer
 for tool in cpack dpkg dpkg-deb; do
     command -v $tool >/dev/null || skip "$tool is not installed"
@@ -56,6 +56,8 @@ fi
 stop_daemon
 check "an orderly end" test "$stopped" = 0
 check "attninspect" "$usr/bin/attninspect" state verify
+mkdir demo
+check "the demonstration passes with it" timeout 200 "$build/attndemo" "$attnd" "$source/tests/data/realS" "$root/demo"
 
 # ---- installed and removed -----------------------------------------------------------------------------------
 sys=$root/sys

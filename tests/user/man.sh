@@ -40,6 +40,10 @@ for page in attnd.8 attnctl.1 attninspect.1 attnbench.1; do
     fi
     sed 's/\\-/-/g' "$source/docs/man/$page.in" >"$root/text"
     "$program" --help >"$root/says"
+    if [ "$(wc -L <"$root/says")" -gt 80 ] || [ "$(wc -l <"$root/says")" -gt 40 ]; then
+        echo "FAIL ${page%.*} --help does not fit a screen: $(wc -l <"$root/says") lines, $(wc -L <"$root/says") columns"
+        failed=1
+    fi
     # Options: in the page, those that have a paragraph of their own, or belong to a command.
     words '--[a-z][a-z-]*' <"$root/says" >"$root/help"
     words '--[a-z][a-z-]*' <"$root/text" >"$root/page"

@@ -18,16 +18,18 @@ struct suite {
 };
 
 static const struct suite suites[] = {
-    {"query", suite_query, "queries with entries pending, against plain reads and a row from scratch"},
+    {"query", suite_query, "queries with entries pending, against a row from scratch"},
     {"merge", suite_merge, "merges and Init, against sgemm and recomputing everything"},
     {"update", suite_update, "replacing a key and a value row"},
     {"accuracy", suite_accuracy, "error bounds against the true error, and drift"},
-    {"crossover", suite_crossover, "mixes of reads and updates, against the better of two plain strategies"},
+    {"crossover", suite_crossover, "mixes of reads and updates, against two plain strategies"},
     {"scale", suite_scale, "resident bytes of the published region"},
-    {"ipc", suite_ipc, "round trips through the ring, against a bare echo over the same ring"},
+    {"ipc", suite_ipc, "round trips through the ring, against a bare echo"},
     {"direct", suite_direct, "reads of the published region by other processes"},
-    {"paper", suite_paper, "the paper's bounds as curves: fitted exponents, and the worst update"},
-    {"hmv", suite_hmv, "the paper's lower bound as a program, against the plain Boolean product"},
+    {"durable", suite_durable, "acknowledged on disk, against the bare disk and Redis"},
+    {"recovery", suite_recovery, "kill to first answer; disk use of 100 snapshots"},
+    {"paper", suite_paper, "the paper's bounds as curves, the worst update, rivals"},
+    {"hmv", suite_hmv, "the paper's lower bound as a program"},
 };
 
 enum { SUITES = sizeof suites / sizeof *suites };
@@ -35,8 +37,9 @@ enum { SUITES = sizeof suites / sizeof *suites };
 static void print_help(void)
 {
     printf("usage: attnbench [SUITE]... [--json] [--quick]\n\n"
-           "Prints one line for each figure: suite case value unit floor ratio (- where there is none). A floor or\n"
-           "rival is measured in the same run, interleaved. Comments go to standard error.\n\n"
+           "Prints one line for each figure: suite case value unit floor ratio (- for none).\n"
+           "A floor or rival is measured in the same run, interleaved. Comments go to\n"
+           "standard error.\n\n"
            "  --json     one JSON object a line instead\n"
            "  --quick    ends within 45 s a suite\n"
            "  --help     this text\n"

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "channel.h"
+#include "hostile.h"
 #include "rig.h"
 #include "served.h"
 #include "wire.h"
@@ -371,7 +372,25 @@ static void measure_merges(const struct bench *bench, struct peers *p, const cha
     bench_figure(bench, name, busy * 1e-3, "us", quiet * 1e-3, busy / quiet);
 }
 
-/* ---- Clients that die, and that do nothing ---- */
+/* ---- Clients that break the protocol, that die, and that do nothing ---- */
+
+static void measure_hostile(const struct bench *bench, struct peers *p)
+{
+    double without[ROUNDS], with[ROUNDS];
+
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        without[i] = p99_beside(p);
+        const pid_t forger = served_child(&p->served, hostile_forge, NULL);
+        const pid_t staller = served_child(&p->served, hostile_stall, NULL);
+        usleep(50000);
+        with[i] = p99_beside(p);
+        served_end_child(forger);
+        served_end_child(staller);
+        usleep(50000);
+    }
+    const double quiet = bench_median(without, ROUNDS), busy = bench_median(with, ROUNDS);
+    bench_figure(bench, "hostile-p99", busy * 1e-3, "us", quiet * 1e-3, busy / quiet);
+}
 
 enum { KILLS = 100, IDLE = 100 };
 
@@ -467,6 +486,7 @@ void suite_ipc(const struct bench *bench)
     measure_pipelined(bench, &peers);
     measure_merges(bench, &peers, "merge-p99", DEPTH);
     measure_merges(bench, &peers, "merge-p99-large", 256);
+    measure_hostile(bench, &peers);
     measure_deaths(bench, &peers);
     measure_idling(bench, &peers);
     served_pin(0, -1);

@@ -2,6 +2,7 @@
  *
  * Floors: `row` against the touches: a load from each of the same places that an update of a random token must reach,
  * in arrays of the same size (its key row, value row, bias, and the index: newest entry, live, norms), nothing else.
+ * The next token is announced while one is updated, as the service does with requests that wait; `row-lone` without.
  * `row-memcpy` copies the two rows only. What is between the floors and the figure is the work: two entries written
  * into tiles of 16 lanes, checks and norms. */
 #include <math.h>
@@ -16,6 +17,7 @@ enum { D = 64, TOKENS = 1000000, FEW_TOKENS = 16, BATCH = 2048 };
 struct updating {
     struct rig *rig;
     uint32_t tokens; /* 0 .. tokens - 1 are updated */
+    bool ahead;      /* the next one is announced */
     struct bench_random random;
     uint32_t order[BATCH];
     const float *k, *v, *bias; /* the engine's own arrays */
@@ -39,9 +41,12 @@ static double run_updates(void *context)
 
     draw(work);
     start = bench_now();
-    for (uint32_t i = 0; i < BATCH; i++)
+    for (uint32_t i = 0; i < BATCH; i++) {
+        if (work->ahead) /* as the service does while requests wait */
+            att_engine_ahead_update(work->rig->engine, work->order[(i + 1) % BATCH]);
         if (!rig_replace(work->rig, work->order[i]))
             bench_die("the log is full, and nothing merges");
+    }
     att_engine_kick(work->rig->engine);
     took = bench_now() - start;
     rig_merge(work->rig);
@@ -92,12 +97,13 @@ static double run_touches(void *context)
 void suite_update(const struct bench *bench)
 {
     struct att_engine_options options = rig_options(1, TOKENS, D);
-    static struct updating random, hot;
+    static struct updating random, hot, lone;
     struct rig rig;
     size_t bytes;
     const struct bench_run runs[] = {{run_updates, &random}, {run_memcpy, &random}, {run_touches, &random},
-                                     {run_updates, &hot},    {run_memcpy, &hot},    {run_touches, &hot}};
-    double ns[6];
+                                     {run_updates, &hot},    {run_memcpy, &hot},    {run_touches, &hot},
+                                     {run_updates, &lone}};
+    double ns[7];
 
     rig_create_held(&rig, &options, 30);
     random = (struct updating){.rig = &rig, .tokens = TOKENS, .random = {31}};
@@ -107,10 +113,12 @@ void suite_update(const struct bench *bench)
     random.newest = bench_memory(sizeof *random.newest * TOKENS);
     random.live = bench_memory(TOKENS);
     random.norms = bench_memory(sizeof *random.norms * TOKENS);
-    hot = random;
+    hot = lone = random;
     hot.tokens = FEW_TOKENS;
-    bench_interleave(runs, 6, bench->quick ? 3.0 : 8.0, ns);
+    random.ahead = hot.ahead = true;
+    bench_interleave(runs, 7, bench->quick ? 3.0 : 8.0, ns);
     bench_figure(bench, "row", ns[0], "ns", ns[2], ns[0] / ns[2]);
+    bench_figure(bench, "row-lone", ns[6], "ns", ns[2], ns[6] / ns[2]);
     bench_figure(bench, "row-touches", ns[2], "ns", NAN, NAN);
     bench_figure(bench, "row-memcpy", ns[1], "ns", NAN, NAN);
     bench_figure(bench, "row-hot", ns[3], "ns", ns[5], ns[3] / ns[5]);

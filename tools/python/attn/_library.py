@@ -12,7 +12,7 @@ u32, u64, f64 = c.c_uint32, c.c_uint64, c.c_double
 
 class ConnectOptions(c.Structure):
     _fields_ = [("socket", c.c_char_p), ("name", c.c_char_p), ("timeout_ms", u32), ("wait", c.c_uint),
-                ("direct", c.c_bool), ("stay_closed", c.c_bool)]
+                ("direct", c.c_bool), ("stay_closed", c.c_bool), ("resume", c.c_bool), ("session", u64)]
 
 
 class Error(c.Structure):
@@ -79,6 +79,7 @@ def _declare(loaded: c.CDLL) -> None:
         "att_last_error": (c.c_char_p, [client]),
         "att_socket_path": (c.c_uint, [c.c_char_p, c.c_char_p, c.c_size_t, c.POINTER(Error)]),
         "att_submit": (c.c_uint, [client, c.POINTER(Request)]),
+        "att_submit_batch": (c.c_uint, [client, c.POINTER(Request), u32]),
         "att_push": (None, [client]),
         "att_complete": (c.c_int, [client, c.POINTER(Completion), c.c_int, u32]),
         "att_in_flight": (u32, [client]),

@@ -1,0 +1,304 @@
+#include "sessions.h"
+
+#include <stdlib.h>
+
+#include "wire.h"
+
+enum { BUCKETS = 1024, NOTES_LEAST = 64 };
+static_assert((BUCKETS & (BUCKETS - 1)) == 0, "a power of two");
+
+/* What is worth saying of one update: that it was refused, or an append's token. */
+struct note {
+    uint64_t seq;
+    uint32_t result;
+};
+
+struct session {
+    struct att_session_state state; /* id 0: the place is free */
+    uint32_t next;                  /* in its bucket, or in the list of free places */
+    /* A ring in the order of seq, of seqs above state.seq - ATT_SESSION_WINDOW only; capacity: a power of two, or 0. */
+    struct note *notes;
+    uint32_t first, count, capacity;
+};
+
+struct att_sessions {
+    struct session *places;
+    uint32_t used, capacity, free_first, count;
+    uint32_t buckets[BUCKETS];
+};
+
+static uint32_t bucket_of(uint64_t id)
+{
+    return (uint32_t)(id * UINT64_C(0x9e3779b97f4a7c15) >> 32) % BUCKETS;
+}
+
+struct att_sessions *att_sessions_create(void)
+{
+    struct att_sessions *sessions = calloc(1, sizeof *sessions);
+
+    if (sessions)
+        att_sessions_clear(sessions);
+    return sessions;
+}
+
+void att_sessions_clear(struct att_sessions *sessions)
+{
+    for (uint32_t i = 0; i < sessions->used; i++)
+        free(sessions->places[i].notes);
+    free(sessions->places);
+    *sessions = (struct att_sessions){.free_first = ATT_NO_SESSION};
+    for (uint32_t i = 0; i < BUCKETS; i++)
+        sessions->buckets[i] = ATT_NO_SESSION;
+}
+
+void att_sessions_free(struct att_sessions *sessions)
+{
+    if (!sessions)
+        return;
+    att_sessions_clear(sessions);
+    free(sessions);
+}
+
+uint32_t att_sessions_find(const struct att_sessions *sessions, uint64_t id)
+{
+    uint32_t place = sessions->buckets[bucket_of(id)];
+
+    while (place != ATT_NO_SESSION && sessions->places[place].state.id != id)
+        place = sessions->places[place].next;
+    return place;
+}
+
+const struct att_session_state *att_sessions_at(const struct att_sessions *sessions, uint32_t place)
+{
+    return &sessions->places[place].state;
+}
+
+/* ---- Places -------------------------------------------------------------------------------------------- */
+
+static uint32_t add(struct att_sessions *sessions, uint64_t id)
+{
+    uint32_t place = sessions->free_first, *bucket = &sessions->buckets[bucket_of(id)];
+
+    if (place != ATT_NO_SESSION) {
+        sessions->free_first = sessions->places[place].next;
+    } else {
+        if (sessions->used == sessions->capacity) {
+            uint32_t capacity = sessions->capacity ? 2 * sessions->capacity : 64;
+            struct session *larger = realloc(sessions->places, capacity * sizeof *larger);
+            if (!larger)
+                return ATT_NO_SESSION;
+            sessions->places = larger;
+            sessions->capacity = capacity;
+        }
+        place = sessions->used++;
+    }
+    sessions->places[place] = (struct session){.state = {.id = id}, .next = *bucket};
+    *bucket = place;
+    sessions->count++;
+    return place;
+}
+
+static void expire(struct att_sessions *sessions, uint32_t place)
+{
+    struct session *session = &sessions->places[place];
+    uint32_t *link = &sessions->buckets[bucket_of(session->state.id)];
+
+    while (*link != place)
+        link = &sessions->places[*link].next;
+    *link = session->next;
+    free(session->notes);
+    *session = (struct session){.next = sessions->free_first};
+    sessions->free_first = place;
+    sessions->count--;
+}
+
+bool att_sessions_make_room(struct att_sessions *sessions)
+{
+    while (sessions->count >= ATT_SESSIONS_MOST) {
+        uint32_t oldest = ATT_NO_SESSION;
+        for (uint32_t i = 0; i < sessions->used; i++) {
+            const struct att_session_state *state = &sessions->places[i].state;
+            if (state->id != 0 && state->connection == 0 &&
+                (oldest == ATT_NO_SESSION || state->lsn < sessions->places[oldest].state.lsn))
+                oldest = i;
+        }
+        if (oldest == ATT_NO_SESSION)
+            return false;
+        expire(sessions, oldest);
+    }
+    return true;
+}
+
+void att_sessions_bind(struct att_sessions *sessions, uint32_t place, uint64_t connection)
+{
+    sessions->places[place].state.connection = connection;
+}
+
+void att_sessions_unbind(struct att_sessions *sessions, uint64_t connection)
+{
+    for (uint32_t i = 0; i < sessions->used; i++)
+        if (sessions->places[i].state.connection == connection)
+            sessions->places[i].state.connection = 0;
+}
+
+/* ---- Notes --------------------------------------------------------------------------------------------- */
+
+static struct note *note_at(const struct session *session, uint32_t i)
+{
+    return &session->notes[(session->first + i) & (session->capacity - 1)];
+}
+
+static void forget_old(struct session *session, uint64_t newest)
+{
+    while (session->count > 0 && note_at(session, 0)->seq + ATT_SESSION_WINDOW <= newest) {
+        session->first = (session->first + 1) & (session->capacity - 1);
+        session->count--;
+    }
+}
+
+/* Room for so many more notes. */
+static bool make_notes(struct session *session, uint64_t more)
+{
+    uint64_t wanted = session->count + more;
+    uint32_t capacity = session->capacity ? session->capacity : NOTES_LEAST;
+
+    if (wanted <= session->capacity)
+        return true;
+    while (capacity < wanted)
+        capacity *= 2;
+    struct note *larger = malloc(capacity * sizeof *larger);
+    if (!larger)
+        return false;
+    for (uint32_t i = 0; i < session->count; i++)
+        larger[i] = *note_at(session, i);
+    free(session->notes);
+    session->notes = larger;
+    session->first = 0;
+    session->capacity = capacity;
+    return true;
+}
+
+static void put_note(struct session *session, uint64_t seq, uint32_t result)
+{
+    session->count++;
+    *note_at(session, session->count - 1) = (struct note){seq, result};
+}
+
+/* Where what is known as refused begins when `seq` takes effect: all of its window at most. */
+static uint64_t gap_begin(const struct session *session, uint64_t seq)
+{
+    uint64_t from = session->state.seq + 1;
+
+    return seq >= ATT_SESSION_WINDOW && from + ATT_SESSION_WINDOW <= seq ? seq - ATT_SESSION_WINDOW + 1 : from;
+}
+
+bool att_sessions_reserve(struct att_sessions *sessions, uint32_t place, uint64_t seq)
+{
+    struct session *session = &sessions->places[place];
+
+    if (seq <= session->state.seq)
+        return true;
+    forget_old(session, seq);
+    return make_notes(session, seq - gap_begin(session, seq) + 1);
+}
+
+enum att_sequence att_sessions_look(const struct att_sessions *sessions, uint32_t place, uint64_t seq,
+                                    uint32_t *ret_index)
+{
+    const struct session *session = &sessions->places[place];
+    uint32_t low = 0, high = session->count;
+
+    if (seq > session->state.seq)
+        return ATT_SEQUENCE_NEW;
+    if (seq + ATT_SESSION_WINDOW <= session->state.seq)
+        return ATT_SEQUENCE_FORGOTTEN;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (note_at(session, middle)->seq < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *ret_index = 0;
+    if (low == session->count || note_at(session, low)->seq != seq)
+        return ATT_SEQUENCE_DONE;
+    if (note_at(session, low)->result == ATT_SESSION_REFUSED)
+        return ATT_SEQUENCE_REFUSED;
+    *ret_index = note_at(session, low)->result;
+    return ATT_SEQUENCE_DONE;
+}
+
+/* ---- Entries ------------------------------------------------------------------------------------------- */
+
+static enum att_status begin(struct att_sessions *sessions, const struct att_session_entry *entry)
+{
+    uint32_t place = att_sessions_find(sessions, entry->session);
+
+    if (entry->session == 0)
+        return ATT_ECORRUPT;
+    if (place != ATT_NO_SESSION)
+        expire(sessions, place);
+    place = add(sessions, entry->session);
+    if (place == ATT_NO_SESSION)
+        return ATT_ENOMEM;
+    struct att_session_state *state = &sessions->places[place].state;
+    state->fence = entry->seq;
+    state->user = entry->result;
+    state->lsn = entry->lsn;
+    return ATT_OK;
+}
+
+static enum att_status update(struct att_sessions *sessions, uint32_t place, const struct att_session_entry *entry)
+{
+    struct session *session = &sessions->places[place];
+
+    if (entry->seq <= session->state.seq)
+        return ATT_OK; /* known */
+    bool done = entry->what == ATT_SESSION_DONE;
+    forget_old(session, entry->seq);
+    if (!make_notes(session, done ? entry->seq - gap_begin(session, entry->seq) + 1 : entry->what == ATT_SESSION_NOTED))
+        return ATT_ENOMEM;
+    for (uint64_t seq = gap_begin(session, entry->seq); done && seq < entry->seq; seq++)
+        put_note(session, seq, ATT_SESSION_REFUSED);
+    if (entry->what != ATT_SESSION_SEEN && entry->result != ATT_SESSION_NO_INDEX)
+        put_note(session, entry->seq, entry->result);
+    session->state.seq = entry->seq;
+    session->state.lsn = entry->lsn;
+    return ATT_OK;
+}
+
+enum att_status att_sessions_apply(struct att_sessions *sessions, const struct att_session_entry *entry)
+{
+    uint32_t place;
+
+    if (entry->what == ATT_SESSION_NEW)
+        return begin(sessions, entry);
+    place = att_sessions_find(sessions, entry->session);
+    if (place == ATT_NO_SESSION || entry->what < ATT_SESSION_NEW || entry->what > ATT_SESSION_SEEN)
+        return ATT_ECORRUPT;
+    if (entry->what != ATT_SESSION_ATTACHED)
+        return update(sessions, place, entry);
+    sessions->places[place].state.fence = entry->seq;
+    sessions->places[place].state.lsn = entry->lsn;
+    return ATT_OK;
+}
+
+void att_sessions_save(const struct att_sessions *sessions,
+                       bool (*entry)(void *context, const struct att_session_entry *entry), void *context)
+{
+    for (uint32_t i = 0; i < sessions->used; i++) {
+        const struct session *session = &sessions->places[i];
+        const struct att_session_state *state = &session->state;
+        struct att_session_entry next = {state->id, state->fence, state->lsn, ATT_SESSION_NEW, state->user};
+        bool more = state->id == 0 || entry(context, &next);
+        next.what = ATT_SESSION_NOTED;
+        for (uint32_t n = 0; more && n < session->count; n++) {
+            next.seq = note_at(session, n)->seq;
+            next.result = note_at(session, n)->result;
+            more = entry(context, &next);
+        }
+        next = (struct att_session_entry){state->id, state->seq, state->lsn, ATT_SESSION_SEEN, 0};
+        if (!more || (state->seq > 0 && !entry(context, &next)))
+            return;
+    }
+}
