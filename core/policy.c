@@ -15,9 +15,10 @@
 #define MERGE_NS_ROW    250.0 /* for each row: taking up its base and writing it back */
 #define MERGE_NS_ENTRY  100.0 /* packing and settling it */
 #define MERGE_NS        3000.0
-#define MERGE_FRACTION  0.15    /* of a merge's cost, spent by queries on the log, makes it due */
+#define MERGE_FRACTION  0.1     /* of a merge's cost, spent by queries on the log, makes it due */
 #define REFRESH_NS      20000.0 /* a read that its base can't answer goes to the merge thread and back */
 #define REFRESH_NS_TERM 0.4     /* for each token and column, of one row alone; at first */
+#define WINDOW          0.25    /* of what computing a row costs, spent by merging */
 #define CREDIT          0.125   /* reads for each row that are taken for granted: see mean_gap */
 #define SAMPLE_WEIGHT   0.0625  /* of one measurement in a rate */
 #define SAMPLE_NS       5000.0  /* shorter ones are no measurements */
@@ -115,16 +116,17 @@ static double unread(const struct att_engine *engine, uint32_t row)
 }
 
 /* What merging costs, or would cost, a row between two reads of it, if all rows were read alike: from the reads and merges
- * of late, with CREDIT reads for each row before there were any. */
+ * of late, with CREDIT reads for each row before there were any. A row's reads within a WINDOW count once: a row that is read
+ * all the time says little about the others. */
 static void note_mean_gap(struct att_engine *engine, double cost)
 {
     struct att_merger *merger = &engine->merger;
-    const uint64_t queries = atomic_load_explicit(&engine->index.queries, memory_order_relaxed);
+    const uint64_t reads = atomic_load_explicit(&engine->row_reads, memory_order_relaxed);
     const double rows = engine->region.n_q, least = CREDIT * rows;
 
     merger->recent_merged += cost;
-    merger->recent_reads += (double)(queries - merger->queries);
-    merger->queries = queries;
+    merger->recent_reads += (double)(reads - merger->row_reads);
+    merger->row_reads = reads;
     atomic_store_explicit(&engine->mean_gap, rows * merger->recent_merged / (merger->recent_reads + least),
                           memory_order_relaxed);
     if (merger->recent_merged > 2.0 * att_policy_refresh_cost(engine, merger->used)) {
@@ -137,9 +139,13 @@ static void note_mean_gap(struct att_engine *engine, double cost)
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries)
 {
     const double cost = att_policy_row_cost(engine, entries);
+    const uint64_t merged = atomic_load_explicit(&engine->merged, memory_order_relaxed) + (uint64_t)cost;
 
-    atomic_fetch_add_explicit(&engine->merged, (uint64_t)cost, memory_order_relaxed);
+    atomic_store_explicit(&engine->merged, merged, memory_order_relaxed);
     note_mean_gap(engine, cost);
+    if ((double)(merged - atomic_load_explicit(&engine->window, memory_order_relaxed)) >
+        WINDOW * att_policy_refresh_cost(engine, engine->merger.used))
+        atomic_store_explicit(&engine->window, merged, memory_order_relaxed);
 }
 
 /* A read by the service, or reported to it. */
@@ -147,8 +153,15 @@ void att_policy_note_read(struct att_engine *engine, uint32_t row)
 {
     const uint64_t now = atomic_load_explicit(&engine->merged, memory_order_relaxed) + 1;
 
-    if (last_read(engine, row) != now)
-        atomic_store_explicit(&engine->last_read[row], now, memory_order_relaxed);
+    const uint64_t last = last_read(engine, row);
+
+    if (last == now)
+        return;
+    atomic_store_explicit(&engine->last_read[row], now, memory_order_relaxed);
+    if (last > atomic_load_explicit(&engine->window, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&engine->row_reads, atomic_load_explicit(&engine->row_reads, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
 }
 
 /* The same for a row that nobody has ever read: nothing is known of it, so it is taken for an average one. */

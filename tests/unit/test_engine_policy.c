@@ -58,7 +58,6 @@ static void merge(struct world *world)
 static void read_row(struct world *world, uint32_t row)
 {
     world->recompute += refresh(world);
-    atomic_fetch_add(&world->engine.index.queries, 1);
     if (!world->hot[row]) {
         world->hot[row] = att_policy_keep(&world->engine, row);
         world->paid += refresh(world);
@@ -189,6 +188,21 @@ static void rows_that_nobody_has_read_yet_stay_hot_while_others_are_read_much(vo
     free(world);
 }
 
+static void one_row_that_is_read_much_does_not_keep_the_others_hot(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+
+    for (double merged = 0.0; merged < 0.5 * refresh(world); merged += one_merge(world)) {
+        for (int i = 0; i < 10 * ROWS; i++)
+            read_row(world, 5);
+        merge(world);
+    }
+    assert_int_equal(count_hot(world), 1);
+    assert_true(world->hot[5]);
+    free(world);
+}
+
 static void an_unread_mix_does_not_forget_how_long_it_was_when_nothing_is_hot(void **state)
 {
     (void)state;
@@ -228,6 +242,7 @@ int main(void)
         cmocka_unit_test(ordinary_mixes_cost_little_more_than_the_better_strategy),
         cmocka_unit_test(rows_that_nobody_reads_go_cold_soon_without_any_reads),
         cmocka_unit_test(rows_that_nobody_has_read_yet_stay_hot_while_others_are_read_much),
+        cmocka_unit_test(one_row_that_is_read_much_does_not_keep_the_others_hot),
         cmocka_unit_test(an_unread_mix_does_not_forget_how_long_it_was_when_nothing_is_hot),
         cmocka_unit_test(the_rates_follow_what_is_measured_but_no_single_outlier),
     };
