@@ -200,6 +200,8 @@ void att_job_finish(struct att_engine *engine, struct att_job *job);
 
 /* policy.c */
 void att_policy_init(struct att_engine *engine);
+double att_policy_row_cost(const struct att_engine *engine, uint64_t entries);
+double att_policy_refresh_cost(const struct att_engine *engine, uint32_t tokens);
 void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows, uint64_t entries);
 void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);

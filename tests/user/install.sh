@@ -70,7 +70,28 @@ for program in ./hello ./hello-static outside/build/shared outside/build/static 
     check "runs: ${program#./}" timeout 60 "$program" "$root/s"
     sed 's/^/     /' check.log
 done
+# Exactly once: 400,000 additions; the program is killed three times, the daemon twice.
+./exactly_once "$root/s" 400000 7 >once.log 2>&1 &
+once=$!
+for kill in program daemon program daemon program; do
+    sleep 0.15
+    if [ $kill = program ]; then
+        kill -9 $once 2>/dev/null
+        wait $once 2>/dev/null
+        ./exactly_once "$root/s" 400000 7 >>once.log 2>&1 &
+        once=$!
+    else
+        kill -9 "$daemon"
+        wait "$daemon" 2>/dev/null
+        start_daemon
+    fi
+done
+if wait $once && grep -q 'all 400001 updates' once.log; then pass "runs: exactly_once"; else fail "runs: exactly_once" once.log; fi
+sed 's/^/     /' once.log
 stop_daemon
+"$prefix/bin/attninspect" state dump dumped >/dev/null
+sum=$(tail -c $((60 * 4 * 4)) dumped/V.npy | od -A n -t f4 -N 4 | tr -d ' ')
+check "exactly once: 400000" test "$sum" = 400000
 check "an orderly end" test "$stopped" = 0
 check "no daemon: says so" bash -c "./hello '$root/s'; test \$? = 1"
 rm -rf state

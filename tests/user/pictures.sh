@@ -88,6 +88,32 @@ refused "nowhere to write" 1 'nowhere' state heatmap nowhere/no.png
 check "no file is left of them" test ! -e no.png -a ! -e no.html
 check "the state is as it was" test "$before" = "$(find state -type f ! -name lock.mdb -exec sha256sum {} + | sort | sha256sum)"
 
+# ---- the paper's curves ------------------------------------------------------------------------------------------
+if command -v gnuplot >/dev/null; then
+    for sweep in update-fixed-d-at- query-n-at- update-d-n-at- tau-update-at- tau-query-at- tau-worst-at- query-p-at- \
+        vs-recompute-n vs-rebuild-n vs-paper-n; do
+        for x in 64 1024 20000; do
+            echo "{\"suite\":\"paper\",\"case\":\"$sweep$x\",\"value\":$((x * 10)),\"unit\":\"ns\",\"floor\":1.5e+06,\"ratio\":null}"
+        done
+    done >paper.json
+    mkdir curves
+    check "curves" "$source/tools/attnbench/plot-paper.sh" paper.json curves
+    for picture in paper-n paper-tau; do
+        check "curves: $picture.svg" /usr/bin/python3 -c "
+import xml.dom.minidom
+text = xml.dom.minidom.parse('curves/$picture.svg').documentElement.toxml()
+assert text.count('<path') >= 6 and 'predicted: exponent' in text"
+    done
+    grep -v tau-query paper.json >less.json
+    if "$source/tools/attnbench/plot-paper.sh" less.json curves >out 2>err; then
+        fail "curves: a sweep that is missing" out
+    else
+        check "curves: a sweep that is missing" grep -q 'no points of tau-query' err
+    fi
+else
+    echo "curves: not checked, gnuplot is not installed"
+fi
+
 # ---- several heads, no token ------------------------------------------------------------------------------------
 rm -rf state
 if /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
