@@ -21,6 +21,19 @@ enum att_status att_entries_room(struct att_engine *engine, uint32_t entries)
     return index->count + entries - index->tail <= engine->region.log_capacity ? ATT_OK : ATT_AGAIN;
 }
 
+/* Turns `columns` columns of 16 rows into lanes. */
+static void turn(const struct att_region *region, const float *const rows[ATT_TILE_LANES], uint32_t columns,
+                 float *lanes)
+{
+#ifdef ATTND_TSAN /* see shared.h */
+    static _Thread_local float copy[ATT_MAX_COLUMNS * ATT_TILE_LANES];
+    region->kernel->pack_keys(ATT_SINGLE, rows, columns, copy);
+    att_shared_store(lanes, copy, sizeof(float) * columns * ATT_TILE_LANES);
+#else
+    region->kernel->pack_keys(ATT_SINGLE, rows, columns, lanes);
+#endif
+}
+
 /* Turns the rows of a full tile into lanes. None of its lanes can be read before: either the tile is not published whole,
  * or nobody reads yet. */
 static void turn_tile(const struct att_region *region, uint64_t position)
@@ -32,9 +45,8 @@ static void turn_tile(const struct att_region *region, uint64_t position)
         keys[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
         values[lane] = keys[lane] + region->d;
     }
-    region->kernel->pack_keys(ATT_SINGLE, keys, region->d, region->log_keys + tile * region->d * ATT_TILE_LANES);
-    region->kernel->pack_keys(ATT_SINGLE, values, region->d_v,
-                              region->log_values + tile * region->d_v * ATT_TILE_LANES);
+    turn(region, keys, region->d, region->log_keys + tile * region->d * ATT_TILE_LANES);
+    turn(region, values, region->d_v, region->log_values + tile * region->d_v * ATT_TILE_LANES);
 }
 
 static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
