@@ -58,7 +58,7 @@ static bool allocate(struct att_engine *engine)
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
     index->free = calloc(capacity, sizeof *index->free);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
-    merger->heads = calloc(capacity + 1, sizeof *merger->heads); /* read in whole vectors */
+    merger->heads = calloc(capacity, sizeof *merger->heads);
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
@@ -284,13 +284,6 @@ static enum att_status check_row(const struct att_engine *engine, uint32_t row, 
     return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, engine->region.n_q);
 }
 
-static void count_queries(struct att_engine *engine, uint32_t count)
-{
-    const uint64_t before = atomic_load_explicit(&engine->index.queries, memory_order_relaxed);
-
-    atomic_store_explicit(&engine->index.queries, before + count, memory_order_relaxed);
-}
-
 /* Books a read that its base answered. */
 static void note_read(struct att_engine *engine, uint32_t row, uint32_t columns)
 {
@@ -311,7 +304,7 @@ enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32
         return att_fail(error, ATT_ERANGE, "column %u is out of range: V has %u columns", column, engine->region.d_v);
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
-    count_queries(engine, 1);
+    engine->index.queries++;
     status = att_read_entry(&engine->region, row, column, ret_value, ret_error_bound);
     if (status == ATT_OK)
         note_read(engine, row, ATT_HEAD_COLUMNS + 1);
@@ -331,7 +324,7 @@ enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *
 
     if (check_row(engine, row, error) != ATT_OK)
         return ATT_ERANGE;
-    count_queries(engine, 1);
+    engine->index.queries++;
     status = att_read_row(&engine->region, row, ret_values, ret_error_bound);
     if (status == ATT_OK)
         note_read(engine, row, engine->region.columns);
@@ -344,7 +337,7 @@ void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t col
         return;
     const uint64_t pending =
         engine->index.count - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
-    count_queries(engine, count);
+    engine->index.queries += count;
     if (pending > 0)
         att_policy_spend_many(engine, pending, ATT_HEAD_COLUMNS + columns, count);
     att_policy_note_read(engine, row);
@@ -405,7 +398,7 @@ void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *
         .merges = atomic_load_explicit(&engine->merges, memory_order_relaxed),
         .refreshes = atomic_load_explicit(&engine->refreshes, memory_order_relaxed),
         .updates = engine->index.updates,
-        .queries = atomic_load_explicit(&engine->index.queries, memory_order_relaxed),
+        .queries = engine->index.queries,
         .rows_hot = hot,
         .rows_cold = region->n_q - hot,
         .tokens = engine->index.live_count,

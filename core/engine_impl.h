@@ -31,10 +31,9 @@ struct att_index {
     uint64_t count; /* what `count` in the region says */
     uint64_t tail;  /* as last read */
     uint64_t lsn;
-    uint64_t updates;
-    _Atomic uint64_t queries; /* read by the merge thread; relaxed */
-    uint64_t spent;           /* see policy.c */
-    double q_largest;         /* of |s||q|, and of g, over all that was ever there: the door checks their product */
+    uint64_t updates, queries;
+    uint64_t spent;   /* see policy.c */
+    double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
     double g_largest;
     float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
     uint32_t visible; /* live tokens that are not masked */
@@ -58,6 +57,7 @@ struct att_scratch {
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
+    const char *ahead, *ahead_end; /* what a merge reads next: fetched while it computes */
 };
 
 /* Groups of tiles rebuilt at once share the packed tokens. */
@@ -80,7 +80,7 @@ struct att_merger {
     uint64_t settled_lsn;
     uint64_t cut_lsn;                 /* of the cut scanned last */
     uint32_t used;                    /* settled tokens lie below this */
-    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity + 1]: the head columns of the settled tokens */
+    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity]: the head columns of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
     uint32_t changed;            /* tokens with an entry in the stretch */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
@@ -101,7 +101,7 @@ struct att_merger {
     struct att_work_tile *group; /* [ATT_GROUP_TILES] */
     struct att_saving saving;
     double recent_merged, recent_reads; /* of late: see policy.c */
-    uint64_t queries;                   /* as last seen */
+    uint64_t row_reads;                 /* as last seen */
     bool merge_now;                     /* a hot row was over budget: a merge, then its refresh */
     struct att_job *waiting;            /* taken from `submitted`, oldest first */
 };
@@ -122,6 +122,8 @@ struct att_engine {
     /* The policy's books: see policy.c. */
     _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
     _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
+    _Atomic uint64_t window;       /* `merged` where the window began. Owner: merge */
+    _Atomic uint64_t row_reads;    /* rows read in each window, all added up. Owner: service */
     _Atomic uint64_t spent_merged; /* `spent` at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
@@ -199,6 +201,8 @@ void att_job_finish(struct att_engine *engine, struct att_job *job);
 
 /* policy.c */
 void att_policy_init(struct att_engine *engine);
+double att_policy_row_cost(const struct att_engine *engine, uint64_t entries);
+double att_policy_refresh_cost(const struct att_engine *engine, uint32_t tokens);
 void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows, uint64_t entries);
 void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);

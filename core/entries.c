@@ -21,6 +21,19 @@ enum att_status att_entries_room(struct att_engine *engine, uint32_t entries)
     return index->count + entries - index->tail <= engine->region.log_capacity ? ATT_OK : ATT_AGAIN;
 }
 
+/* Turns `columns` columns of 16 rows into lanes. */
+static void turn(const struct att_region *region, const float *const rows[ATT_TILE_LANES], uint32_t columns,
+                 float *lanes)
+{
+#ifdef ATTND_TSAN /* see shared.h */
+    static _Thread_local float copy[ATT_MAX_COLUMNS * ATT_TILE_LANES];
+    region->kernel->pack_keys(ATT_SINGLE, rows, columns, copy);
+    att_shared_store(lanes, copy, sizeof(float) * columns * ATT_TILE_LANES);
+#else
+    region->kernel->pack_keys(ATT_SINGLE, rows, columns, lanes);
+#endif
+}
+
 /* Turns the rows of a full tile into lanes. None of its lanes can be read before: either the tile is not published whole,
  * or nobody reads yet. */
 static void turn_tile(const struct att_region *region, uint64_t position)
@@ -32,9 +45,8 @@ static void turn_tile(const struct att_region *region, uint64_t position)
         keys[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
         values[lane] = keys[lane] + region->d;
     }
-    region->kernel->pack_keys(ATT_SINGLE, keys, region->d, region->log_keys + tile * region->d * ATT_TILE_LANES);
-    region->kernel->pack_keys(ATT_SINGLE, values, region->d_v,
-                              region->log_values + tile * region->d_v * ATT_TILE_LANES);
+    turn(region, keys, region->d, region->log_keys + tile * region->d * ATT_TILE_LANES);
+    turn(region, values, region->d_v, region->log_values + tile * region->d_v * ATT_TILE_LANES);
 }
 
 static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
@@ -95,6 +107,20 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
         ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
+/* Asks for the lines that the next two entries will take, to own them: readers and the merge have them, or nobody. */
+#if defined(__x86_64__)
+__attribute__((target("prfchw")))
+#endif
+static void
+own_next(const struct att_region *region, uint64_t count)
+{
+    for (uint64_t position = count; position < count + 2; position++) {
+        const float *row = att_log_row(region, position);
+        for (size_t i = 0; i < region->row_floats && i < 512; i += 16)
+            __builtin_prefetch(row + i, 1);
+    }
+}
+
 void att_entries_publish(struct att_engine *engine, uint64_t count)
 {
     engine->index.count = count;
@@ -103,6 +129,7 @@ void att_entries_publish(struct att_engine *engine, uint64_t count)
                          __ATOMIC_RELAXED);
     /* Release: the entries before it, and row versions. Partner: the acquire in reader.c. */
     atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
+    own_next(&engine->region, count);
     if (!engine->index.started)
         att_entries_offer(engine);
 }

@@ -111,10 +111,13 @@ static void head(const float *key, uint32_t d, const float *value, uint32_t d_v,
         bits &= 0x7fffffffu;
         largest[0] = bits > largest[0] ? bits : largest[0];
     }
-    for (int k = 1; k < 16; k++) {
-        square[0] += square[k];
-        largest[0] = largest[k] > largest[0] ? largest[k] : largest[0];
-    }
+#pragma GCC unroll 4
+    for (int half = 8; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int k = 0; k < half; k++) {
+            square[k] += square[k + half];
+            largest[k] = largest[k + half] > largest[k] ? largest[k + half] : largest[k];
+        }
     ret_norm_largest[0] = (float)(sqrt(square[0]) * (1.0 + 0x1p-22));
     memcpy(&ret_norm_largest[1], &largest[0], sizeof largest[0]);
 }

@@ -207,38 +207,6 @@ LANES_INLINE void f64x8_store(double *p, f64x8 a)
     _mm256_storeu_pd(p + 4, a.v[1]);
 }
 
-/* Eight rows by eight columns; see lanes_transpose. */
-LANES_INLINE void lanes_transpose8(const float *const rows[8], size_t offset, float *to)
-{
-    __m256 a[8], b[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++)
-        a[i] = _mm256_loadu_ps(rows[i] + offset);
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            __m256d low = _mm256_castps_pd(b[i + j]), high = _mm256_castps_pd(b[i + j + 2]);
-            a[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
-            a[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
-        }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        _mm256_storeu_ps(to + (size_t)j * ATT_LANES, _mm256_permute2f128_ps(a[j], a[j + 4], 0x20));
-        _mm256_storeu_ps(to + (size_t)(j + 4) * ATT_LANES, _mm256_permute2f128_ps(a[j], a[j + 4], 0x31));
-    }
-}
-LANES_INLINE void lanes_transpose(const float *const rows[ATT_LANES], size_t offset, float *to)
-{
-    for (int half = 0; half < 2; half++)
-        for (int quarter = 0; quarter < 2; quarter++)
-            lanes_transpose8(rows + 8 * half, offset + 8 * (size_t)quarter,
-                             to + (size_t)quarter * 8 * ATT_LANES + 8 * half);
-}
+#include "lanes_turn.h"
 
 #endif

@@ -124,38 +124,6 @@ LANES_INLINE void f64x8_store(double *p, f64x8 a)
     _mm512_storeu_pd(p, a);
 }
 
-/* to[p][lane] = rows[lane][p] for 16 columns p: four rounds of exchanging blocks of 1, 2, 4 and 8. */
-LANES_INLINE void lanes_transpose(const float *const rows[ATT_LANES], size_t offset, float *to)
-{
-    __m512 a[16], b[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-        a[i] = _mm512_loadu_ps(rows[i] + offset);
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
-            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-        }
-#pragma GCC unroll 2
-    for (int i = 0; i < 16; i += 8)
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            b[i + j] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0x88);
-            b[i + j + 4] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0xdd);
-        }
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-        _mm512_storeu_ps(to + (size_t)j * ATT_LANES, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
-        _mm512_storeu_ps(to + (size_t)(j + 8) * ATT_LANES, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xdd));
-    }
-}
+#include "lanes_turn.h"
 
 #endif

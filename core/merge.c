@@ -201,6 +201,21 @@ static void act_on_review(struct att_engine *engine)
     }
 }
 
+/* The tile that the thread will probably merge next. */
+static void foresee(const struct att_engine *engine, struct att_scratch *scratch, uint32_t tile)
+{
+    const struct att_region *region = &engine->region;
+
+    scratch->ahead = scratch->ahead_end = NULL;
+    if (tile >= engine->merger.tiles_used || engine->merger.occupied[tile] == 0)
+        return;
+    /* Relaxed: only this merge flips words. */
+    scratch->ahead =
+        (const char *)att_region_tile(region, ATT_WORD_PHYSICAL(
+                                                  atomic_load_explicit(&region->words[tile], memory_order_relaxed)));
+    scratch->ahead_end = scratch->ahead + region->tile_bytes;
+}
+
 static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
@@ -219,6 +234,7 @@ static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks
             if (merger->occupied[tile] == 0)
                 continue;
             att_tile_load(engine, &scratch->work, tile, choose_rows(engine, tile, packed));
+            foresee(engine, scratch, tile + (uint32_t)team);
             for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
             review_rows(engine, &scratch->work);

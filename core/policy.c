@@ -9,14 +9,16 @@
 
 #define QUERY_NS        30.0  /* a query with anything pending, */
 #define QUERY_ENTRIES   24.0  /* as if there were so many more: the row of Q is scaled, and 16 lanes taken at a time */
-#define QUERY_NS_TERM   0.09  /* for each pending entry and column */
-#define MERGE_NS_TERM   0.05  /* for each row, entry and column; at first */
+#define QUERY_NS_KEY    0.05  /* for each pending entry and column of its key */
+#define QUERY_NS_VALUE  0.13  /* and of its value */
+#define MERGE_NS_TERM   0.04  /* for each row, entry and column; at first */
 #define MERGE_NS_ROW    250.0 /* for each row: taking up its base and writing it back */
 #define MERGE_NS_ENTRY  100.0 /* packing and settling it */
 #define MERGE_NS        3000.0
-#define MERGE_FRACTION  0.15    /* of a merge's cost, spent by queries on the log, makes it due */
+#define MERGE_FRACTION  0.1     /* of a merge's cost, spent by queries on the log, makes it due */
 #define REFRESH_NS      20000.0 /* a read that its base can't answer goes to the merge thread and back */
-#define REFRESH_NS_TERM 0.16    /* for each token and column, of one row alone; at first */
+#define REFRESH_NS_TERM 0.4     /* for each token and column, of one row alone; at first */
+#define WINDOW          0.25    /* of what computing a row costs, spent by merging */
 #define CREDIT          0.125   /* reads for each row that are taken for granted: see mean_gap */
 #define SAMPLE_WEIGHT   0.0625  /* of one measurement in a rate */
 #define SAMPLE_NS       5000.0  /* shorter ones are no measurements */
@@ -34,7 +36,7 @@ static double terms(const struct att_engine *engine)
 }
 
 /* Merging `entries` entries into one row. */
-static double row_cost(const struct att_engine *engine, uint64_t entries)
+double att_policy_row_cost(const struct att_engine *engine, uint64_t entries)
 {
     const double rate = atomic_load_explicit(&engine->merge_ns_term, memory_order_relaxed);
 
@@ -42,7 +44,7 @@ static double row_cost(const struct att_engine *engine, uint64_t entries)
 }
 
 /* Computing one row over `tokens` tokens. */
-static double refresh_cost(const struct att_engine *engine, uint32_t tokens)
+double att_policy_refresh_cost(const struct att_engine *engine, uint32_t tokens)
 {
     const double rate = atomic_load_explicit(&engine->refresh_ns_term, memory_order_relaxed);
 
@@ -76,7 +78,8 @@ void att_policy_sample_row(struct att_engine *engine, double ns)
 /* What queries have spent on pending entries. Owner: service; read by the merge thread. */
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries)
 {
-    const double ns = QUERY_NS + QUERY_NS_TERM * ((double)pending + QUERY_ENTRIES) * (engine->region.d + columns);
+    const double ns =
+        QUERY_NS + ((double)pending + QUERY_ENTRIES) * (QUERY_NS_KEY * engine->region.d + QUERY_NS_VALUE * columns);
 
     engine->index.spent += (uint64_t)(ns * queries);
     atomic_store_explicit(&engine->spent, engine->index.spent, memory_order_relaxed);
@@ -91,7 +94,7 @@ void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t colu
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries)
 {
     const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
-    const double cost = MERGE_NS + MERGE_NS_ENTRY * (double)entries + rows * row_cost(engine, entries);
+    const double cost = MERGE_NS + MERGE_NS_ENTRY * (double)entries + rows * att_policy_row_cost(engine, entries);
     const uint64_t spent = atomic_load_explicit(&engine->spent, memory_order_relaxed) -
                            atomic_load_explicit(&engine->spent_merged, memory_order_relaxed);
 
@@ -113,19 +116,20 @@ static double unread(const struct att_engine *engine, uint32_t row)
 }
 
 /* What merging costs, or would cost, a row between two reads of it, if all rows were read alike: from the reads and merges
- * of late, with CREDIT reads for each row before there were any. */
+ * of late, with CREDIT reads for each row before there were any. A row's reads within a WINDOW count once: a row that is read
+ * all the time says little about the others. */
 static void note_mean_gap(struct att_engine *engine, double cost)
 {
     struct att_merger *merger = &engine->merger;
-    const uint64_t queries = atomic_load_explicit(&engine->index.queries, memory_order_relaxed);
+    const uint64_t reads = atomic_load_explicit(&engine->row_reads, memory_order_relaxed);
     const double rows = engine->region.n_q, least = CREDIT * rows;
 
     merger->recent_merged += cost;
-    merger->recent_reads += (double)(queries - merger->queries);
-    merger->queries = queries;
+    merger->recent_reads += (double)(reads - merger->row_reads);
+    merger->row_reads = reads;
     atomic_store_explicit(&engine->mean_gap, rows * merger->recent_merged / (merger->recent_reads + least),
                           memory_order_relaxed);
-    if (merger->recent_merged > 2.0 * refresh_cost(engine, merger->used)) {
+    if (merger->recent_merged > 2.0 * att_policy_refresh_cost(engine, merger->used)) {
         merger->recent_merged /= 2.0;
         merger->recent_reads /= 2.0;
     }
@@ -134,10 +138,14 @@ static void note_mean_gap(struct att_engine *engine, double cost)
 /* A merge of `entries` entries has been made, into the hot rows, if any. By the merge thread. */
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries)
 {
-    const double cost = row_cost(engine, entries);
+    const double cost = att_policy_row_cost(engine, entries);
+    const uint64_t merged = atomic_load_explicit(&engine->merged, memory_order_relaxed) + (uint64_t)cost;
 
-    atomic_fetch_add_explicit(&engine->merged, (uint64_t)cost, memory_order_relaxed);
+    atomic_store_explicit(&engine->merged, merged, memory_order_relaxed);
     note_mean_gap(engine, cost);
+    if ((double)(merged - atomic_load_explicit(&engine->window, memory_order_relaxed)) >
+        WINDOW * att_policy_refresh_cost(engine, engine->merger.used))
+        atomic_store_explicit(&engine->window, merged, memory_order_relaxed);
 }
 
 /* A read by the service, or reported to it. */
@@ -145,8 +153,15 @@ void att_policy_note_read(struct att_engine *engine, uint32_t row)
 {
     const uint64_t now = atomic_load_explicit(&engine->merged, memory_order_relaxed) + 1;
 
-    if (last_read(engine, row) != now)
-        atomic_store_explicit(&engine->last_read[row], now, memory_order_relaxed);
+    const uint64_t last = last_read(engine, row);
+
+    if (last == now)
+        return;
+    atomic_store_explicit(&engine->last_read[row], now, memory_order_relaxed);
+    if (last > atomic_load_explicit(&engine->window, memory_order_relaxed))
+        return;
+    atomic_store_explicit(&engine->row_reads, atomic_load_explicit(&engine->row_reads, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
 }
 
 /* The same for a row that nobody has ever read: nothing is known of it, so it is taken for an average one. */
@@ -159,7 +174,7 @@ static bool average_is_worth_it(const struct att_engine *engine, double refresh)
  * refresh does. By the service, before att_policy_note_read. */
 bool att_policy_keep(const struct att_engine *engine, uint32_t row)
 {
-    const double refresh = refresh_cost(engine, engine->index.used);
+    const double refresh = att_policy_refresh_cost(engine, engine->index.used);
 
     if (engine->options.never_keep)
         return false;
@@ -171,10 +186,10 @@ bool att_policy_keep(const struct att_engine *engine, uint32_t row)
 /* Whether a hot row goes cold instead of having `entries` more merged into it. By the merge team. */
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries)
 {
-    const double refresh = refresh_cost(engine, engine->merger.used);
+    const double refresh = att_policy_refresh_cost(engine, engine->merger.used);
 
     if (engine->options.eager)
         return false;
-    return unread(engine, row) + row_cost(engine, entries) > refresh ||
+    return unread(engine, row) + att_policy_row_cost(engine, entries) > refresh ||
            (last_read(engine, row) == 0 && !average_is_worth_it(engine, refresh));
 }

@@ -1,5 +1,6 @@
 /* Clients that die, stall or do nothing, beside others that must not notice. */
 #include <math.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -233,6 +234,26 @@ static void queries_wake_no_other_thread(void **state)
     att_close(client);
 }
 
+/* The first thread serves; who merges runs at nice 5 and, as SCHED_BATCH, takes no processor from others when it is woken. */
+static void merging_runs_below_the_request_path(void **state)
+{
+    (void)state;
+    char command[200];
+    int batch = -1;
+    struct att_client *client = connected();
+    work(client, 0.1);
+    succeeded(client, att_merge(client), "merge");
+    snprintf(command, sizeof command, "cat /proc/%d/task/*/stat | awk '$19 == 5 && $41 == 3' | wc -l",
+             (int)daemon_process.pid);
+    FILE *pipe = popen(command, "re");
+    assert_non_null(pipe);
+    assert_int_equal(fscanf(pipe, "%d", &batch), 1);
+    pclose(pipe);
+    assert_true(batch >= 1);
+    assert_int_equal(sched_getscheduler(daemon_process.pid), SCHED_OTHER);
+    att_close(client);
+}
+
 static void clients_notice_that_the_daemon_is_gone(void **state)
 {
     (void)state;
@@ -297,6 +318,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_stopped_client_disturbs_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(an_idle_daemon_uses_no_cpu, setup, teardown),
         cmocka_unit_test_setup_teardown(queries_wake_no_other_thread, setup, teardown),
+        cmocka_unit_test_setup_teardown(merging_runs_below_the_request_path, setup, teardown),
         cmocka_unit_test_setup_teardown(clients_notice_that_the_daemon_is_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(a_clean_stop_and_start_changes_no_answer, setup, teardown),
     };

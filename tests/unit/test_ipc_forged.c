@@ -84,6 +84,15 @@ static const char *forge_flags(struct raw *raw)
     return "unknown flags";
 }
 
+static const char *forge_session(struct raw *raw)
+{
+    struct att_wire_request request = ping(raw);
+    request.type = ATT_REQ_DELETE;
+    request.session_seq = 1; /* the client has connected without one */
+    raw_send(raw, &request, 0);
+    return "no session's update";
+}
+
 static const char *forge_first_number(struct raw *raw)
 {
     atomic_store(&raw->channel.request_slots[0].seq, 12345);
@@ -272,6 +281,7 @@ static void forgeries_end_their_session_only(void **unused)
         forge_extra_field,
         forge_no_field,
         forge_flags,
+        forge_session,
         forge_first_number,
         forge_later_number,
         forge_cursor,

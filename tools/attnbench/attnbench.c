@@ -26,6 +26,8 @@ static const struct suite suites[] = {
     {"scale", suite_scale, "resident bytes of the published region"},
     {"ipc", suite_ipc, "round trips through the ring, against a bare echo"},
     {"direct", suite_direct, "reads of the published region by other processes"},
+    {"durable", suite_durable, "acknowledged on disk, against the bare disk and Redis"},
+    {"recovery", suite_recovery, "kill to first answer; disk use of 100 snapshots"},
     {"paper", suite_paper, "the paper's bounds as curves, the worst update, rivals"},
     {"hmv", suite_hmv, "the paper's lower bound as a program"},
 };

@@ -82,6 +82,8 @@ void suite_crossover(const struct bench *bench);
 void suite_scale(const struct bench *bench);
 void suite_ipc(const struct bench *bench);
 void suite_direct(const struct bench *bench);
+void suite_durable(const struct bench *bench);
+void suite_recovery(const struct bench *bench);
 void suite_paper(const struct bench *bench);
 void suite_hmv(const struct bench *bench);
 

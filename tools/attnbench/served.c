@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,7 +20,7 @@ static void write_array(const struct served *served, const char *name, uint32_t 
 {
     struct bench_random random = {seed};
     struct att_error error;
-    char path[80];
+    char path[96];
     float *array = bench_floats((size_t)rows * served->d);
 
     bench_random_fill(&random, array, (size_t)rows * served->d, 1.0);
@@ -28,7 +30,7 @@ static void write_array(const struct served *served, const char *name, uint32_t 
     free(array);
 }
 
-static void program(char *ret_path, size_t size)
+void served_program(const char *name, char *ret_path, size_t size)
 {
     char self[4000];
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
@@ -37,15 +39,16 @@ static void program(char *ret_path, size_t size)
     char *slash = strrchr(self, '/');
     if (slash)
         *slash = '\0';
-    snprintf(ret_path, size, "%s/attnd", self);
+    snprintf(ret_path, size, "%s/%s", self, name);
 }
 
+/* capacity NULL: on the state that is there. */
 static _Noreturn void become_attnd(const struct served *served, const char *capacity, int ready)
 {
-    char path[4096], dir[80], q[80], k[80], v[80];
+    char path[4096], dir[96], q[96], k[96], v[96];
     const int null = open("/dev/null", O_WRONLY);
 
-    program(path, sizeof path);
+    served_program("attnd", path, sizeof path);
     snprintf(dir, sizeof dir, "%s/state", served->root);
     snprintf(q, sizeof q, "%s/Q.npy", served->root);
     snprintf(k, sizeof k, "%s/K.npy", served->root);
@@ -53,26 +56,21 @@ static _Noreturn void become_attnd(const struct served *served, const char *capa
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(ready, 1);
     dup2(null, 2);
+    if (!capacity)
+        execl(path, "attnd", "--dir", dir, "--socket", served->socket, "--threads", "1", "--durability",
+              served->durability, (char *)NULL);
     execl(path, "attnd", "--dir", dir, "--socket", served->socket, "--q", q, "--k", k, "--v", v, "--scale", "auto",
-          "--durability", "off", "--threads", "1", "--log-capacity", capacity, (char *)NULL);
+          "--durability", served->durability, "--threads", "1", "--log-capacity", capacity, (char *)NULL);
     _exit(127);
 }
 
-void served_start(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity)
+static void launch(struct served *served, const char *capacity)
 {
-    struct att_stat stat;
-    char capacity[16], byte;
+    char byte;
     int ready[2];
 
-    *served = (struct served){.n_q = n_q, .n_k = n_k, .d = d};
-    strcpy(served->root, "/tmp/attnbench-XXXXXX");
-    if (!mkdtemp(served->root) || pipe(ready) != 0)
-        bench_die("%s: %s", served->root, strerror(errno));
-    snprintf(served->socket, sizeof served->socket, "%s/s.sock", served->root);
-    snprintf(capacity, sizeof capacity, "%u", log_capacity);
-    write_array(served, "Q", n_q, 1);
-    write_array(served, "K", n_k, 2);
-    write_array(served, "V", n_k, 3);
+    if (pipe(ready) != 0)
+        bench_die("pipe: %s", strerror(errno));
     fflush(NULL);
     served->pid = fork();
     if (served->pid < 0)
@@ -83,6 +81,55 @@ void served_start(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d,
     if (read(ready[0], &byte, 1) != 1)
         bench_die("attnd, which should lie beside this program, did not start");
     close(ready[0]);
+}
+
+void served_resume(struct served *served)
+{
+    launch(served, NULL);
+}
+
+void served_kill(struct served *served)
+{
+    kill(served->pid, SIGKILL);
+    waitpid(served->pid, NULL, 0);
+}
+
+void served_start(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity)
+{
+    served_start_durable(served, n_q, n_k, d, log_capacity, "off");
+}
+
+/* TMPDIR, or /var/tmp where /tmp is memory and a disk is wanted. */
+static void choose_root(struct served *served, bool on_disk)
+{
+    const char *base = getenv("TMPDIR");
+    struct statfs system;
+
+    if (!base || strlen(base) > sizeof served->root - 20)
+        base = "/tmp";
+    if (on_disk && statfs(base, &system) == 0 && system.f_type == TMPFS_MAGIC)
+        base = "/var/tmp";
+    if (on_disk && (statfs(base, &system) != 0 || system.f_type == TMPFS_MAGIC))
+        bench_die("%s is no disk: name a directory on one in TMPDIR", base);
+    snprintf(served->root, sizeof served->root, "%s/attnbench-XXXXXX", base);
+}
+
+void served_start_durable(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity,
+                          const char *durability)
+{
+    struct att_stat stat;
+    char capacity[16];
+
+    *served = (struct served){.n_q = n_q, .n_k = n_k, .d = d, .durability = durability};
+    choose_root(served, strcmp(durability, "off") != 0);
+    if (!mkdtemp(served->root))
+        bench_die("%s: %s", served->root, strerror(errno));
+    snprintf(served->socket, sizeof served->socket, "%s/s.sock", served->root);
+    snprintf(capacity, sizeof capacity, "%u", log_capacity);
+    write_array(served, "Q", n_q, 1);
+    write_array(served, "K", n_k, 2);
+    write_array(served, "V", n_k, 3);
+    launch(served, capacity);
     struct att_client *client = served_connect(served, false);
     const struct timespec pause = {.tv_nsec = 2000000};
     do {
@@ -97,8 +144,7 @@ void served_stop(struct served *served)
 {
     char command[100];
 
-    kill(served->pid, SIGKILL);
-    waitpid(served->pid, NULL, 0);
+    served_kill(served);
     snprintf(command, sizeof command, "rm -rf %s", served->root);
     if (system(command) != 0)
         fprintf(stderr, "# could not remove %s\n", served->root);

@@ -10,12 +10,23 @@
 struct served {
     pid_t pid;
     uint32_t n_q, n_k, d;
+    const char *durability; /* attnd's option */
     char root[64], socket[80];
 };
 
 /* Starts the attnd that lies beside this program: random arrays, one thread, no durability; waits until no row is cold. */
 void served_start(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity);
 void served_stop(struct served *served);
+
+/* The same with a durability; then on a disk: a directory in memory ends the program. */
+void served_start_durable(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity,
+                          const char *durability);
+/* Kills it, and starts it again on what is on disk; returns when it is ready. */
+void served_kill(struct served *served);
+void served_resume(struct served *served);
+
+/* The path of a program that lies beside this one. */
+void served_program(const char *name, char *ret_path, size_t size);
 
 struct att_client *served_connect(const struct served *served, bool direct);
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import operator
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 
@@ -382,6 +382,10 @@ class Client(_Requests):
         """Many requests in flight at once: see Batch."""
         return Batch(self)
 
+    def whole(self) -> "Whole":
+        """Several requests as one: see Whole."""
+        return Whole(self)
+
     def set_tokens(self, tokens: Sequence[int], *, keys: Optional[ArrayLike] = None,
                    values: Optional[ArrayLike] = None, biases: Optional[ArrayLike] = None, head: int = 0) -> None:
         """Replaces many tokens: row i of what is given belongs to tokens[i]. In one batch; not atomic."""
@@ -406,19 +410,29 @@ class Client(_Requests):
                      min((answer.lsn for answer in answers if answer.lsn), default=0))
 
     def _submit(self, prepared: _Prepared) -> "Pending":
-        handle = self._open()
         pending = Pending(prepared)
         prepared.request.tag = self._next_tag
+        self._until_room(lambda handle: self._lib.att_submit(handle, c.byref(prepared.request)))
+        self._pending[self._next_tag] = pending
+        self._next_tag += 1
+        return pending
+
+    def _submit_whole(self, several: List["Pending"]) -> None:
+        requests = (lib.Request * len(several))(*[pending._prepared.request for pending in several])
+        for i, request in enumerate(requests):
+            request.tag = self._next_tag + i
+        self._until_room(lambda handle: self._lib.att_submit_batch(handle, requests, len(several)))
+        self._pending.update((request.tag, pending) for request, pending in zip(requests, several))
+        self._next_tag += len(several)
+
+    def _until_room(self, submit: Callable[[Any], int]) -> None:
         while True:
-            status = self._lib.att_submit(handle, c.byref(prepared.request))
+            status = submit(self._open())
             if status != lib.EBUSY:
                 break
             self._take(self._timeout)
         if status != lib.OK:
             raise from_status(status, self._message())
-        self._pending[self._next_tag] = pending
-        self._next_tag += 1
-        return pending
 
     def _take(self, timeout: float) -> None:
         """Takes completions; at least one, or an exception."""
@@ -520,3 +534,35 @@ class Batch(_Requests):
         for pending in self._submitted:
             while not pending.done:
                 self._client._take(self._client._timeout)
+
+
+class Whole(Batch):
+    """A batch of at most 64 queries, rows and updates that is one message, sent at the end of the `with`, or by wait():
+
+        with client.whole() as whole:
+            whole.set_token(3, value=new)
+            answer = whole.query(7, 0)
+
+    The daemon checks all of it before it does any of it, and does it in order, with nothing of other clients in between (but
+    when its log is full in the middle, or an update follows a read that has to be computed). A read reflects what comes
+    before it in the batch, and nothing that comes after. It is no transaction: one request that fails does not undo the
+    others. After an exception inside the `with` nothing is sent."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self._collected: List[Pending] = []
+
+    def _do(self, prepared: _Prepared) -> Pending:
+        pending = Pending(prepared)
+        self._collected.append(pending)
+        return pending
+
+    def __len__(self) -> int:
+        return len(self._collected)
+
+    def wait(self) -> None:
+        collected, self._collected = self._collected, []
+        if collected:
+            self._client._submit_whole(collected)
+            self._submitted.extend(collected)
+        super().wait()

@@ -79,6 +79,7 @@ def _declare(loaded: c.CDLL) -> None:
         "att_last_error": (c.c_char_p, [client]),
         "att_socket_path": (c.c_uint, [c.c_char_p, c.c_char_p, c.c_size_t, c.POINTER(Error)]),
         "att_submit": (c.c_uint, [client, c.POINTER(Request)]),
+        "att_submit_batch": (c.c_uint, [client, c.POINTER(Request), u32]),
         "att_push": (None, [client]),
         "att_complete": (c.c_int, [client, c.POINTER(Completion), c.c_int, u32]),
         "att_in_flight": (u32, [client]),

@@ -210,6 +210,42 @@ class Batches(WithDaemon):
         self.assertEqual((one.result(), two.result()), (1, 2))
 
 
+class Wholes(WithDaemon):
+    def test_reads_reflect_their_place(self):
+        values = []
+        with self.client.whole() as whole:
+            for i in range(20):
+                whole.set_token(i % 3, value=np.full(5, i + 1.0))
+                self.v[i % 3] = i + 1.0
+                values.append((whole.row(i % 12), softmax_output(self.q, self.k, self.v)[i % 12]))
+            self.assertEqual(len(whole), 40)
+        self.assertEqual(len(whole), 0)
+        for answer, truth in values:
+            self.close_to(answer.result(), truth)
+
+    def test_what_may_not_be_in_one_is_refused_and_nothing_done(self):
+        before = self.client.row(1)
+        whole = self.client.whole()
+        whole.set_token(0, value=np.zeros(5))
+        whole.column(1)
+        with self.assertRaisesRegex(attn.ATT_EINVAL, "request 1 of a batch"):
+            whole.wait()
+        with self.assertRaises(KeyError):
+            with self.client.whole() as whole:
+                whole.set_token(0, value=np.zeros(5))
+                raise KeyError
+        self.assertEqual(self.client.row(1).lsn, before.lsn)
+
+    def test_one_failure_does_not_keep_back_others(self):
+        whole = self.client.whole()
+        one, bad, two = whole.update_v(0, 0, 1), whole.query(99, 1), whole.query(2, 1)
+        with self.assertRaises(attn.ATT_ERANGE):
+            whole.wait()
+        self.assertGreater(one.result(), 0)
+        self.assertIsInstance(bad.error, attn.ATT_ERANGE)
+        self.assertGreaterEqual(two.result().lsn, one.result())
+
+
 class Ending(WithDaemon):
     def test_a_closed_client_says_so(self):
         self.client.close()
