@@ -54,6 +54,7 @@ enum { ATT_BAND_ROWS = 8 };
 /* One thread's scratch for folding. */
 struct att_scratch {
     double *weights; /* [ATT_BAND_ROWS][ATT_BLOCK] */
+    float *keys;     /* [tiles][d][16]: of a stretch that is not packed */
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;

@@ -49,7 +49,8 @@ enum att_status att_fold_init(struct att_engine *engine, struct att_error *error
     for (uint32_t i = 0; i < engine->options.threads; i++) {
         struct att_scratch *scratch = &merger->scratch[i];
         scratch->weights = aligned(sizeof(double) * ATT_BAND_ROWS * ATT_BLOCK);
-        complete = complete && scratch->weights && work_tile_init(engine, &scratch->work);
+        scratch->keys = aligned(sizeof(float) * ATT_BLOCK * region->d);
+        complete = complete && scratch->weights && scratch->keys && work_tile_init(engine, &scratch->work);
     }
     if (complete)
         return ATT_OK;
@@ -71,6 +72,7 @@ void att_fold_free(struct att_engine *engine)
         work_tile_release(&merger->group[i]);
     for (uint32_t i = 0; merger->scratch && i < engine->options.threads; i++) {
         free(merger->scratch[i].weights);
+        free(merger->scratch[i].keys);
         work_tile_release(&merger->scratch[i].work);
     }
     free(merger->entries);
@@ -145,7 +147,8 @@ static void weigh(const struct band *band, const float *bias, uint32_t i, uint32
         .tiles = att_stretch_tiles(band->stretch),
         .d = region->d,
         .q = (const char *)band->work->scaled_q + width * region->d * (band->first + i),
-        .keys = band->stretch->keys,
+        .keys = band->stretch->packed ? band->stretch->keys : band->scratch->keys,
+        .few = !band->stretch->packed,
         .bias = bias,
         .shift = band->scratch->shift + i,
         .weights = band->scratch->weights + (size_t)i * ATT_BLOCK,
@@ -246,6 +249,7 @@ static void add_heads(const struct band *band)
 static void add_values(const struct band *band)
 {
     const struct att_region *region = &band->engine->region;
+    const bool packed = band->stretch->packed;
     const struct att_product work = {
         .rows = band->rows,
         .depth = band->stretch->entries,
@@ -254,7 +258,8 @@ static void add_values(const struct band *band)
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->values,
-        .value_stride = att_padded(region->d_v),
+        .value_rows = packed ? NULL : band->stretch->value_rows,
+        .value_stride = packed ? att_padded(region->d_v) : region->d_v,
         .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS,
         .sum_stride = region->columns,
     };
@@ -278,6 +283,8 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
 
     if (seen == SEES_NOTHING)
         return;
+    if (!stretch->packed)
+        att_stretch_pack_keys(stretch, &engine->region, ATT_SINGLE, scratch->keys);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         band.largest[c] = atomic_load_explicit(&engine->region.header->largest[c], memory_order_relaxed);
     for (; band.first < work->rows; band.first += ATT_BAND_ROWS) {

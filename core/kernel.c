@@ -48,6 +48,7 @@ struct check {
 
 struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
+    double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS];
     struct att_read_sums read;
     float norm_largest[2];
@@ -79,7 +80,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .largest = ret->largest,
     };
 
-    const struct att_product product = {
+    struct att_product product = {
         .rows = CHECK_ROWS,
         .depth = CHECK_LANES,
         .columns = CHECK_COLUMNS - 3,
@@ -95,9 +96,16 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
 
     kernel->weights(&work);
     memset(ret->product, 0, sizeof ret->product);
+    memset(ret->few_product, 0, sizeof ret->few_product);
+    kernel->product(&product);
+    product.value_rows = in->values;
+    product.sums = ret->few_product;
     kernel->product(&product);
     kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
     work.keys = in->keys;
+    work.few = true;
+    work.weights = ret->few_weights;
+    kernel->weights(&work);
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)

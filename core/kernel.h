@@ -7,6 +7,7 @@
 #ifndef ATT_KERNEL_H
 #define ATT_KERNEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,7 +29,8 @@ struct att_weights {
     uint32_t tiles; /* any number */
     uint32_t d;
     const void *q;                /* rows x d, as `scale` made them */
-    const void *keys;             /* float, or what `pack_keys` made: double in mixed and double */
+    const void *keys;             /* as `pack_keys` made them: double in mixed and double, but for `read` */
+    bool few;                     /* for `weights`: keys in float all the same, one row after the other */
     const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
     const float *bias;            /* tiles x 16; -inf for a masked lane */
     const double *shift;          /* rows: M */
@@ -45,7 +47,8 @@ struct att_product {
     double sign;           /* +1 or -1 */
     const double *weights; /* rows x stride */
     size_t stride;
-    const double *values; /* depth x value_stride */
+    const double *values;    /* depth x value_stride; */
+    const float *value_rows; /* or, for few rows, the same in float */
     size_t value_stride;
     double *sums; /* rows x sum_stride */
     size_t sum_stride;

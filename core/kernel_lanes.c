@@ -67,7 +67,9 @@ LANES_INLINE void bands(const struct att_weights *work, uint32_t rows, uint32_t 
 
 static void weights(const struct att_weights *work)
 {
-    if (work->precision == ATT_SINGLE)
+    if (work->few)
+        KERNEL_FEW_WEIGHTS(work);
+    else if (work->precision == ATT_SINGLE)
         bands(work, F32_ROWS, F32_TILES, ATT_SINGLE);
     else if (work->precision == ATT_MIXED)
         bands(work, F64_ROWS, F64_TILES, ATT_MIXED);
@@ -145,19 +147,6 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
     }
 }
 
-LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
-{
-    double some[8];
-
-    if (count >= 8) {
-        f64x8_store(sums, f64x8_fma(f64x8_set(sign), x, f64x8_load(sums)));
-        return;
-    }
-    f64x8_store(some, x);
-    for (uint32_t j = 0; j < count; j++)
-        sums[j] += sign * some[j];
-}
-
 /* `rows` x 8 `vectors` sums in registers; both are constants after inlining. */
 LANES_INLINE void product_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                 uint32_t vectors)
@@ -205,6 +194,10 @@ static void product(const struct att_product *work)
 {
     uint32_t row = 0;
 
+    if (work->value_rows) {
+        KERNEL_FEW_PRODUCT(work);
+        return;
+    }
     for (; row + PRODUCT_ROWS <= work->rows; row += PRODUCT_ROWS)
         product_band(work, row, PRODUCT_ROWS, PRODUCT_VECTORS);
     for (; row < work->rows; row++)

@@ -15,6 +15,8 @@ enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
 #endif
 /* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured. */
 enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
+/* Vectors of sums that share a weight. */
+enum { FEW_VECTORS = 8 };
 
 /* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
  * constants after inlining. */
@@ -40,6 +42,19 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
     for (uint32_t c = 0; c < tiles; c++)
         f64_store(work->weights + (size_t)(tile + c) * ATT_LANES,
                   weigh(precision, anchor, single ? f64_widen(t32[c]) : t[c], largest));
+}
+
+/* From `tile` to the last; largest: of the tiles before. */
+LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
+                             f64x8 *largest)
+{
+    const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
+
+    for (; tile + wide <= work->tiles; tile += wide)
+        weigh_tiles(work, tile, wide, precision, largest);
+    for (; tile < work->tiles; tile++)
+        weigh_tiles(work, tile, 1, precision, largest);
+    work->largest[0] = rint(f64x8_largest(*largest));
 }
 
 /* One tile, its keys turned sixteen columns at a time. */
@@ -70,7 +85,6 @@ LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
                             enum att_precision precision)
 {
-    const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
     f64x8 largest = f64x8_set(ATT_MASKED);
     uint32_t tile = 0;
 
@@ -81,11 +95,7 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
         weigh_rows(work, precision, &largest);
         tile++;
     }
-    for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, &largest);
-    for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, &largest);
-    work->largest[0] = rint(f64x8_largest(largest));
+    weigh_from(work, tile, precision, &largest);
 }
 
 /* Gives the weights their signs; what they add up to, in a pass of its own: its sums take twenty registers. */
@@ -143,5 +153,61 @@ void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint
                 sum = f64x8_fma(f64x8_load(weight + (size_t)tile * ATT_LANES + half),
                                 f64x8_widen(x + (size_t)tile * columns * ATT_LANES + half), sum);
         ret_sums[column - first] = f64x8_sum(sum);
+    }
+}
+
+LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision precision)
+{
+    const size_t width = precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    struct att_weights one = *work;
+
+    for (uint32_t row = 0; row < work->rows; row++) {
+        f64x8 largest = f64x8_set(ATT_MASKED);
+        one.q = (const char *)work->q + width * work->d * row;
+        one.shift = work->shift + row;
+        one.weights = work->weights + work->stride * row;
+        one.largest = work->largest + row;
+        weigh_from(&one, 0, precision, &largest);
+    }
+}
+
+void KERNEL_FEW_WEIGHTS(const struct att_weights *work)
+{
+    if (work->precision == ATT_SINGLE)
+        weigh_few(work, ATT_SINGLE);
+    else if (work->precision == ATT_MIXED)
+        weigh_few(work, ATT_MIXED);
+    else
+        weigh_few(work, ATT_DOUBLE);
+}
+
+/* 8 `vectors` sums of one row in registers; vectors is a constant after inlining. */
+LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
+{
+    const double *weight = work->weights + row * work->stride;
+    double *sums = work->sums + row * work->sum_stride + column;
+    f64x8 sum[FEW_VECTORS];
+
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < vectors; c++)
+        sum[c] = f64x8_set(0.0);
+    for (uint32_t l = 0; l < work->depth; l++)
+#pragma GCC unroll 8
+        for (uint32_t c = 0; c < vectors; c++)
+            sum[c] = f64x8_fma(f64x8_set(weight[l]),
+                               f64x8_widen(work->value_rows + l * work->value_stride + column + 8 * c), sum[c]);
+#pragma GCC unroll 8
+    for (uint32_t c = 0; c < vectors; c++)
+        add_vector(sums + 8 * c, work->sign, sum[c], work->columns - column - 8 * c);
+}
+
+void KERNEL_FEW_PRODUCT(const struct att_product *work)
+{
+    for (uint32_t row = 0; row < work->rows; row++) {
+        uint32_t column = 0;
+        for (; column + 8 * FEW_VECTORS <= work->columns; column += 8 * FEW_VECTORS)
+            product_row(work, row, column, FEW_VECTORS);
+        for (; column < work->columns; column += 8)
+            product_row(work, row, column, 1);
     }
 }

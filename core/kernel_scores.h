@@ -182,7 +182,24 @@ LANES_INLINE void turn(const float *const rows[ATT_LANES], size_t first, size_t 
             to[p * ATT_LANES + lane] = rows[lane][first + p];
 }
 
-/* struct att_kernel's `read` and `sums`, in kernel_read.c; the build names them. */
+/* sums[j] += sign x[j] for the first `count` of 8. */
+LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
+{
+    double some[8];
+
+    if (count >= 8) {
+        f64x8_store(sums, f64x8_fma(f64x8_set(sign), x, f64x8_load(sums)));
+        return;
+    }
+    f64x8_store(some, x);
+    for (uint32_t j = 0; j < count; j++)
+        sums[j] += sign * some[j];
+}
+
+/* struct att_kernel's `read` and `sums`, and its `weights` and `product` of few rows over floats as they lie, in
+ * kernel_read.c; the build names them. */
+void KERNEL_FEW_WEIGHTS(const struct att_weights *work);
+void KERNEL_FEW_PRODUCT(const struct att_product *work);
 void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret);
 void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,

@@ -17,7 +17,7 @@
 #define MERGE_NS        3000.0
 #define MERGE_FRACTION  0.1     /* of a merge's cost, spent by queries on the log, makes it due */
 #define REFRESH_NS      20000.0 /* a read that its base can't answer goes to the merge thread and back */
-#define REFRESH_NS_TERM 0.4     /* for each token and column, of one row alone; at first */
+#define REFRESH_NS_TERM 0.15    /* for each token and column, of one row alone; at first */
 #define WINDOW          0.25    /* of what computing a row costs, spent by merging */
 #define CREDIT          0.125   /* reads for each row that are taken for granted: see mean_gap */
 #define SAMPLE_WEIGHT   0.0625  /* of one measurement in a rate */

@@ -5,14 +5,17 @@
 
 #include "engine_impl.h"
 
-/* Packs the live settled tokens of [first, first + ATT_BLOCK) that have no entry before the cut. */
-static void pack_tokens(struct att_engine *engine, struct att_stretch *stretch, uint32_t first)
+/* Fewer rows than this meet the tokens where they lie, for packing would cost more than it saves: measured. */
+enum { PACK_FOR_ROWS = 16 };
+
+/* Takes the live settled tokens of [first, first + ATT_BLOCK) that have no entry before the cut. */
+static void take_tokens(struct att_engine *engine, struct att_stretch *stretch, uint32_t first, bool packed)
 {
     const struct att_merger *merger = &engine->merger;
     const uint32_t start = first < merger->used ? first : merger->used, left = merger->used - start;
 
-    att_stretch_pack_tokens(stretch, &engine->region, (const float(*)[ATT_HEAD_COLUMNS])merger->heads, merger->newest,
-                            start, start + (left < ATT_BLOCK ? left : ATT_BLOCK));
+    att_stretch_take_tokens(stretch, &engine->region, (const float(*)[ATT_HEAD_COLUMNS])merger->heads, merger->newest,
+                            start, start + (left < ATT_BLOCK ? left : ATT_BLOCK), packed);
 }
 
 /* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to
@@ -32,7 +35,7 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks)
         for (uint32_t first = 0; first < merger->used; first += stride) {
 #pragma omp for schedule(static)
             for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
-                pack_tokens(engine, &merger->tokens[b], first + b * ATT_BLOCK);
+                take_tokens(engine, &merger->tokens[b], first + b * ATT_BLOCK, rows >= PACK_FOR_ROWS);
 #pragma omp for schedule(dynamic)
             for (uint32_t t = 0; t < tiles; t++)
                 for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)

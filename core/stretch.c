@@ -40,6 +40,7 @@ void att_stretch_release(struct att_stretch *stretch)
 void att_stretch_clear(struct att_stretch *stretch, int sign)
 {
     stretch->entries = 0;
+    stretch->packed = true;
     stretch->sign = sign;
     stretch->tokens = 0;
     stretch->first = UINT32_MAX;
@@ -59,18 +60,25 @@ static void note(struct att_stretch *stretch, uint32_t token, const float *key, 
     stretch->tokens += bias > -INFINITY ? stretch->sign : 0;
 }
 
-/* Packs whole tiles of keys; the lanes after the last one repeat it, masked. */
+void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_region *region,
+                           enum att_precision precision, void *ret_keys)
+{
+    const size_t width = precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+
+    for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++)
+        region->kernel->pack_keys(precision, stretch->rows + (size_t)tile * ATT_TILE_LANES, region->d,
+                                  (char *)ret_keys + width * tile * region->d * ATT_TILE_LANES);
+}
+
+/* Whole tiles; the lanes after the last one repeat it, masked. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region)
 {
-    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
-
     for (uint32_t lane = stretch->entries; lane < att_stretch_tiles(stretch) * ATT_TILE_LANES; lane++) {
         stretch->rows[lane] = stretch->rows[stretch->entries - 1];
         stretch->bias[lane] = -INFINITY;
     }
-    for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++)
-        region->kernel->pack_keys(region->precision, stretch->rows + (size_t)tile * ATT_TILE_LANES, region->d,
-                                  (char *)stretch->keys + width * tile * region->d * ATT_TILE_LANES);
+    if (stretch->packed)
+        att_stretch_pack_keys(stretch, region, region->precision, stretch->keys);
 }
 
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position)
@@ -87,21 +95,32 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
     region->kernel->widen(row + region->d, region->d_v, stretch->values + (size_t)lane * att_padded(region->d_v));
 }
 
-void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region,
-                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end)
+void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_region *region,
+                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end,
+                             bool packed)
 {
-    const uint32_t padded = att_padded(region->d_v);
+    const uint32_t count = end - first, padded = att_padded(region->d_v);
+    const float *keys = region->k + (size_t)first * region->d, **rows = stretch->rows;
+    float *bias = stretch->bias;
+    uint32_t *index = stretch->index, tokens = 0;
 
-    att_stretch_clear(stretch, 1);
-    for (uint32_t token = first; token < end; token++) {
-        const bool counts = region->live[token] && skip[token] == 0;
-        const uint32_t lane = stretch->entries;
-        note(stretch, token, region->k + (size_t)token * region->d, counts ? region->bias[token] : -INFINITY);
-        region->kernel->widen(region->v + (size_t)token * region->d_v, region->d_v,
-                              stretch->values + (size_t)lane * padded);
+    for (uint32_t lane = 0; lane < count; lane++) {
+        const bool counts = region->live[first + lane] && skip[first + lane] == 0;
+        bias[lane] = counts ? region->bias[first + lane] : -INFINITY;
+        tokens += bias[lane] > -INFINITY;
+        index[lane] = first + lane;
+        rows[lane] = keys + (size_t)lane * region->d;
     }
-    if (stretch->tokens == 0)
-        stretch->entries = 0; /* nothing here counts */
+    stretch->entries = tokens > 0 ? count : 0; /* 0: nothing here counts */
+    stretch->sign = 1;
+    stretch->tokens = tokens;
+    stretch->first = first;
+    stretch->last = first + count - 1;
+    stretch->packed = packed;
+    stretch->value_rows = region->v + (size_t)first * region->d_v;
+    for (uint32_t lane = 0; packed && lane < stretch->entries; lane++)
+        region->kernel->widen(stretch->value_rows + (size_t)lane * region->d_v, region->d_v,
+                              stretch->values + (size_t)lane * padded);
     region->kernel->widen(heads[first], stretch->entries * ATT_HEAD_COLUMNS, stretch->heads);
     att_stretch_finish(stretch, region);
 }

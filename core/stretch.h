@@ -11,16 +11,18 @@
 enum { ATT_BLOCK = 256, ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
 
 struct att_stretch {
-    uint32_t entries;     /* in use; the lanes after them in the last tile are masked and 0 */
-    int sign;             /* +1 or -1, of all of them */
-    int64_t tokens;       /* how many are not masked, times the sign */
-    uint32_t first, last; /* smallest and largest token index */
-    uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
-    const float **rows;   /* [ATT_BLOCK]: its key, where it lies */
-    void *keys;           /* [tiles][d][16], as the kernel packs them */
-    float *bias;          /* [ATT_BLOCK] */
-    double *heads;        /* [ATT_BLOCK + 1][4]: the head columns, without the sign; whole vectors are read */
-    double *values;       /* [ATT_BLOCK][padded d_v] */
+    uint32_t entries;        /* in use; the lanes after them in the last tile are masked and 0 */
+    int sign;                /* +1 or -1, of all of them */
+    int64_t tokens;          /* how many are not masked, times the sign */
+    uint32_t first, last;    /* smallest and largest token index */
+    uint32_t *index;         /* [ATT_BLOCK]: the token of each lane */
+    const float **rows;      /* [ATT_BLOCK]: its key, where it lies */
+    bool packed;             /* else keys and values are read where they lie: cheaper while few rows meet the stretch */
+    void *keys;              /* packed: [tiles][d][16], as the kernel packs them */
+    float *bias;             /* [ATT_BLOCK] */
+    double *heads;           /* [ATT_BLOCK + 1][4]: the head columns, without the sign; whole vectors are read */
+    double *values;          /* packed: [ATT_BLOCK][padded d_v] */
+    const float *value_rows; /* else: [entries][d_v] */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);
@@ -43,10 +45,13 @@ void att_stretch_clear(struct att_stretch *stretch, int sign);
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
 /* Packs the keys and masks the rest of the last tile. After the last add. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
+/* Its keys, as tiles for the kernel in this precision. */
+void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_region *region,
+                           enum att_precision precision, void *ret_keys);
 
-/* Packs, from empty to finished, the settled tokens [first, end), at most ATT_BLOCK. Those that are not live, or touched
- * (skip[token] is not 0), are masked. heads: of all settled tokens. */
-void att_stretch_pack_tokens(struct att_stretch *stretch, const struct att_region *region,
-                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first,
-                             uint32_t end);
+/* Fills it, from empty to finished, with the settled tokens [first, end), at most ATT_BLOCK, packed or not. Those that are
+ * not live, or touched (skip[token] is not 0), are masked. heads: of all settled tokens. */
+void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_region *region,
+                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end,
+                             bool packed);
 #endif

@@ -144,6 +144,31 @@ static void rows_without_tokens_are_nan_in_columns_and_empty_alone(void **state)
     harness_check_all(fixture.engine, &fixture.model, harness_tolerance(ATT_MIXED));
 }
 
+/* Few rows meet the tokens where they lie, many meet them packed: the sums are the same, bit for bit. */
+static void a_row_alone_has_the_bits_it_has_among_many(void **state)
+{
+    static double all[N_Q * D_V], bounds[N_Q], alone[D_V], bound;
+    struct att_job everything = {.kind = ATT_JOB_ALL, .values = all, .bounds = bounds};
+    (void)state;
+    att_engine_free(fixture.engine);
+    fixture.options.never_keep = true;
+    fixture.engine = harness_start(&fixture.model, &fixture.options);
+    att_engine_hold(fixture.engine, true);
+    update(50);
+    for (int merged = 0; merged < 2; merged++) {
+        struct att_job merge = {.kind = ATT_JOB_MERGE};
+        if (merged)
+            assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
+        assert_int_equal(harness_job(fixture.engine, &everything), ATT_OK);
+        for (uint32_t i = 0; i < N_Q; i++) {
+            struct att_job one = {.kind = ATT_JOB_ROW, .index = i, .values = alone, .bounds = &bound};
+            assert_int_equal(harness_job(fixture.engine, &one), ATT_OK);
+            assert_memory_equal(alone, all + (size_t)i * D_V, sizeof alone);
+            assert_memory_equal(&bound, &bounds[i], sizeof bound);
+        }
+    }
+}
+
 static void a_merge_empties_the_log_and_changes_no_answer(void **state)
 {
     (void)state;
@@ -559,6 +584,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_column_agrees_with_queries, setup, teardown),
         cmocka_unit_test_setup_teardown(everything_agrees_with_the_oracle, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_without_tokens_are_nan_in_columns_and_empty_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_row_alone_has_the_bits_it_has_among_many, setup, teardown),
         cmocka_unit_test_setup_teardown(a_merge_empties_the_log_and_changes_no_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(jobs_in_flight_complete_in_any_order_each_once, setup, teardown),
         cmocka_unit_test_setup_teardown(completions_are_announced, setup, teardown),
