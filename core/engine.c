@@ -390,7 +390,7 @@ enum att_status att_engine_recompute(struct att_engine *engine, uint32_t row, do
 void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *ret_stats)
 {
     const struct att_region *region = &engine->region;
-    const uint64_t hot = atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
+    const uint64_t hot = atomic_load_explicit(&engine->rows_hot, memory_order_acquire);
 
     *ret_stats = (struct att_engine_stats){
         .log_pending = engine->index.count - atomic_load_explicit(&region->header->settled, memory_order_relaxed),

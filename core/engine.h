@@ -28,6 +28,7 @@ struct att_engine_options {
     bool causal;           /* row i sees tokens 0..i only */
     bool never_keep;       /* no row keeps a base, each read recomputes: to measure against */
     bool eager;            /* merge whenever there is something to merge */
+    uint32_t heads;        /* engines of this shape that will be there: the check of memory counts them all; 0: 1 */
     double error_budget;   /* drift, relative to the row's mean |v|_inf, that triggers a refresh; 0: by precision */
     void (*on_completion)(void *context); /* called on the merge thread when a job completes, or when a merge made
                                              room that an apply found missing; may be NULL */

@@ -92,9 +92,15 @@ static void point(struct att_region *region, void *memory, const struct att_regi
     };
 }
 
+/* The token index, the merge thread's tables and last_read, see engine.c: for each token, and for each row of Q. */
+enum { INDEX_BYTES_TOKEN = 33, INDEX_BYTES_ROW = 30 };
+
 /* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching. */
-static enum att_status check_memory(uint64_t bytes, struct att_error *error)
+static enum att_status check_memory(const struct att_region_header *h, uint32_t heads, struct att_error *error)
 {
+    const uint64_t token = 4ull * (h->d + h->d_v + 1) + 1 + INDEX_BYTES_TOKEN;
+    const uint64_t head = h->bytes + h->capacity * token + (uint64_t)h->n_q * INDEX_BYTES_ROW;
+    const uint64_t bytes = head * (heads > 1 ? heads : 1);
     struct sysinfo machine;
 
     if (sysinfo(&machine) != 0 || bytes / machine.mem_unit <= machine.totalram)
@@ -185,7 +191,7 @@ enum att_status att_region_create(const struct att_engine_options *options, stru
 
     h.physical_tiles = h.tiles + options->threads;
     lay_out(&h);
-    status = check_memory(h.bytes + (uint64_t)h.capacity * (4ull * (h.d + h.d_v + 1) + 1), error);
+    status = check_memory(&h, options->heads, error);
     if (status == ATT_OK)
         status = map_memory(h.bytes, &memory, ret_fd, error);
     if (status != ATT_OK)

@@ -130,16 +130,18 @@ static void publish(struct att_engine *engine, const uint32_t *rows, const uint3
 /* The group's finished bases are those of `rows`, at `settled`: publishes them. A cold row gets a slot. */
 void att_tiles_publish(struct att_engine *engine, const uint32_t *rows, uint32_t count)
 {
-    uint32_t slots[ATT_GROUP_ROWS];
+    uint32_t slots[ATT_GROUP_ROWS], became_hot = 0;
 
     for (uint32_t i = 0; i < count; i++) {
         slots[i] = atomic_load_explicit(&engine->region.slots[rows[i]], memory_order_relaxed);
         if (slots[i] != ATT_NO_SLOT)
             continue;
         slots[i] = take_slot(engine);
-        atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
+        became_hot++;
     }
     publish(engine, rows, slots, count);
+    /* Release: who sees them counted finds them. Partner: the acquire in att_engine_stats. */
+    atomic_fetch_add_explicit(&engine->rows_hot, became_hot, memory_order_release);
 }
 
 /* Copies the rows of tile `tile` into the group, from row `count` of it on. */

@@ -30,6 +30,7 @@ static struct att_engine_options engine_options(const struct attnd_options *o, s
         .log_capacity = o->tau > 0.0 ? (uint32_t)fmax(64.0, ceil(pow(n_k, o->tau))) : o->log_capacity,
         .threads = o->threads ? o->threads : att_heads_threads(heads),
         .eager = o->eager,
+        .heads = heads,
         .causal = o->causal,
         .error_budget = o->error_budget,
         .on_completion = att_service_event,

@@ -1,7 +1,9 @@
 /* What the engine refuses, with which status, and that nothing has changed afterwards. */
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "harness.h"
 
@@ -176,6 +178,29 @@ static void options_that_make_no_sense_are_refused(void **state)
     att_engine_free(NULL);
 }
 
+/* Ten heads of a quarter of the machine's memory each are refused; the message says what they need. */
+static void heads_that_memory_cannot_hold_together_are_refused(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    struct att_error error = {0};
+    struct att_engine *engine = NULL;
+    const double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    options.capacity = (uint32_t)fmin(machine / 4 / (4 * (D + D_V + 1) + 34), 2e9);
+    options.heads = 10;
+    assert_int_equal(att_engine_create(&options, &engine, &error), ATT_ENOMEM);
+    assert_null(engine);
+    const char *needed = strstr(error.text, "needs ");
+    assert_non_null(needed);
+    const double gib = strtod(needed + strlen("needs "), NULL);
+    if (!(gib > 2.4 * machine / 0x1p30 && gib < 2.7 * machine / 0x1p30))
+        fail_msg("two and a half machines are not %.1f GiB: %s", gib, error.text);
+    options.heads = 1;
+    options.capacity /= 1000;
+    assert_int_equal(att_engine_create(&options, &engine, &error), ATT_OK);
+    att_engine_free(engine);
+}
+
 /* The start must be refused, and name where the bad number is. */
 static void start_refused(enum att_array array, size_t element, float number, enum att_status expected,
                           const char *name, const char *row, const char *column)
@@ -303,6 +328,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(indices_out_of_range_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_that_are_not_finite_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(heads_that_memory_cannot_hold_together_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(an_append_beyond_the_capacity_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_kinds_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_out_of_range_are_refused, setup, teardown),
