@@ -263,7 +263,7 @@ static enum att_status read_once(struct reading *reading, uint32_t row)
     copy_base(reading, tile, slot);
     if (position != count)
         fold_pending(reading, row, position, count);
-    /* Partners: the release fences in merge.c (after flips) and entries.c (after reading tail). */
+    /* Partners: the release fences in tiles.c (after flips) and entries.c (after reading tail). */
     atomic_thread_fence(memory_order_acquire);
     if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
         atomic_load_explicit(&header->tail, memory_order_relaxed) > position)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks the protocol models with spin, and that each of their mutations fails: a model that cannot fail says nothing.
 #
-#   tests/model/run.sh [tiles|ring|commit]...
+#   tests/model/run.sh [tiles|moves|lanes|ring|commit]...
 #
 # One line for each; exit status 0 if all is as it must be, 77 if spin is not installed. A mutation is a set of -D flags,
 # explained where the model uses them. A pair is checked where one line of defence stands behind another: each alone may
@@ -84,6 +84,18 @@ check tiles fails "with the settled row of Q written before its drop is flipped"
 check tiles fails "without the reader's acquire fence" NO_READER_FENCE
 check tiles fails "without the merge's release fence" NO_MERGE_FENCE
 check tiles fails "without the service's release fence, with tiles left behind" NO_SERVICE_FENCE LEAVE_BEHIND
+
+check moves holds ""
+check moves fails "with the old tile flipped before the base is in its new place" OLD_TILE_FIRST
+check moves fails "with the new slot told before the base is there" SLOT_EARLY
+check moves fails "without a second look at the slot when another row is there" NO_SECOND_LOOK
+check moves fails "with any row taken that is in the slot" ANY_ROW
+
+check lanes holds ""
+check lanes fails "with count published before the row" COUNT_EARLY
+check lanes fails "with a tile turned into lanes after its last row is published" TURN_LATE
+check lanes fails "with lanes taken of a tile that is not full" LANES_FOR_PART
+check lanes fails "without the tail check" NO_TAIL_CHECK
 
 check ring holds ""
 check ring fails "without the fence after publishing" NO_FENCE_FLUSH

@@ -1,5 +1,5 @@
 /* The reader's protocol: tile flips, reuse of log slots, the token index, changes of a row of Q, drops, refreshes.
- * core/reader.c (top), core/entries.c, core/merge.c, core/rebuild.c, core/update.c.
+ * core/reader.c (top), core/entries.c, core/merge.c, core/tiles.c, core/rebuild.c, core/update.c.
  *
  * One token, one row of Q (ROW), one logical tile, two physical tiles (one is the spare), a log of CAP slots. Entry p
  * adds 2^p to the token's value, so value[c] = the state after c entries tells c; an entry of Q adds nothing and changes
