@@ -1,13 +1,14 @@
 /* The log: from the service thread's appends to the disk.
  *
- * The ring has one producer, the service thread, and one consumer, the log thread. `tail` counts
- * the bytes ever appended, `head` those that are on disk; both run freely, head <= tail <= head +
- * ATT_LOG_BUFFER_BYTES.
+ * The ring has one producer, the service thread, and one consumer, the log thread. `end` counts
+ * the bytes ever appended, `tail` those that were pushed, `head` those that are on disk; all run
+ * freely, head <= tail <= end <= head + ATT_LOG_BUFFER_BYTES.
  *
- *     [head, tail)                     records, appended and not yet durable; the log thread reads
- * them [tail, head + BUFFER)            room; the service thread writes there
+ *     [head, tail)            records that are not yet durable; the log thread reads them
+ *     [tail, end)             records that the service thread will push with those that follow
+ *     [end, head + BUFFER)    room; the service thread writes there
  *
- * Only the service thread moves tail, with release, when a record's bytes are in place; the log
+ * Only the service thread moves tail, with release, when the records' bytes are in place; the log
  * thread's acquire makes them readable. Only the log thread moves head, with release, when the
  * records are durable and it will not look at their bytes again; the service thread's acquire
  * allows it to overwrite them. So records stay in the ring until they are on disk, and a commit
@@ -15,7 +16,8 @@
  * same records and what has come since.
  *
  * Group commit is what falls out of it: the thread takes all that has been published, commits once,
- * and by then more waits. A lone record is committed at once. With ATT_DURABLE_INTERVAL the thread
+ * and by then more waits. A lone record is committed at once; a stream the service pushes in runs (tools/service.c), for
+ * a commit costs the same processor time whatever it holds. With ATT_DURABLE_INTERVAL the thread
  * first waits out the interval since its last commit, unless the ring gets half full or somebody hurries it. The thread
  * sleeps on the doorbell (doorbell.h): ASLEEP when there is nothing to do, PACING while it waits
  * for time to pass.
@@ -39,6 +41,13 @@ static int64_t now_ns(void)
 
 /* ---- The service thread's side -------------------------------------------------------------- */
 
+/* Lets the log thread take what has been appended. Release: the records' bytes come first; partner: the acquire in
+ * waiting. */
+static void publish(struct persist_log *log)
+{
+    atomic_store_explicit(&log->tail, log->end, memory_order_release);
+}
+
 static void ring_write(struct persist_log *log, uint64_t position, const void *data, size_t bytes)
 {
     size_t at = (size_t)(position % ATT_LOG_BUFFER_BYTES);
@@ -58,40 +67,38 @@ enum att_status att_store_append(struct att_store *store, const struct att_recor
     if (length < sizeof *record || length > PERSIST_RECORD_MAX || length % 8 || record->lsn != log->next_lsn ||
         (length > sizeof *record && !payload))
         return ATT_EINVAL;
-    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed); /* our own */
-    if (tail + length - log->head_seen > ATT_LOG_BUFFER_BYTES) {
+    if (log->end + length - log->head_seen > ATT_LOG_BUFFER_BYTES) {
         /* Acquire: the log thread is done with the bytes before head; partner: its release in
          * take_off. */
         log->head_seen = atomic_load_explicit(&log->head, memory_order_acquire);
-        if (tail + length - log->head_seen > ATT_LOG_BUFFER_BYTES)
+        if (log->end + length - log->head_seen > ATT_LOG_BUFFER_BYTES)
             return ATT_AGAIN;
     }
-    ring_write(log, tail, record, sizeof *record);
+    ring_write(log, log->end, record, sizeof *record);
     if (length > sizeof *record)
-        ring_write(log, tail + sizeof *record, payload, length - sizeof *record);
+        ring_write(log, log->end + sizeof *record, payload, length - sizeof *record);
     log->next_lsn++;
-    /* Release: the record's bytes come first; partner: the acquire in waiting. */
-    atomic_store_explicit(&log->tail, tail + length, memory_order_release);
+    log->end += length;
     return ATT_OK;
 }
 
 void att_store_push(struct att_store *store)
 {
     struct persist_log *log = &store->log;
-    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
     bool urgent = false;
-    if (tail - log->head_seen > ATT_LOG_BUFFER_BYTES / 2) {
+    if (log->end - log->head_seen > ATT_LOG_BUFFER_BYTES / 2) {
         log->head_seen = atomic_load_explicit(&log->head, memory_order_acquire); /* as in append */
-        urgent = tail - log->head_seen > ATT_LOG_BUFFER_BYTES / 2;
+        urgent = log->end - log->head_seen > ATT_LOG_BUFFER_BYTES / 2;
     }
-    if (tail == log->pushed && !urgent)
+    if (log->end == atomic_load_explicit(&log->tail, memory_order_relaxed) && !urgent)
         return; /* it has been told: waking it for nothing takes the processor from whoever spins */
-    log->pushed = tail;
+    publish(log);
     persist_ring(&log->bell, urgent);
 }
 
 void att_store_hurry(struct att_store *store)
 {
+    publish(&store->log);
     /* Release: what was appended comes before; partner: the acquire in cycle. */
     atomic_store_explicit(&store->log.hurry, true, memory_order_release);
     persist_ring(&store->log.bell, true);
@@ -121,7 +128,7 @@ struct work {
 
 static uint64_t waiting(struct persist_log *log)
 {
-    /* Acquire: the bytes before tail may be read; partner: the release in att_store_append. */
+    /* Acquire: the bytes before tail may be read; partner: the release in publish. */
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     return tail - atomic_load_explicit(&log->head, memory_order_relaxed); /* head is our own */
 }

@@ -92,7 +92,7 @@ void att_store_snapshot_piece(struct att_store *store, uint32_t array, uint64_t 
     while (!atomic_compare_exchange_weak_explicit(&snapshot->queue, &piece->next, piece, memory_order_release,
                                                   memory_order_relaxed))
         ;
-    persist_ring(&snapshot->bell, false);
+    persist_ring(&snapshot->bell, true);
 }
 
 void att_store_snapshot_end(struct att_store *store)
@@ -200,12 +200,12 @@ static bool collect(struct att_store *store)
             return false;
         if (ended)
             break;
-        persist_sleep_announce(&snapshot->bell, PERSIST_ASLEEP);
+        persist_sleep_announce(&snapshot->bell, PERSIST_PACING);
         if (atomic_load_explicit(&snapshot->queue, memory_order_relaxed) || stopping(store) ||
             atomic_load_explicit(&snapshot->ended, memory_order_relaxed))
             persist_sleep_cancel(&snapshot->bell);
         else
-            persist_sleep(&snapshot->bell, PERSIST_ASLEEP, -1);
+            persist_sleep(&snapshot->bell, PERSIST_PACING, -1);
     }
     if (good && atomic_load_explicit(&snapshot->no_memory, memory_order_relaxed)) {
         struct persist_failure failure = {PERSIST_WAIT, ENOMEM, "no memory for its pieces"};
@@ -331,11 +331,11 @@ void *persist_snapshot_main(void *argument)
             run_one(store);
             continue;
         }
-        persist_sleep_announce(&snapshot->bell, PERSIST_ASLEEP);
+        persist_sleep_announce(&snapshot->bell, PERSIST_PACING);
         if (stopping(store) || atomic_load_explicit(&snapshot->state, memory_order_relaxed) == PERSIST_ACTIVE)
             persist_sleep_cancel(&snapshot->bell);
         else
-            persist_sleep(&snapshot->bell, PERSIST_ASLEEP, -1);
+            persist_sleep(&snapshot->bell, PERSIST_PACING, -1);
     }
     return NULL;
 }

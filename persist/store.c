@@ -203,6 +203,8 @@ void att_store_close(struct att_store *store)
 {
     if (!store)
         return;
+    if (store->log_started)
+        att_store_push(store);
     /* Release: the threads' last look at the ring and the queue comes after they see it; partner:
      * their acquires. */
     atomic_store_explicit(&store->stop, true, memory_order_release);

@@ -112,11 +112,10 @@ enum att_status att_store_start(struct att_store *store, struct att_error *error
  */
 enum att_status att_store_append(struct att_store *store, const struct att_record *record, const void *payload);
 
-/* After a run of appends: hands the batch to the log thread when that is free (else it goes with
- * the next call, or when the thread comes for it). Wakes it only if it sleeps. */
+/* After a run of appends: lets the log thread take them, when it is free. Wakes it only if it sleeps. */
 void att_store_push(struct att_store *store);
 
-/* Somebody waits for what was appended: with ATT_DURABLE_INTERVAL it is committed now, not when the interval is over. */
+/* Somebody waits for what was appended: pushes; with ATT_DURABLE_INTERVAL it is committed now, not when the interval is over. */
 void att_store_hurry(struct att_store *store);
 
 /* What the store's threads have reached. Any thread; wait-free. */

@@ -111,9 +111,9 @@ struct persist_log {
 
     /* Owned by the service thread. Cursors run freely; a position is cursor % ATT_LOG_BUFFER_BYTES.
      */
-    alignas(64) _Atomic uint64_t tail; /* published bytes */
+    alignas(64) _Atomic uint64_t tail; /* bytes that the log thread may take */
+    uint64_t end;                      /* bytes appended */
     uint64_t head_seen;
-    uint64_t pushed; /* the tail that the log thread was told of last */
     uint64_t next_lsn;
 
     /* Owned by the log thread. */

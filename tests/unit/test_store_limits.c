@@ -1,4 +1,5 @@
-/* Limits: a map that is full, a reader that died, writers at once, and how much disk a hundred snapshots take. */
+/* Limits: a map that is full, a reader that died, writers at once, how much disk a hundred snapshots take, and what the
+ * log thread leaves alone until it is pushed. */
 #include <lmdb.h>
 
 #include "test_store_support.h"
@@ -203,10 +204,36 @@ static void of_writers_at_once_one_gets_the_directory(void **state)
     }
 }
 
+/* The second snapshot sets the log thread to trimming: it commits then, and must not take what was not pushed. */
+static void a_commit_takes_no_more_than_was_pushed(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_store *store = open_with_map(0);
+    struct att_log_info info;
+    append_all(store, 1, 10, 1);
+    wait_until(state_of(store).durable_lsn == 10);
+    snapshot(store, 10, 1);
+    append_all(store, 11, 20, 1);
+    wait_until(state_of(store).durable_lsn == 20);
+    assert_int_equal(append(store, 21, 1), ATT_OK);
+    snapshot(store, 20, 2);
+    wait_until((att_store_log_info(store, &info), info.first_lsn == 11));
+    assert_int_equal(state_of(store).durable_lsn, 20);
+    att_store_hurry(store); /* pushes */
+    wait_until(state_of(store).durable_lsn == 21);
+    assert_int_equal(append(store, 22, 1), ATT_OK);
+    att_store_close(store); /* so does this */
+    store = open_to_read();
+    assert_log(store, 10, 22);
+    att_store_close(store);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_directory, remove_directory)
     const struct CMUnitTest tests[] = {
+        TEST(a_commit_takes_no_more_than_was_pushed),
         TEST(a_full_map_is_a_full_disk_and_a_larger_one_is_room),
         TEST(a_map_too_small_for_a_snapshot_fails_it_and_keeps_the_log),
         TEST(a_killed_reader_does_not_make_the_files_grow),
