@@ -2,10 +2,12 @@
  * slots go to other rows. Updates write a token's own value back, so a row has one right answer, and no two rows have the
  * same; each answer is checked against the oracle. */
 #include <math.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,6 +43,7 @@ static int read_all_the_time(int fd, size_t bytes, struct shared *shared, uint64
     struct test_random random;
     void *memory = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves none of them behind */
     random_init(&random, seed);
     if (memory == MAP_FAILED || att_region_attach(memory, bytes, &region, &error) != ATT_OK)
         return 2;
