@@ -16,8 +16,7 @@
  * same records and what has come since.
  *
  * Group commit is what falls out of it: the thread takes all that has been published, commits once,
- * and by then more waits. A lone record is committed at once; a stream the service pushes in runs (tools/service.c), for
- * a commit costs the same processor time whatever it holds. With ATT_DURABLE_INTERVAL the thread
+ * and by then more waits. A lone record is committed at once. With ATT_DURABLE_INTERVAL the thread
  * first waits out the interval since its last commit, unless the ring gets half full or somebody hurries it. The thread
  * sleeps on the doorbell (doorbell.h): ASLEEP when there is nothing to do, PACING while it waits
  * for time to pass.

@@ -6,8 +6,8 @@
 
 #include "service_impl.h"
 
-/* REQUESTS_A_TURN: between two looks at everything else. GROUP: updates of a stream that go to the log together. */
-enum { REQUESTS_A_TURN = 128, GROUP = 1024, INIT_LOOK_MS = 100 };
+/* Requests between two looks at everything else. */
+enum { REQUESTS_A_TURN = 128, INIT_LOOK_MS = 100 };
 
 enum att_status att_service_create(struct att_service **ret_service, struct att_error *error)
 {
@@ -51,7 +51,7 @@ enum att_status att_service_join(struct att_service *service, const struct att_s
     service->lsn = stats.lsn > att_store_last_lsn(store) ? stats.lsn : att_store_last_lsn(store);
     att_server_set_lsn(server, service->lsn);
     att_server_set_durable(server, state.durable_lsn);
-    service->pushed_lsn = service->changed_lsn = service->lsn;
+    service->changed_lsn = service->lsn;
     service->snapshot_ns = att_clock_ns();
     /* Release: partner is the acquire in att_service_event. */
     atomic_store_explicit(&service->wakeable, server, memory_order_release);
@@ -164,22 +164,9 @@ static void fetch_ahead(const struct att_service *service)
         att_engine_ahead_update(service->heads.engines[next.head], next.index);
 }
 
-/* Hands the updates of this turn to the log: at once if somebody may wait for them, which is when there was something
- * else to do or nothing more. In a stream of updates the next turn's follow: a commit costs much, whatever it holds. */
-static void push(struct att_service *service, uint64_t updates, int served)
-{
-    const bool stream = served >= REQUESTS_A_TURN && updates == (uint64_t)served;
-
-    if (stream && service->lsn - service->pushed_lsn < GROUP)
-        return;
-    service->pushed_lsn = service->lsn;
-    att_store_push(service->store);
-}
-
 static bool serve_requests(struct att_service *service)
 {
     struct att_server_request request = {.more = false};
-    const uint64_t lsn = service->lsn;
     int served = 0;
 
     /* Not between the requests of a batch: what the merge thread computes is to see all of them or none. */
@@ -194,7 +181,7 @@ static bool serve_requests(struct att_service *service)
         served++;
     }
     att_server_flush(service->server); /* before all else: somebody waits for these */
-    push(service, service->lsn - lsn, served);
+    att_store_push(service->store);
     if (served > 0)
         kick(service);
     return served > 0;

@@ -63,10 +63,9 @@ struct att_service {
     bool *touched;    /* [heads]: had a request in this turn, so its merge thread may have to be woken */
 
     /* updates */
-    uint64_t lsn;        /* of the newest update */
-    uint64_t pushed_lsn; /* of the newest that the log thread may take */
-    bool owed;           /* `record` is applied but the store had no room for it: nothing else is applied before it */
-    bool parked;         /* some session is */
+    uint64_t lsn; /* of the newest update */
+    bool owed;    /* `record` is applied but the store had no room for it: nothing else is applied before it */
+    bool parked;  /* some session is */
     struct att_record record;
     void *record_payload;
 
