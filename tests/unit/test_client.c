@@ -330,7 +330,7 @@ static void death_of_the_daemon_is_noticed_quickly(void **unused)
         assert_non_null(strstr(att_last_error(mine), "connecting again failed"));
         att_close(mine);
         waitpid(service.pid, NULL, 0);
-        unlink(service.socket);
+        service_clean(&service);
     }
 }
 
@@ -356,6 +356,7 @@ static void answers_outlive_the_daemon(void **unused)
     assert_int_equal(att_complete(mine, &completion, 1, 1000), -1);
     assert_int_equal(access(service.socket, F_OK), -1);
     att_close(mine);
+    service_clean(&service);
 }
 
 static void idle_daemon_uses_no_processor(void **unused)

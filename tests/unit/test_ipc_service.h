@@ -226,17 +226,22 @@ static inline void service_start(struct service *service)
     service_start_with(service, (struct att_server_options){.wait = ATT_WAIT_ADAPTIVE});
 }
 
+static inline void service_clean(const struct service *service)
+{
+    char command[200];
+    snprintf(command, sizeof command, "rm -rf %s", service->directory);
+    if (system(command) != 0)
+        print_message("could not remove %s\n", service->directory);
+}
+
 /* Kills the service; fails if it had died before. */
 static inline void service_stop(struct service *service)
 {
-    char command[200];
     int status;
     assert_int_equal(waitpid(service->pid, &status, WNOHANG), 0);
     kill(service->pid, SIGKILL);
     waitpid(service->pid, &status, 0);
-    snprintf(command, sizeof command, "rm -rf %s", service->directory);
-    if (system(command) != 0)
-        print_message("could not remove %s\n", service->directory);
+    service_clean(service);
 }
 
 static inline struct att_client *service_connect(const struct service *service, uint32_t timeout_ms)
