@@ -10,10 +10,10 @@
 It is a layer over libattn (ctypes), which must be installed; ATTN_LIBRARY names it when it is somewhere else.
 """
 
-from ._client import Answer, Array, Batch, Client, Info, Pending, Stat, Whole, socket_path
+from ._client import SESSION_ANY, Answer, Array, Batch, Client, Info, Pending, Session, Stat, Whole, socket_path
 from ._errors import *  # noqa: F401,F403 (the exceptions; __all__ there)
 from ._errors import __all__ as _error_names
 from ._version import __version__
 
-__all__ = ["Answer", "Array", "Batch", "Client", "Info", "Pending", "Stat", "Whole", "socket_path",
-           "__version__"] + _error_names
+__all__ = ["Answer", "Array", "Batch", "Client", "Info", "Pending", "SESSION_ANY", "Session", "Stat", "Whole",
+           "socket_path", "__version__"] + _error_names

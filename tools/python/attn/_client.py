@@ -18,6 +18,8 @@ _WAITS = {"adaptive": 0, "spin": 1, "block": 2}
 _PRECISIONS = ("single", "mixed", "double")
 _MOST_COMPLETIONS = 256
 
+SESSION_ANY = 2**64 - 1  #: a session of an id that nobody needs to know: exactly once while this client lives
+
 
 class Answer(NamedTuple):
     """One entry of the output."""
@@ -48,6 +50,14 @@ class Info(NamedTuple):
     incarnation: int  #: counts the daemon's starts on this state
     daemon_pid: int
     protocol: int
+
+
+class Session(NamedTuple):
+    """A session, and how far it has come. Its updates are numbered from 1, in the order in which they were called."""
+
+    id: int
+    begin: int  #: the newest update that had taken effect when the client connected; it is on disk
+    last: int  #: the newest that this client has submitted, or begin
 
 
 class Stat(NamedTuple):
@@ -240,11 +250,16 @@ class Client(_Requests):
     wait: "adaptive", "spin" or "block": how to wait for answers.
     direct: answer query and row from the daemon's memory, without a request (ATT_EPERM if the daemon does not allow it).
     reconnect: after a restart of the daemon, connect again with the next call.
+    session: has every update take effect exactly once, whatever crashes: updates go on across a restart of the daemon. A
+    number of the program's own (not 0), the same each time it starts: `client.session.begin` then says which update was the last
+    to take effect; or SESSION_ANY. Raises ATT_EFENCED once another client has it, ATT_EEXPIRED, ATT_LOST.
+    resume: the daemon must know the session already (else ATT_EEXPIRED).
 
     Use it in a `with` statement, or close it."""
 
     def __init__(self, socket: Union[str, "os.PathLike[str]", None] = None, *, name: Optional[str] = None,
-                 timeout: float = 10.0, wait: str = "adaptive", direct: bool = False, reconnect: bool = True) -> None:
+                 timeout: float = 10.0, wait: str = "adaptive", direct: bool = False, reconnect: bool = True,
+                 session: Optional[int] = None, resume: bool = False) -> None:
         self._handle: Optional[c.c_void_p] = None
         self._pending: Dict[int, Pending] = {}
         self._next_tag = 1
@@ -252,13 +267,17 @@ class Client(_Requests):
             raise ATT_EINVAL(f"wait: {wait!r} is none of {', '.join(_WAITS)}")
         if not 0.001 <= timeout <= 4e6:
             raise ATT_EINVAL(f"timeout: {timeout} seconds make no sense")
+        if session is not None and not 0 < operator.index(session) <= SESSION_ANY:
+            raise ATT_EINVAL(f"session: {session} is not a number from 1 to 2^64 - 1")
+        if resume and session is None:
+            raise ATT_EINVAL("resume: of which session?")
         self._timeout = timeout
         self._direct = direct
         self._lib = lib.library()
         options = lib.ConnectOptions(socket=os.fsencode(socket) if socket is not None else None,
                                      name=name.encode() if name is not None else None,
                                      timeout_ms=int(timeout * 1000), wait=_WAITS[wait], direct=direct,
-                                     stay_closed=not reconnect)
+                                     stay_closed=not reconnect, resume=resume, session=session or 0)
         handle = c.c_void_p()
         error = lib.Error()
         status = self._lib.att_connect(c.byref(options), c.byref(handle), c.byref(error))
@@ -281,7 +300,8 @@ class Client(_Requests):
         return "<attn.Client, closed>" if self._handle is None else f"<attn.Client, {self.info}>"
 
     def close(self) -> None:
-        """Closes the connection; what is in flight may or may not take effect. May be called twice."""
+        """Closes the connection; what is in flight may or may not take effect. May be called twice. Does not wait for
+        the disk: flush() first."""
         if self._handle is not None:
             self._lib.att_close(self._handle)
             self._handle = None
@@ -316,6 +336,13 @@ class Client(_Requests):
         fields = {name: getattr(raw, name) for name in Info._fields}
         fields["precision"] = _PRECISIONS[raw.precision] if raw.precision < len(_PRECISIONS) else "unknown"
         return Info(**fields)
+
+    @property
+    def session(self) -> Optional[Session]:
+        """The client's session; None without one."""
+        raw = lib.SessionInfo()
+        self._lib.att_get_session(self._open(), c.byref(raw))
+        return Session(raw.id, raw.begin, raw.last) if raw.id else None
 
     def stat(self) -> Stat:
         """The daemon's state."""

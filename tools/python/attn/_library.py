@@ -24,6 +24,10 @@ class Info(c.Structure):
                 ("scale", f64), ("incarnation", u64), ("daemon_pid", u32), ("protocol", u32)]
 
 
+class SessionInfo(c.Structure):
+    _fields_ = [("id", u64), ("begin", u64), ("last", u64)]
+
+
 class Request(c.Structure):
     _fields_ = [("type", c.c_uint), ("head", u32), ("index", u32), ("column", u32), ("number", f64),
                 ("key", c.c_void_p), ("value", c.c_void_p), ("bias", c.c_void_p), ("durable", c.c_bool), ("tag", u64),
@@ -76,6 +80,7 @@ def _declare(loaded: c.CDLL) -> None:
         "att_connect": (c.c_uint, [c.POINTER(ConnectOptions), c.POINTER(client), c.POINTER(Error)]),
         "att_close": (None, [client]),
         "att_get_info": (None, [client, c.POINTER(Info)]),
+        "att_get_session": (None, [client, c.POINTER(SessionInfo)]),
         "att_last_error": (c.c_char_p, [client]),
         "att_socket_path": (c.c_uint, [c.c_char_p, c.c_char_p, c.c_size_t, c.POINTER(Error)]),
         "att_submit": (c.c_uint, [client, c.POINTER(Request)]),

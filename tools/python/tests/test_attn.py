@@ -280,6 +280,48 @@ class Ending(WithDaemon):
         self.assertEqual(self.daemon.process.wait(30), 0)
 
 
+class Sessions(WithDaemon):
+    def test_updates_take_effect_once_across_crashes(self):
+        before = float(self.v[3, 0])
+        with attn.Client(self.daemon.socket, session=attn.SESSION_ANY) as client:
+            for crash in range(3):
+                with client.batch() as batch:
+                    for _ in range(100):
+                        batch.update_v(3, 0, 1)
+                    self.daemon.kill()
+                    self.daemon.start()
+                client.update_v(3, 0, 1)
+            client.flush()
+            self.assertEqual(client.session.last, 303)
+        self.v[3, 0] = before + 303
+        self.close_to_all()
+
+    def close_to_all(self):
+        with attn.Client(self.daemon.socket) as client:
+            self.close_to(client.all(), softmax_output(self.q, self.k, self.v))
+
+    def test_a_program_that_starts_again_learns_how_far_it_had_come(self):
+        with self.assertRaises(attn.ATT_EEXPIRED):
+            attn.Client(self.daemon.socket, session=7, resume=True)
+        first = attn.Client(self.daemon.socket, session=7)
+        self.addCleanup(first.close)
+        self.assertEqual(first.session, attn.Session(7, 0, 0))
+        for _ in range(3):
+            first.update_v(1, 1, 1)
+        with attn.Client(self.daemon.socket, session=7, resume=True) as second:
+            self.assertEqual(second.session, attn.Session(7, 3, 3))
+            with self.assertRaises(attn.ATT_EFENCED):
+                first.update_v(1, 1, 1)
+        self.v[1, 1] += 3
+        self.close_to_all()
+
+    def test_bad_sessions_are_refused(self):
+        self.assertIsNone(self.client.session)
+        for wrong in ({"session": 0}, {"session": 2**64}, {"session": -1}, {"resume": True}):
+            with self.assertRaises(attn.ATT_EINVAL):
+                attn.Client(self.daemon.socket, **wrong)
+
+
 class Heads(unittest.TestCase):
     def test_heads_are_apart(self):
         generator = np.random.default_rng(6)
@@ -313,6 +355,7 @@ class Package(unittest.TestCase):
             self.skipTest("no C compiler")
         structs = {"att_connect_options": _library.ConnectOptions, "att_error": _library.Error,
                    "att_info": _library.Info, "att_request": _library.Request,
+                   "att_session_info": _library.SessionInfo,
                    "att_completion": _library.Completion, "att_stat": _library.Stat}
         lines, expected = [], []
         for name, struct in structs.items():
