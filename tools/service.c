@@ -92,7 +92,7 @@ static bool flush(struct att_service *service, const struct att_server_request *
     if (service->options.durability == ATT_DURABLE_OFF)
         return service_snapshot_wanted(service, request);
     service_reply_durable(service, request->session, &reply, NULL, 0, service->lsn);
-    att_store_hurry(service->store);
+    att_store_hurry(service->store, service->lsn);
     return true;
 }
 
