@@ -254,7 +254,7 @@ static void wind_up(struct att_service *service)
                 service_snapshot_begin(service);
         }
         service_pay_owed(service);
-        att_store_push(service->store);
+        att_store_hurry(service->store, service->lsn); /* clients that come with a session still add to it */
         look_around(service);
         service_send_chunks(service);
         att_server_flush(service->server);

@@ -141,6 +141,7 @@ void service_snapshot_job_done(struct att_service *service, const struct att_job
         begin_head(service, head + 1);
     } else {
         att_store_snapshot_end(service->store);
+        att_store_hurry(service->store, service->lsn); /* its manifest waits until its cuts are durable */
         service->snapshot_handed = true;
     }
 }

@@ -1,5 +1,6 @@
 /* What goes wrong around attnd: a disk that is really full (a tmpfs of 8 MB, when root), several daemons that are
- * started on one directory at the same moment, a wall clock that is set back all the time. */
+ * started on one directory at the same moment, a wall clock that is set back all the time; and an interval of an hour,
+ * which nobody may have to wait out. */
 #include "fault_support.h"
 
 #include <sys/mount.h>
@@ -202,6 +203,33 @@ static void a_wall_clock_that_is_set_back_changes_nothing(void **state)
     daemon_release(&daemon);
 }
 
+/* ---- An interval of an hour ---------------------------------------------------------------------------------- */
+
+static void a_snapshot_and_an_end_do_not_wait_out_the_interval(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    const char *const arguments[] = {"--durability", "interval:3600000", NULL};
+    uint64_t n = 0;
+    make_daemon_state(&daemon);
+    for (int round = 0; round < 2; round++) {
+        assert_true(daemon_start(&daemon, arguments));
+        struct att_client *client = connect_to(&daemon);
+        write_more(client, n + 1, n + 10);
+        assert_int_equal(att_snapshot(client), ATT_OK);
+        write_more(client, n + 11, n + 20);
+        n += 20;
+        if (round == 1)
+            assert_int_equal(att_shutdown(client), ATT_OK);
+        assert_int_equal(daemon_stop(&daemon, round == 1 ? 0 : SIGTERM), 0);
+        att_close(client);
+        struct recovered found = recover_directory(daemon.dir, false);
+        if (found.wrong[0] || found.updates != n)
+            fail_msg("%llu updates: %s", (unsigned long long)found.updates, found.wrong);
+    }
+    daemon_release(&daemon);
+}
+
 int main(void)
 {
     if (!daemon_has("attnd")) {
@@ -212,6 +240,7 @@ int main(void)
         cmocka_unit_test(a_full_disk_loses_nothing_and_goes_on_with_room),
         cmocka_unit_test(of_daemons_started_at_once_one_serves),
         cmocka_unit_test(a_wall_clock_that_is_set_back_changes_nothing),
+        cmocka_unit_test(a_snapshot_and_an_end_do_not_wait_out_the_interval),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
