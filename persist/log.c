@@ -342,13 +342,9 @@ static bool cycle(struct att_store *store)
         persist_final(store, &store->log_env, &failure);
         return false;
     }
-    bool refuse = work.tail != work.head;
-    if (stopping(store)) {
-        if (refuse)
-            persist_say(store, "%s/log: stopped with updates that found no room on the disk", store->directory);
-        return false; /* a trim that is not finished is the next start's */
-    }
-    wait_for_room(store, &failure, refuse);
+    if (stopping(store))
+        return false; /* a trim that is not finished is the next start's; whoever stops us knows what is not durable */
+    wait_for_room(store, &failure, work.tail != work.head);
     return true;
 }
 

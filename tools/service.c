@@ -8,6 +8,8 @@
 
 /* Requests between two looks at everything else. */
 enum { REQUESTS_A_TURN = 128, INIT_LOOK_MS = 100 };
+/* How long the end waits for room on a full disk: the log thread tries a few times. */
+#define ROOM_NS UINT64_C(1000000000)
 
 enum att_status att_service_create(struct att_service **ret_service, struct att_error *error)
 {
@@ -236,8 +238,21 @@ static bool finished(struct att_service *service)
 
     att_store_state(service->store, &state);
     return service->deferred_count == 0 && service->jobs == 0 && !service->outgoing && !service->snapshot_running &&
-           (state.durable_lsn >= service->lsn || state.refusing == ATT_EIO ||
+           (state.durable_lsn >= service->lsn || state.refusing == ATT_EIO || service->gave_up ||
             service->options.durability == ATT_DURABLE_OFF);
+}
+
+/* After stop a full disk is waited for, but not for ever. */
+static void wait_for_room(struct att_service *service)
+{
+    struct att_store_state state;
+
+    att_store_state(service->store, &state);
+    if (state.refusing != ATT_ENOSPC)
+        service->full_ns = 0;
+    else if (service->full_ns == 0)
+        service->full_ns = att_clock_ns();
+    service->gave_up = service->full_ns != 0 && att_clock_ns() - service->full_ns > ROOM_NS;
 }
 
 /* After stop: nothing new is taken; what was taken is finished, then a snapshot, then the end. */
@@ -255,6 +270,7 @@ static void wind_up(struct att_service *service)
         }
         service_pay_owed(service);
         att_store_hurry(service->store, service->lsn); /* clients that come with a session still add to it */
+        wait_for_room(service);
         look_around(service);
         service_send_chunks(service);
         att_server_flush(service->server);
@@ -263,10 +279,28 @@ static void wind_up(struct att_service *service)
     }
 }
 
-enum att_status att_service_run(struct att_service *service, struct att_error *error)
+/* Whether all is on disk; else why not. */
+static enum att_status outcome(const struct att_service *service, struct att_error *error)
 {
+    const enum att_durability durability = service->options.durability;
     struct att_store_state state;
     char text[400];
+
+    att_store_state(service->store, &state);
+    if (state.refusing != ATT_EIO &&
+        (state.durable_lsn >= service->lsn || (durability == ATT_DURABLE_OFF && !state.snapshot_failed)))
+        return ATT_OK;
+    if (service->gave_up)
+        return att_fail(error, ATT_ENOSPC,
+                        "%s: the disk is full: updates %llu to %llu, which were%s acknowledged, are not on it",
+                        service->options.directory, (unsigned long long)state.durable_lsn + 1,
+                        (unsigned long long)service->lsn, durability == ATT_DURABLE_ALWAYS ? " not" : "");
+    att_store_message(service->store, text, sizeof text);
+    return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
+}
+
+enum att_status att_service_run(struct att_service *service, struct att_error *error)
+{
     int timeout_ms;
 
     service->initialising = true;
@@ -281,9 +315,5 @@ enum att_status att_service_run(struct att_service *service, struct att_error *e
         att_server_wait(service->server, busy ? 0 : timeout_ms);
     }
     wind_up(service);
-    att_store_state(service->store, &state);
-    if (state.refusing == ATT_OK && (!state.snapshot_failed || state.durable_lsn >= service->lsn))
-        return ATT_OK;
-    att_store_message(service->store, text, sizeof text);
-    return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
+    return outcome(service, error);
 }

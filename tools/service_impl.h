@@ -63,9 +63,11 @@ struct att_service {
     bool *touched;    /* [heads]: had a request in this turn, so its merge thread may have to be woken */
 
     /* updates */
-    uint64_t lsn; /* of the newest update */
-    bool owed;    /* `record` is applied but the store had no room for it: nothing else is applied before it */
-    bool parked;  /* some session is */
+    uint64_t lsn;     /* of the newest update */
+    bool owed;        /* `record` is applied but the store had no room for it: nothing else is applied before it */
+    bool parked;      /* some session is */
+    uint64_t full_ns; /* after stop: since when the disk has been full; 0: it is not */
+    bool gave_up;     /* that was too long: what is not on disk now will not be */
     struct att_record record;
     void *record_payload;
 

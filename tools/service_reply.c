@@ -85,7 +85,7 @@ static void fail_deferred(struct att_service *service, struct deferred *entry)
     service_refuse_late(service, entry->session, &request, ATT_EIO, text);
 }
 
-/* Sends what has become durable. After a failed sync nothing will: then the clients are told. */
+/* Sends what has become durable. After a failed sync, or at an end without room, nothing will: then the clients are told. */
 void service_release_durable(struct att_service *service)
 {
     struct att_store_state state;
@@ -96,7 +96,7 @@ void service_release_durable(struct att_service *service)
         struct deferred *entry = &service->deferred[service->deferred_first];
         if (entry->lsn <= state.durable_lsn)
             att_server_reply(service->server, entry->session, &entry->reply, entry->payload, entry->payload_bytes);
-        else if (state.refusing == ATT_EIO)
+        else if (state.refusing == ATT_EIO || service->gave_up)
             fail_deferred(service, entry);
         else
             return;

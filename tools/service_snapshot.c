@@ -146,17 +146,17 @@ void service_snapshot_job_done(struct att_service *service, const struct att_job
     }
 }
 
-/* The store's part is done when it says that no snapshot is running. */
+/* The store's part is done when it says that no snapshot is running, and over when its cuts will not be durable. */
 void service_snapshot_check(struct att_service *service)
 {
     struct att_store_state state;
     char text[400] = "the snapshot failed";
 
     att_store_state(service->store, &state);
-    if (!service->snapshot_running || !service->snapshot_handed || state.snapshot_running)
+    if (!service->snapshot_running || !service->snapshot_handed || (state.snapshot_running && !service->gave_up))
         return;
     service->snapshot_running = false;
-    if (state.snapshot_failed) {
+    if (state.snapshot_failed || state.snapshot_running) {
         att_store_message(service->store, text, sizeof text);
         fprintf(stderr, "attnd: no snapshot: %s\n", text);
         answer_waiters(service, state.refusing != ATT_OK ? state.refusing : ATT_EIO, text);

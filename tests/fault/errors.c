@@ -79,16 +79,6 @@ static struct outcome run_with_fault(struct daemon *daemon, const struct image b
     return outcome;
 }
 
-static bool log_says(const struct daemon *daemon, const char *word)
-{
-    struct image log = {0};
-    image_load(&log, daemon->log);
-    image_reserve(&log, log.size + 1); /* a NUL */
-    bool says = strstr((const char *)log.bytes, word) != NULL;
-    free(log.bytes);
-    return says;
-}
-
 static void print_log(const struct daemon *daemon)
 {
     struct image log = {0};
