@@ -53,7 +53,7 @@ enum att_status att_service_join(struct att_service *service, const struct att_s
     service->lsn = stats.lsn > att_store_last_lsn(store) ? stats.lsn : att_store_last_lsn(store);
     att_server_set_lsn(server, service->lsn);
     att_server_set_durable(server, state.durable_lsn);
-    service->changed_lsn = service->lsn;
+    service->snapshot_lsn = state.snapshot_lsn;
     service->snapshot_ns = att_clock_ns();
     /* Release: partner is the acquire in att_service_event. */
     atomic_store_explicit(&service->wakeable, server, memory_order_release);

@@ -92,7 +92,7 @@ struct att_service {
     uint32_t snapshot_head;       /* whose turn it is: one head at a time hands out its pieces */
     uint64_t snapshot_generation; /* before it */
     uint64_t log_bytes;           /* appended since the last one began */
-    uint64_t changed_lsn;         /* the LSN when it began */
+    uint64_t snapshot_lsn;        /* the newest complete one holds all up to here */
     uint64_t snapshot_ns;         /* when the last one began */
     struct att_job merge_job, snapshot_job;
     struct cutter cutter;
