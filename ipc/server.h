@@ -113,7 +113,8 @@ void att_server_set_lsn(struct att_server *server, uint64_t lsn);
 /* Tells clients up to which LSN everything is on disk. */
 void att_server_set_durable(struct att_server *server, uint64_t lsn);
 
-/* Ends a session, with a reason for stderr that is a static string, at the next att_server_next or att_server_wait. */
+/* Ends a session, with a reason for stderr that is a static string, at the next att_server_next; once the server is
+ * retired, att_server_wait. */
 void att_server_end(struct att_server *server, uint64_t session, const char *reason);
 
 /* Whether one more chunk fits now; if not, att_server_wait returns when it does. False for a session that has ended. */
@@ -128,6 +129,10 @@ void att_server_flush(struct att_server *server);
  * millisecond. Returns at once when a request may be waiting; else, by the wait mode, spins a
  * little and then sleeps up to timeout_ms (-1: no limit) for a client, a wake or a signal. */
 void att_server_wait(struct att_server *server, int timeout_ms);
+
+/* The service ends: no client is let in any more, and no request is given. Replies go on, and att_server_wait ends the
+ * sessions that break the protocol or that att_server_end has named. */
+void att_server_retire(struct att_server *server);
 
 /* Any thread (and signal handlers): makes a sleeping or about-to-sleep att_server_wait return. A
  * system call only when the service sleeps. */

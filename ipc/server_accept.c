@@ -88,12 +88,20 @@ enum att_status att_accept_open(struct att_server *server, bool shared, struct a
 void att_accept_close(struct att_server *server)
 {
     struct stat file;
-    for (int i = 0; i < PENDING_MOST; i++)
+    for (int i = 0; i < PENDING_MOST; i++) {
         if (server->pending[i].fd >= 0)
             close(server->pending[i].fd);
+        server->pending[i].fd = -1;
+    }
+    server->pending_count = 0;
+    server->accept_paused_until = 0;
     if (server->socket_inode != 0 && lstat(server->address.sun_path, &file) == 0 &&
         file.st_dev == server->socket_device && file.st_ino == server->socket_inode)
         unlink(server->address.sun_path);
+    server->socket_inode = 0;
+    if (server->listen_fd >= 0)
+        close(server->listen_fd);
+    server->listen_fd = -1;
 }
 
 /* ---- Hello and welcome --------------------------------------------------------------------------------- */

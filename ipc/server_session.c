@@ -163,13 +163,33 @@ void att_session_set_starved(struct att_server *server, struct att_session *sess
     atomic_store_explicit(&session->channel.control->wants_room, starved, memory_order_relaxed);
 }
 
+/* Clients must not be able to fill the log, nor to make the service wait for whoever reads it: so many lines a second. */
+enum { SAID_MOST = 100 };
+
+static void say_why(struct att_server *server, const struct att_session *session, const char *reason)
+{
+    const uint64_t now = att_now_ns();
+    if (now - server->said_ns > UINT64_C(1000000000)) {
+        if (server->unsaid > 0)
+            fprintf(stderr, "attnd: %u more sessions ended meanwhile\n", server->unsaid);
+        server->said_ns = now;
+        server->said = server->unsaid = 0;
+    }
+    if (server->said == SAID_MOST) {
+        server->unsaid++;
+        return;
+    }
+    server->said++;
+    fprintf(stderr, "attnd: client with pid %ld, uid %lu: session ended: %s\n", (long)session->pid,
+            (unsigned long)session->uid, reason);
+}
+
 void att_session_end(struct att_server *server, struct att_session *session, const char *reason)
 {
     uint64_t id = session->id;
     uint16_t slot = (uint16_t)(id & ((1u << SESSION_SLOT_BITS) - 1));
     if (reason)
-        fprintf(stderr, "attnd: client with pid %ld, uid %lu: session ended: %s\n", (long)session->pid,
-                (unsigned long)session->uid, reason);
+        say_why(server, session, reason);
     att_session_set_starved(server, session, 0);
     if (server->current == session)
         server->current = NULL;
@@ -218,7 +238,7 @@ bool att_session_ready(struct att_server *server, struct att_session *session)
     }
     if (session->broken)
         return true;
-    return !session->parked && !session->waits && !session->starved &&
+    return !server->retired && !session->parked && !session->waits && !session->starved &&
            att_consumer_peek(&session->requests) != ATT_RING_EMPTY && att_session_admits(server, session);
 }
 

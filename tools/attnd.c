@@ -150,6 +150,9 @@ static enum att_status serve(const struct attnd_options *o, const char *path, st
     fflush(stdout);
     notify("READY=1");
     status = att_service_run(service, error);
+    /* It ends anyway, and what the handler speaks to is about to go. */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
     notify("STOPPING=1");
     return status;
 }

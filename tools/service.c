@@ -8,8 +8,8 @@
 
 /* Requests between two looks at everything else. */
 enum { REQUESTS_A_TURN = 128, INIT_LOOK_MS = 100 };
-/* How long the end waits for room on a full disk: the log thread tries a few times. */
-#define ROOM_NS UINT64_C(1000000000)
+#define READING_NS UINT64_C(10000000000) /* after stop, for clients to read the answers that are going out */
+#define ROOM_NS    UINT64_C(1000000000)  /* after stop, for room on a full disk: the log thread tries a few times */
 
 enum att_status att_service_create(struct att_service **ret_service, struct att_error *error)
 {
@@ -198,13 +198,15 @@ static void look_around(struct att_service *service)
     service_collect(service);
     service_release_durable(service);
     service_snapshot_check(service);
-    if (service_pay_owed(service) && service->parked) {
+    if (service_pay_owed(service)) {
+        att_store_push(service->store); /* what was owed: nobody else may come and do it */
+        if (service->parked)
+            att_server_unpark(service->server);
         service->parked = false;
-        att_server_unpark(service->server);
     }
 }
 
-/* Until every row has had its first refresh: a bar on a terminal. */
+/* Until every row has had its first refresh (some may have gone cold again): a bar on a terminal. */
 static void show_init(struct att_service *service, int *timeout_ms)
 {
     struct att_engine_stats stats;
@@ -216,7 +218,7 @@ static void show_init(struct att_service *service, int *timeout_ms)
         return;
     service->init_ns = att_clock_ns();
     att_heads_stats(&service->heads, &stats);
-    if (stats.rows_cold == 0) {
+    if (stats.rows_cold == 0 || stats.refreshes >= service->init_rows) {
         service->initialising = false;
         fprintf(stderr, "attnd: all %llu rows are up to date after %.2f s\n", (unsigned long long)stats.rows_hot,
                 att_progress_end(&service->init));
@@ -261,6 +263,9 @@ static void wind_up(struct att_service *service)
     struct att_store_state state;
     bool wanted = true;
 
+    att_server_retire(service->server);
+    att_store_hurry(service->store, service->lsn); /* with what is still owed */
+    service->stopped_ns = att_clock_ns();
     while (!finished(service) || wanted) {
         if (wanted && finished(service)) {
             att_store_state(service->store, &state);
@@ -269,11 +274,12 @@ static void wind_up(struct att_service *service)
                 service_snapshot_begin(service);
         }
         service_pay_owed(service);
-        att_store_hurry(service->store, service->lsn); /* clients that come with a session still add to it */
+        att_store_push(service->store);
         wait_for_room(service);
         look_around(service);
         service_send_chunks(service);
-        att_server_flush(service->server);
+        if (att_clock_ns() - service->stopped_ns > READING_NS)
+            service_end_readers(service);
         att_server_wait(service->server, 10);
         atomic_store(&service->events, true);
     }
@@ -301,9 +307,12 @@ static enum att_status outcome(const struct att_service *service, struct att_err
 
 enum att_status att_service_run(struct att_service *service, struct att_error *error)
 {
+    struct att_engine_stats stats;
     int timeout_ms;
 
     service->initialising = true;
+    att_heads_stats(&service->heads, &stats);
+    service->init_rows = stats.refreshes + stats.rows_cold;
     att_progress_start(&service->init, "init", (uint64_t)service->options.n_q * service->heads.count);
     while (!atomic_load_explicit(&service->stop, memory_order_acquire)) {
         bool busy = serve_requests(service);

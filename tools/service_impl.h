@@ -59,8 +59,10 @@ struct att_service {
     _Atomic(struct att_server *) wakeable; /* `server`, once it is there */
     struct att_progress init;              /* the background refresh of all rows, shown on a terminal */
     bool initialising;
-    uint64_t init_ns; /* when it was last looked at */
-    bool *touched;    /* [heads]: had a request in this turn, so its merge thread may have to be woken */
+    uint64_t init_ns;    /* when it was last looked at */
+    uint64_t init_rows;  /* refreshes that make it complete */
+    uint64_t stopped_ns; /* when the end began */
+    bool *touched;       /* [heads]: had a request in this turn, so its merge thread may have to be woken */
 
     /* updates */
     uint64_t lsn;     /* of the newest update */
@@ -128,6 +130,7 @@ bool service_wide(struct att_service *service, const struct att_server_request *
 bool service_merge(struct att_service *service, const struct att_server_request *request);
 void service_collect(struct att_service *service);
 bool service_send_chunks(struct att_service *service);
+void service_end_readers(struct att_service *service);
 void service_drop_outgoing(struct att_service *service);
 
 /* service_reply.c */

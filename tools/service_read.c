@@ -263,6 +263,14 @@ bool service_send_chunks(struct att_service *service)
     return progress;
 }
 
+/* attnd does not go on for those who don't read. */
+void service_end_readers(struct att_service *service)
+{
+    for (const struct work *work = service->outgoing; work; work = work->next)
+        att_server_end(service->server, work->session,
+                       "it has not read its answer in the 10 s since attnd was told to end");
+}
+
 void service_drop_outgoing(struct att_service *service)
 {
     while (service->outgoing) {
