@@ -4,8 +4,9 @@
 
 #include "kernel.h"
 
-#define UNIT    0x1p-53  /* unit roundoff of float64 */
-#define FLUSHED 0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+#define UNIT        0x1p-53  /* unit roundoff of float64 */
+#define FLUSHED     0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+#define LEAST_POWER -2200.0  /* 2^this times any float64 is 0 */
 
 static float up(double x)
 {
@@ -22,14 +23,12 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_C
 
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4])
 {
-    double factor;
-
     if (row->shift > ATT_NO_SHIFT / 2) {
-        factor = row->shift - shift < -1073.0 ? 0.0 : ldexp(1.0, (int)(row->shift - shift));
+        const int by = (int)fmax(row->shift - shift, LEAST_POWER);
         for (uint32_t c = 0; c < columns; c++)
-            sums[c] *= factor;
+            sums[c] = ldexp(sums[c], by);
         for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-            row->error[c] = row->error[c] * factor + ((double)row->tokens + 2.0) * FLUSHED * (largest[c] + 1.0);
+            row->error[c] = ldexp(row->error[c], by) + ((double)row->tokens + 2.0) * FLUSHED * (largest[c] + 1.0);
     }
     row->shift = shift;
 }

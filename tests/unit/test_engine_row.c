@@ -68,6 +68,17 @@ static void a_raise_scales_sums_and_errors_exactly(void **state)
         assert_true(row.error[c] > 0);
 }
 
+/* Sums may be as large as 2^500, so that a power of two too small for float64 leaves something of them. */
+static void a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left(void **state)
+{
+    (void)state;
+    struct att_row row = {.tokens = 1, .shift = -300, .error = {0x1p400, 0, 0, 0}};
+    double sums[ATT_HEAD_COLUMNS] = {0x1.8p500, -0x1p450, 0, 1};
+    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 900, largest);
+    assert_true(sums[0] == 0x1.8p-700 && sums[1] == -0x1p-750 && sums[3] == 0);
+    assert_true(row.error[0] >= 0x1p-800 && row.error[0] < 1.001 * 0x1p-800);
+}
+
 static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **state)
 {
     (void)state;
@@ -100,6 +111,7 @@ int main(void)
         cmocka_unit_test(the_account_covers_additions_that_all_lose_the_same),
         cmocka_unit_test(the_account_covers_the_sum_inside_a_block),
         cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
+        cmocka_unit_test(a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left),
         cmocka_unit_test(a_denominator_that_may_be_rounding_alone_gives_no_answer),
         cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),
     };
