@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernel.h"
+#include "stretch.h"
 
 #define UNIT        0x1p-53  /* unit roundoff of float64 */
 #define FLUSHED     0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
@@ -41,13 +42,20 @@ void att_row_account(struct att_row *row, const double before[4], const double m
                          entries * FLUSHED * (largest[c] + 1.0);
 }
 
-struct att_numerics att_numerics(enum att_precision precision, uint32_t d, double budget)
+/* The drift of a row just computed over so many tokens, at its worst: their first block holds all the weight. */
+static double fresh_drift(uint32_t tokens)
+{
+    return 2.0 * UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK);
+}
+
+struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget)
 {
     struct att_numerics numerics;
 
     numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_LONG : ATT_EPSILON_SHORT;
     numerics.kappa = 1.1 * (d + 10.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
     numerics.budget = budget > 0.0 ? budget : precision == ATT_DOUBLE ? 1e-11 : 5e-7;
+    numerics.budget = fmax(numerics.budget, 2.0 * fresh_drift(tokens)); /* else a refresh could not mend a row */
     return numerics;
 }
 
