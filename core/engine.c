@@ -24,8 +24,9 @@ static enum att_status check_options(const struct att_engine_options *o, struct 
     if (o->d == 0 || o->d > ATT_MAX_COLUMNS || o->d_v == 0 || o->d_v > ATT_MAX_COLUMNS)
         return att_fail(error, ATT_EINVAL, "d is %u and d_v is %u: both must be 1 to %d", o->d, o->d_v,
                         ATT_MAX_COLUMNS);
-    if (!isfinite(o->scale))
-        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a finite number", o->scale);
+    if (!(fabs(o->scale) <= ATT_LARGEST_SCALE))
+        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a number from %g to %g", o->scale,
+                        -ATT_LARGEST_SCALE, ATT_LARGEST_SCALE);
     if (o->precision > ATT_DOUBLE)
         return att_fail(error, ATT_EINVAL, "unknown precision %d", (int)o->precision);
     if (!(o->error_budget >= 0.0) || isinf(o->error_budget))

@@ -4,7 +4,8 @@
 
 #include "engine_impl.h"
 
-/* |k|, |v| and their product must stay far from float32's overflow: the head columns hold their products. */
+/* |k|, |v| and their product must stay far from float32's overflow: the head columns hold their products; so must s q where
+ * it is float32. */
 #define ATT_LARGEST_PRODUCT 1e37
 
 static enum att_status check_row(const char *what, uint32_t index, const float *row, uint32_t columns,
@@ -71,11 +72,17 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
 
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error)
 {
+    const bool single = engine->options.precision == ATT_SINGLE;
     const double norm = att_q_norm(engine->region.scale, engine->region.d, q);
+    const double most = single ? ATT_LARGEST_PRODUCT : ATT_LARGEST_SCALE;
     enum att_status status = check_row("Q", row, q, engine->region.d, error);
 
     if (status != ATT_OK)
         return status;
+    if (!(norm <= most)) /* whatever the keys: infinity times 0 is no score */
+        return att_fail(error, ATT_EMAGNITUDE, "Q[%u] is too large: |s||q| is %.3g, precision %s holds it up to %g%s",
+                        row, norm, single ? "single" : "mixed or double", most,
+                        single ? ": scale the data down, or use --precision mixed" : "");
     status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
     if (status == ATT_OK)
         engine->index.q_largest = fmax(engine->index.q_largest, norm);
