@@ -140,6 +140,7 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
 {
     const struct att_region *region = reading->region;
     const float *values = chunk->values + (size_t)reading->first * ATT_TILE_LANES;
+    const float *keys[ATT_TILE_LANES];
     float column[ATT_TILE_LANES];
     double largest;
     const struct att_weights work = {
@@ -149,7 +150,7 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
         .d = region->d,
         .q = chunk->scaled_q,
         .keys = chunk->keys,
-        .key_rows = chunk->is_part ? chunk->rows : NULL,
+        .key_rows = chunk->is_part ? keys : NULL,
         .bias = chunk->bias,
         .shift = &reading->row->shift,
         .weights = weights,
@@ -157,8 +158,10 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
         .largest = &largest,
     };
 
-    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++)
+    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++) {
+        keys[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane]);
         column[lane] = chunk->rows[lane][region->d + reading->first];
+    }
     region->kernel->read(&work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
     return largest;
 }

@@ -8,6 +8,8 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+const float att_no_key[ATT_MAX_COLUMNS];
+
 double att_q_norm(double scale, uint32_t d, const float *q)
 {
     double square = 0.0;

@@ -15,6 +15,7 @@
 #define ATT_REGION_H
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -153,6 +154,15 @@ static inline size_t att_log_slot(const struct att_region *region, uint64_t posi
 static inline float *att_log_row(const struct att_region *region, uint64_t position)
 {
     return region->log_rows + att_log_slot(region, position) * region->row_floats;
+}
+
+/* What the kernel meets as the key of a lane: zeros when it is masked, where a row of Q may lie. A mask is a score of
+ * ATT_MASKED, which only what the door lets in together is sure to leave as it is. */
+extern const float att_no_key[ATT_MAX_COLUMNS];
+
+static inline const float *att_lane_key(float bias, const float *key)
+{
+    return bias > -INFINITY ? key : att_no_key;
 }
 
 #endif

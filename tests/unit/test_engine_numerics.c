@@ -269,6 +269,37 @@ static void replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_sta
     replace_everything(ATT_SINGLE, 1);
 }
 
+/* A row of Q lies in the log until it is merged. With |q| of 1e8 and |k| of 1e-8, as a key it would have scores of 1e16. */
+static void rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending(void **state)
+{
+    (void)state;
+    enum { N_Q = 8, D = 4, D_V = 3, TOKENS = 40, TIMES = 40 };
+    struct model model;
+    struct test_random random;
+    uint64_t lsn = 0;
+    random_init(&random, 36);
+    model_init(&model, N_Q, D, D_V, TOKENS, 1);
+    model_fill(&model, &random, TOKENS, 1e-8);
+    random_normals(&random, model.q, N_Q * D, 1e8);
+    struct att_engine_options options = harness_options(&model);
+    options.log_capacity = 64;
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    att_engine_hold(engine, true);
+    struct harness_counts before = harness_counts();
+    for (uint32_t n = 0; n < TIMES; n++) {
+        float q[D];
+        random_normals(&random, q, D, 1e8);
+        struct att_op op = {.kind = ATT_OP_SET_Q, .index = 0, .key = q};
+        harness_update(engine, &model, &op, &lsn);
+        for (uint32_t row = 1; row < N_Q; row++)
+            harness_check_row(engine, &model, row, harness_tolerance(ATT_MIXED));
+    }
+    assert_int_equal(harness_counts().jobs, before.jobs);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,6 +309,7 @@ int main(void)
         cmocka_unit_test(a_key_that_held_the_mass_is_masked),
         cmocka_unit_test(huge_scores_stay_right_in_mixed),
         cmocka_unit_test(huge_scores_stay_right_in_double),
+        cmocka_unit_test(rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending),
         cmocka_unit_test(replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
