@@ -24,7 +24,7 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_C
 
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4])
 {
-    if (row->shift > ATT_NO_SHIFT / 2) {
+    if (row->shift > 0.9 * ATT_NO_SHIFT) {
         const int by = (int)fmax(row->shift - shift, LEAST_POWER);
         for (uint32_t c = 0; c < columns; c++)
             sums[c] = ldexp(sums[c], by);

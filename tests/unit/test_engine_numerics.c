@@ -300,6 +300,36 @@ static void rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pendi
     model_release(&model);
 }
 
+/* With d = 1 the door lets in scores of -4.6e13, -6.7e13 octaves: a shift like any other. All tokens but one have such a
+ * score, then one comes that outweighs them all. */
+static void the_lowest_scores_that_there_can_be_are_shifts_like_others(void **state)
+{
+    (void)state;
+    enum { N_Q = 2, TOKENS = 20 };
+    const struct tolerance tolerance = {.error = 0.2, .bound = 0.2}; /* kappa times the score is 1/16 */
+    struct model model;
+    uint64_t lsn = 0;
+    model_init(&model, N_Q, 1, 1, TOKENS, 1);
+    for (uint32_t token = 0; token < TOKENS; token++) {
+        model.k[token] = -4.6e6f;
+        model.v[token] = 1;
+        model.live[token] = 1;
+    }
+    model.tokens = TOKENS;
+    model.max_value = 1;
+    model.q[0] = 1e7f;
+    struct att_engine_options options = harness_options(&model);
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    const float key = 0, value = -1;
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 3, .key = &key, .value = &value};
+    harness_update(engine, &model, &op, &lsn);
+    for (uint32_t row = 0; row < N_Q; row++)
+        harness_check_row(engine, &model, row, tolerance);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +340,7 @@ int main(void)
         cmocka_unit_test(huge_scores_stay_right_in_mixed),
         cmocka_unit_test(huge_scores_stay_right_in_double),
         cmocka_unit_test(rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending),
+        cmocka_unit_test(the_lowest_scores_that_there_can_be_are_shifts_like_others),
         cmocka_unit_test(replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
