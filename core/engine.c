@@ -263,6 +263,7 @@ enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *
     if (status != ATT_OK)
         return status;
     index_bases(engine);
+    engine->index.q_largest_gone = engine->index.g_largest_gone = true; /* whatever is replayed now */
     engine->prepared = true;
     return ATT_OK;
 }
