@@ -24,8 +24,9 @@ static enum att_status check_options(const struct att_engine_options *o, struct 
     if (o->d == 0 || o->d > ATT_MAX_COLUMNS || o->d_v == 0 || o->d_v > ATT_MAX_COLUMNS)
         return att_fail(error, ATT_EINVAL, "d is %u and d_v is %u: both must be 1 to %d", o->d, o->d_v,
                         ATT_MAX_COLUMNS);
-    if (!isfinite(o->scale))
-        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a finite number", o->scale);
+    if (!(fabs(o->scale) <= ATT_LARGEST_SCALE))
+        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a number from %g to %g", o->scale,
+                        -ATT_LARGEST_SCALE, ATT_LARGEST_SCALE);
     if (o->precision > ATT_DOUBLE)
         return att_fail(error, ATT_EINVAL, "unknown precision %d", (int)o->precision);
     if (!(o->error_budget >= 0.0) || isinf(o->error_budget))
@@ -92,7 +93,8 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
 #ifdef ATTND_TSAN
     engine->options.threads = 1; /* it does not know libgomp's barriers */
 #endif
-    engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
+    engine->options.error_budget =
+        att_numerics(options->precision, options->d, options->capacity, options->error_budget).budget;
     snprintf(engine->base_tag, sizeof engine->base_tag, "weights3-%s-tile%ux%u%s", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v, options->causal ? "-causal" : "");
     status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
@@ -261,6 +263,7 @@ enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *
     if (status != ATT_OK)
         return status;
     index_bases(engine);
+    engine->index.q_largest_gone = engine->index.g_largest_gone = true; /* whatever is replayed now */
     engine->prepared = true;
     return ATT_OK;
 }

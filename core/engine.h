@@ -21,7 +21,7 @@ struct att_engine_options {
     uint32_t d;        /* columns of Q and K, 1..ATT_MAX_COLUMNS */
     uint32_t d_v;      /* columns of V, 1..ATT_MAX_COLUMNS */
     uint32_t capacity; /* room for tokens, >= 1 */
-    double scale;      /* s in exp(s q.k + b); finite */
+    double scale;      /* s in exp(s q.k + b), at most 1e300 in size */
     enum att_precision precision;
     uint32_t log_capacity; /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
     uint32_t threads;      /* of the merge team; 0: one for each processor */
@@ -190,7 +190,8 @@ struct att_job {
     double *bounds;
     const struct att_sink *sink; /* snapshot only */
     void *user;                  /* the caller's */
-    enum att_status status;      /* out: ATT_OK, ATT_EMPTY (row), ATT_EBUSY (a snapshot is running already) */
+    enum att_status status;      /* out: ATT_OK, ATT_EMPTY (row), ATT_EBUSY (a snapshot is running already), ATT_ENOMEM,
+                                    ATT_EMAGNITUDE (scores that the precision can't hold) */
     uint64_t lsn;                /* out: the LSN the result reflects */
     bool keep;                   /* the engine's: a cold row is to become hot */
     struct att_job *next;        /* the engine's */

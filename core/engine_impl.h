@@ -33,8 +33,9 @@ struct att_index {
     uint64_t lsn;
     uint64_t updates, queries;
     uint64_t spent;   /* see policy.c */
-    double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
-    double g_largest;
+    /* The largest |s||q| and g of all that is there, or more: the door checks their product. */
+    double q_largest, g_largest;
+    bool q_largest_gone, g_largest_gone; /* maybe more: the one that was the largest has gone */
     float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
     uint32_t visible; /* live tokens that are not masked */
     bool started;     /* before: nobody reads yet, so a token's pending entry is replaced in place */
@@ -156,6 +157,9 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */
 void att_entries_offer(struct att_engine *engine);
+
+/* Larger scales, times log2(e), could overflow float64. */
+#define ATT_LARGEST_SCALE 1e300
 
 /* update.c: the door. It fills in the token's head columns. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,

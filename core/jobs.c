@@ -2,6 +2,7 @@
  *
  * A row with a base is its base plus the pending entries, compacted; one without, or whose sum is not certain, is
  * computed over the live tokens. */
+#include <float.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
@@ -28,18 +29,20 @@ void att_job_finish(struct att_engine *engine, struct att_job *job)
         engine->options.on_completion(engine->options.context);
 }
 
-/* The values of work row i, and the largest bound. ATT_EMPTY: NaN everywhere. */
+/* The values of work row i, and the largest bound. ATT_EMPTY, ATT_EMAGNITUDE: NaN everywhere. The latter: the denominator may
+ * be rounding alone, which the door forbids. */
 static enum att_status answer_row(const struct att_engine *engine, const struct att_work_tile *work, uint32_t i,
                                   uint32_t first, uint32_t count, double *ret_values, double *ret_bound)
 {
     const struct att_row *row = &work->tile->rows[i];
     const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
+    const enum att_status status = att_row_check(row, sums, DBL_MAX); /* nobody can do better than these */
 
-    if (row->tokens == 0) {
+    if (status != ATT_OK) {
         for (uint32_t j = 0; j < count; j++)
             ret_values[j] = NAN;
         *ret_bound = NAN;
-        return ATT_EMPTY;
+        return status == ATT_EMPTY ? ATT_EMPTY : ATT_EMAGNITUDE;
     }
     att_row_answer(row, sums, sums + ATT_HEAD_COLUMNS + first, count, &engine->region.numerics, ret_values, ret_bound);
     return ATT_OK;
@@ -49,13 +52,16 @@ static void answer_into(const struct att_engine *engine, struct att_job *job, co
                         uint32_t i)
 {
     const uint32_t row = att_row_id(&work->tile->rows[i]), d_v = engine->region.d_v;
+    enum att_status status;
 
     if (job->kind == ATT_JOB_COLUMN)
-        answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
+        status = answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
     else if (job->kind == ATT_JOB_ALL)
-        answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
+        status = answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
     else
-        job->status = answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
+        status = answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
+    if (job->kind == ATT_JOB_ROW || status == ATT_EMAGNITUDE)
+        job->status = status;
 }
 
 /* ---- Rows that have a base ---- */

@@ -8,6 +8,8 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+const float att_no_key[ATT_MAX_COLUMNS];
+
 double att_q_norm(double scale, uint32_t d, const float *q)
 {
     double square = 0.0;
@@ -72,7 +74,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .precision = (enum att_precision)h->precision,
         .causal = h->causal != 0,
         .scale = h->scale,
-        .numerics = att_numerics((enum att_precision)h->precision, h->d, h->error_budget),
+        .numerics = att_numerics((enum att_precision)h->precision, h->d, h->capacity, h->error_budget),
         .bytes = h->bytes,
         .tile_bytes = h->tile_bytes,
         .row_floats = row_floats(h),

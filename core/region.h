@@ -15,6 +15,7 @@
 #define ATT_REGION_H
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -71,7 +72,8 @@ struct att_region_header {
     uint64_t reserved1[10];
     /* Owner: service. */
     _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
-    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
+    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: for the accounts, times 2^-999; and
+                                            whether a row may meet, masked, any key that there was (reader.c) */
     uint64_t reserved2[3];
     /* Owner: merge. */
     _Alignas(64) _Atomic uint64_t settled; /* settled tokens stand here. Release, with entries.c's acquire */
@@ -153,6 +155,16 @@ static inline size_t att_log_slot(const struct att_region *region, uint64_t posi
 static inline float *att_log_row(const struct att_region *region, uint64_t position)
 {
     return region->log_rows + att_log_slot(region, position) * region->row_floats;
+}
+
+/* What the kernel meets as the key of a lane: zeros when it is masked. A mask is a score of ATT_MASKED, which only what the
+ * door lets in together is sure to leave as it is; and there may lie a row of Q, or the key of a token that left before a row
+ * of Q became as large as it is. */
+extern const float att_no_key[ATT_MAX_COLUMNS];
+
+static inline const float *att_lane_key(float bias, const float *key)
+{
+    return bias > -INFINITY ? key : att_no_key;
 }
 
 #endif

@@ -209,7 +209,9 @@ static void finish(struct att_service *service, struct att_job *job)
     service->jobs--;
     att_server_computed(service->server, work->session);
     if (job->status != ATT_OK && job->status != ATT_EMPTY) {
-        service_refuse_late(service, work->session, &work->request, job->status, "not enough memory for this answer");
+        service_refuse_late(service, work->session, &work->request, job->status,
+                            job->status == ATT_ENOMEM ? "not enough memory for this answer"
+                                                      : "scores are too large for the precision");
         work_free(work);
     } else if (job->kind == ATT_JOB_ROW) {
         finish_row(service, work);
