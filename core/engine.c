@@ -56,7 +56,7 @@ static bool allocate(struct att_engine *engine)
     index->newest = calloc(capacity, sizeof *index->newest);
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
-    index->free = calloc(capacity, sizeof *index->free);
+    index->free = att_free_tokens_create(engine->region.capacity);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
     merger->heads = calloc(capacity, sizeof *merger->heads);
     merger->newest = calloc(capacity, sizeof *merger->newest);
@@ -212,10 +212,8 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
         index->live[token] = value.bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
         index->live_count++;
         index->used = token + 1;
+        att_free_tokens_take(index->free, token);
     }
-    for (uint32_t token = index->used; token-- > 0;)
-        if (!index->live[token])
-            index->free[index->free_count++] = token;
     engine->merger.used = index->used;
     return ATT_OK;
 }

@@ -102,7 +102,7 @@ enum att_op_kind {
     ATT_OP_SET_V_ENTRY = 3, /* V[index][column] = number */
     ATT_OP_ADD_K = 4,       /* UpdateK(i, j, delta): becomes SET_K_ENTRY */
     ATT_OP_ADD_V = 5,       /* UpdateV(i, j, delta): becomes SET_V_ENTRY */
-    ATT_OP_APPEND = 6,      /* a new token; index ATT_ANY_INDEX lets the engine choose and is filled in */
+    ATT_OP_APPEND = 6,      /* a new token; index ATT_ANY_INDEX: the lowest that is not live, filled in */
     ATT_OP_DELETE = 7,      /* delete token `index` */
     ATT_OP_SET_Q = 8        /* replace row `index` of Q by `key` */
 };

@@ -210,7 +210,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
     index->visible -= index->live[token] == ATT_VISIBLE;
     index->live[token] = 0;
     index->live_count--;
-    index->free[index->free_count++] = token;
+    att_free_tokens_give(index->free, token);
     att_entries_publish(engine, count);
     return ATT_OK;
 }
@@ -245,29 +245,17 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     return ATT_OK;
 }
 
-/* The free list is a stack, so a given index may have to be taken from its middle: only replay does that. */
-static void take_free(struct att_index *index, uint32_t token)
-{
-    for (uint32_t i = index->free_count; i-- > 0;)
-        if (index->free[i] == token) {
-            memmove(&index->free[i], &index->free[i + 1], sizeof *index->free * (index->free_count - i - 1));
-            index->free_count--;
-            return;
-        }
-}
-
 static enum att_status append(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
     struct att_index *index = &engine->index;
     struct att_token given = {.key = op->key, .value = op->value, .bias = op->bias ? *op->bias : 0.0f};
     uint32_t token = op->index;
-    const bool chosen = token == ATT_ANY_INDEX;
     enum att_status status;
 
     if (!op->key || !op->value)
         return att_fail(error, ATT_EINVAL, "append: a key and a value are needed");
-    if (chosen)
-        token = index->free_count > 0 ? index->free[index->free_count - 1] : index->used;
+    if (token == ATT_ANY_INDEX)
+        token = att_free_tokens_lowest(index->free);
     if (token >= engine->region.capacity)
         return att_fail(error, ATT_ECAPACITY,
                         "there is room for %u tokens and all are in use: delete some, or start attnd with a larger "
@@ -280,10 +268,7 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
         att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     if (status != ATT_OK)
         return status;
-    if (chosen && index->free_count > 0 && index->free[index->free_count - 1] == token)
-        index->free_count--;
-    else if (!chosen)
-        take_free(index, token);
+    att_free_tokens_take(index->free, token);
     op->index = token;
     return ATT_OK;
 }
