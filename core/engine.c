@@ -190,6 +190,11 @@ void att_engine_set_lsn(struct att_engine *engine, uint64_t lsn)
     atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
 }
 
+void att_engine_expect(struct att_engine *engine, uint64_t updates)
+{
+    engine->expected = updates;
+}
+
 /* ---- Starting ---- */
 
 static enum att_status index_tokens(struct att_engine *engine, struct att_error *error)
@@ -241,9 +246,6 @@ static void index_bases(struct att_engine *engine)
         atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
         att_slot_occupy(engine, slot);
     }
-    for (uint32_t row = 0; row < region->n_q; row++)
-        if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
-            att_mark_for_refresh(engine, row);
 }
 
 enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *error)
@@ -269,6 +271,11 @@ enum att_status att_engine_start(struct att_engine *engine, struct att_error *er
 
     if (status != ATT_OK)
         return status;
+    for (uint32_t row = 0; row < engine->region.n_q; row++)
+        if (atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) == ATT_NO_SLOT)
+            att_mark_for_refresh(engine, row);
+    if (atomic_load_explicit(&engine->merges, memory_order_relaxed) > 0)
+        (void)omp_pause_resource_all(omp_pause_soft); /* ends this thread's team: the merge thread has its own */
     engine->index.started = true;
     return att_worker_start(engine, error);
 }

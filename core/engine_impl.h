@@ -114,6 +114,7 @@ struct att_engine {
     struct att_index index;
     struct att_merger merger;
     bool prepared;
+    uint64_t expected; /* updates before the start */
 
     _Atomic uint64_t merges, refreshes; /* by the merge thread; relaxed counters */
     _Atomic uint64_t rows_hot;

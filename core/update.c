@@ -173,7 +173,7 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
     const uint8_t was_live = index->live[token];
     uint64_t count = index->count;
 
-    if (!index->started && index->newest[token] != 0) {
+    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, next);
     } else {
@@ -198,7 +198,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
 {
     struct att_index *index = &engine->index;
     uint64_t count = index->count;
-    if (!index->started && index->newest[token] != 0) {
+    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
         att_entries_cancel(engine, index->newest[token] - 1, lsn);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
@@ -228,7 +228,7 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     status = att_check_q(engine, op->index, op->key, error);
     if (status != ATT_OK)
         return status;
-    if (!index->started && index->newest_q[op->index] != 0) {
+    if (!index->started && pending_position(engine, index->newest_q[op->index]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
         att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
@@ -389,6 +389,9 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
     if (status == ATT_OK) {
         index->lsn = lsn;
         index->updates++;
+    } else if (status == ATT_AGAIN && !index->started) {
+        att_merge_to(engine, index->count); /* there is no merge thread yet */
+        return att_engine_apply(engine, op, lsn, error);
     } else if (status == ATT_AGAIN) {
         att_entries_offer(engine);
         atomic_store_explicit(&engine->hungry, true, memory_order_seq_cst);

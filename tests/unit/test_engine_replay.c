@@ -1,4 +1,5 @@
-/* Operations applied before the start, as recovery does: compacted in place, and the state is the same. */
+/* Operations applied before the start, as recovery does: compacted in place, merged when the log is full, and the state is
+ * the same. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,7 +23,7 @@ static struct att_op random_op(struct test_random *random, const struct model *m
     return op;
 }
 
-/* Far more operations than the log could hold uncompacted. */
+/* Far more operations than the log could hold uncompacted; in every other round, compacted. */
 static void replayed_operations_are_compacted_and_served(void **state)
 {
     struct test_random random;
@@ -36,7 +37,7 @@ static void replayed_operations_are_compacted_and_served(void **state)
         model_init(&model, N_Q, D, D_V, CAPACITY, 0.5);
         model_fill(&model, &random, CAPACITY / 2, 1.0);
         struct att_engine_options options = harness_options(&model);
-        options.log_capacity = 128;
+        options.log_capacity = round % 2 ? 64 : 128;
         struct att_engine *engine = harness_create(&model, &options);
         att_engine_set_lsn(engine, lsn);
         assert_int_equal(att_engine_prepare(engine, &error), ATT_OK);
