@@ -57,7 +57,7 @@ static bool allocate(struct att_engine *engine)
     index->newest = calloc(capacity, sizeof *index->newest);
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
-    index->free = calloc(capacity, sizeof *index->free);
+    index->free = att_free_tokens_create(engine->region.capacity);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
     merger->heads = calloc(capacity, sizeof *merger->heads);
     merger->newest = calloc(capacity, sizeof *merger->newest);
@@ -192,6 +192,11 @@ void att_engine_set_lsn(struct att_engine *engine, uint64_t lsn)
     atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
 }
 
+void att_engine_expect(struct att_engine *engine, uint64_t updates)
+{
+    engine->expected = updates;
+}
+
 /* ---- Starting ---- */
 
 static enum att_status index_tokens(struct att_engine *engine, struct att_error *error)
@@ -214,10 +219,8 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
         index->live[token] = value.bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
         index->live_count++;
         index->used = token + 1;
+        att_free_tokens_take(index->free, token);
     }
-    for (uint32_t token = index->used; token-- > 0;)
-        if (!index->live[token])
-            index->free[index->free_count++] = token;
     engine->merger.used = index->used;
     return ATT_OK;
 }
@@ -245,9 +248,6 @@ static void index_bases(struct att_engine *engine)
         atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
         att_slot_occupy(engine, slot);
     }
-    for (uint32_t row = 0; row < region->n_q; row++)
-        if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
-            att_mark_for_refresh(engine, row);
 }
 
 enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *error)
@@ -274,6 +274,11 @@ enum att_status att_engine_start(struct att_engine *engine, struct att_error *er
 
     if (status != ATT_OK)
         return status;
+    for (uint32_t row = 0; row < engine->region.n_q; row++)
+        if (atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) == ATT_NO_SLOT)
+            att_mark_for_refresh(engine, row);
+    if (atomic_load_explicit(&engine->merges, memory_order_relaxed) > 0)
+        (void)omp_pause_resource_all(omp_pause_soft); /* ends this thread's team: the merge thread has its own */
     engine->index.started = true;
     return att_worker_start(engine, error);
 }

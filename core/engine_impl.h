@@ -24,8 +24,7 @@ struct att_index {
     uint64_t *newest;   /* [capacity]: 1 + position of the token's newest + entry; 0: none since the settled one */
     uint8_t *live;      /* [capacity]: 0, ATT_VISIBLE or ATT_HIDDEN */
     uint64_t *newest_q; /* [n_q]: the same for rows of Q */
-    uint32_t *free;     /* [capacity]: deleted tokens, a stack: an append takes the last one */
-    uint32_t free_count;
+    struct att_free_tokens *free;
     uint32_t used; /* highest token ever live + 1 */
     uint32_t live_count;
     uint64_t count; /* what `count` in the region says */
@@ -116,6 +115,7 @@ struct att_engine {
     struct att_index index;
     struct att_merger merger;
     bool prepared;
+    uint64_t expected; /* updates before the start */
 
     _Atomic uint64_t merges, refreshes; /* by the merge thread; relaxed counters */
     _Atomic uint64_t rows_hot;
@@ -144,6 +144,13 @@ struct att_engine {
     _Atomic bool hungry; /* an apply found the log full; see worker.c */
     _Atomic bool held;   /* no merge but for room */
 };
+
+/* free_tokens.c. One block of memory: free() frees it. */
+struct att_free_tokens *att_free_tokens_create(uint32_t capacity);
+void att_free_tokens_take(struct att_free_tokens *tokens, uint32_t token); /* it may be taken already */
+void att_free_tokens_give(struct att_free_tokens *tokens, uint32_t token);
+/* The lowest token that is not taken; at least the capacity when all are. */
+uint32_t att_free_tokens_lowest(const struct att_free_tokens *tokens);
 
 /* entries.c: the service's side of the log */
 enum att_status att_entries_room(struct att_engine *engine, uint32_t entries);

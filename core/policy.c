@@ -22,6 +22,7 @@
 #define CREDIT          0.125   /* reads for each row that are taken for granted: see mean_gap */
 #define SAMPLE_WEIGHT   0.0625  /* of one measurement in a rate */
 #define SAMPLE_NS       5000.0  /* shorter ones are no measurements */
+#define REPLAY_NS       2.5e8   /* of merging into bases before the start: somebody waits for the first answer */
 
 void att_policy_init(struct att_engine *engine)
 {
@@ -135,12 +136,15 @@ static void note_mean_gap(struct att_engine *engine, double cost)
     }
 }
 
-/* A merge of `entries` entries has been made, into the hot rows, if any. By the merge thread. */
+/* A merge of `entries` entries has been made, into the hot rows, if any. By the merge thread. (Before the start it tells
+ * nothing about readers: there are none.) */
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries)
 {
     const double cost = att_policy_row_cost(engine, entries);
     const uint64_t merged = atomic_load_explicit(&engine->merged, memory_order_relaxed) + (uint64_t)cost;
 
+    if (!engine->index.started)
+        return;
     atomic_store_explicit(&engine->merged, merged, memory_order_relaxed);
     note_mean_gap(engine, cost);
     if ((double)(merged - atomic_load_explicit(&engine->window, memory_order_relaxed)) >
@@ -183,11 +187,25 @@ bool att_policy_keep(const struct att_engine *engine, uint32_t row)
     return last_read(engine, row) > 0 ? unread(engine, row) <= refresh : average_is_worth_it(engine, refresh);
 }
 
+/* Whether the merges before the start, of `entries` entries each, would take too long: as many more for as many more updates.
+ * Then all bases are dropped, and made again in the background once the engine serves. */
+static bool holds_up_the_start(const struct att_engine *engine, uint64_t entries)
+{
+    const double updates = (double)engine->index.updates;
+    const double merges = 1.0 + (double)atomic_load_explicit(&engine->merges, memory_order_relaxed);
+    const double all = floor(merges * fmax((double)engine->expected, updates) / updates);
+    const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
+
+    return all * rows * att_policy_row_cost(engine, entries) > REPLAY_NS * engine->options.threads;
+}
+
 /* Whether a hot row goes cold instead of having `entries` more merged into it. By the merge team. */
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries)
 {
     const double refresh = att_policy_refresh_cost(engine, engine->merger.used);
 
+    if (!engine->index.started)
+        return holds_up_the_start(engine, entries);
     if (engine->options.eager)
         return false;
     return unread(engine, row) + att_policy_row_cost(engine, entries) > refresh ||

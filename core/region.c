@@ -95,13 +95,16 @@ static void point(struct att_region *region, void *memory, const struct att_regi
 }
 
 /* The token index, the merge thread's tables and last_read, see engine.c: for each token, and for each row of Q. */
-enum { INDEX_BYTES_TOKEN = 33, INDEX_BYTES_ROW = 30 };
+enum { INDEX_BYTES_TOKEN = 30, INDEX_BYTES_ROW = 30 };
 
 /* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching. */
 static enum att_status check_memory(const struct att_region_header *h, uint32_t heads, struct att_error *error)
 {
     const uint64_t token = 4ull * (h->d + h->d_v + 1) + 1 + INDEX_BYTES_TOKEN;
-    const uint64_t head = h->bytes + h->capacity * token + (uint64_t)h->n_q * INDEX_BYTES_ROW;
+    /* as a merge packs it: see stretch.c */
+    const uint64_t packed = 8 * (h->d + (h->d_v + 7ull) / 8 * 8 + ATT_HEAD_COLUMNS) + 16;
+    const uint64_t head =
+        h->bytes + h->log_capacity * packed + h->capacity * token + (uint64_t)h->n_q * INDEX_BYTES_ROW;
     const uint64_t bytes = head * (heads > 1 ? heads : 1);
     struct sysinfo machine;
 

@@ -230,7 +230,7 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
     const uint8_t was_live = index->live[token];
     uint64_t count = index->count;
 
-    if (!index->started && index->newest[token] != 0) {
+    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, next);
     } else {
@@ -255,7 +255,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
 {
     struct att_index *index = &engine->index;
     uint64_t count = index->count;
-    if (!index->started && index->newest[token] != 0) {
+    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
         att_entries_cancel(engine, index->newest[token] - 1, lsn);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
@@ -267,7 +267,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
     index->visible -= index->live[token] == ATT_VISIBLE;
     index->live[token] = 0;
     index->live_count--;
-    index->free[index->free_count++] = token;
+    att_free_tokens_give(index->free, token);
     att_entries_publish(engine, count);
     return ATT_OK;
 }
@@ -285,7 +285,7 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     status = att_check_q(engine, op->index, op->key, error);
     if (status != ATT_OK)
         return status;
-    if (!index->started && index->newest_q[op->index] != 0) {
+    if (!index->started && pending_position(engine, index->newest_q[op->index]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
         att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
@@ -303,29 +303,17 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     return ATT_OK;
 }
 
-/* The free list is a stack, so a given index may have to be taken from its middle: only replay does that. */
-static void take_free(struct att_index *index, uint32_t token)
-{
-    for (uint32_t i = index->free_count; i-- > 0;)
-        if (index->free[i] == token) {
-            memmove(&index->free[i], &index->free[i + 1], sizeof *index->free * (index->free_count - i - 1));
-            index->free_count--;
-            return;
-        }
-}
-
 static enum att_status append(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
     struct att_index *index = &engine->index;
     struct att_token given = {.key = op->key, .value = op->value, .bias = op->bias ? *op->bias : 0.0f};
     uint32_t token = op->index;
-    const bool chosen = token == ATT_ANY_INDEX;
     enum att_status status;
 
     if (!op->key || !op->value)
         return att_fail(error, ATT_EINVAL, "append: a key and a value are needed");
-    if (chosen)
-        token = index->free_count > 0 ? index->free[index->free_count - 1] : index->used;
+    if (token == ATT_ANY_INDEX)
+        token = att_free_tokens_lowest(index->free);
     if (token >= engine->region.capacity)
         return att_fail(error, ATT_ECAPACITY,
                         "there is room for %u tokens and all are in use: delete some, or start attnd with a larger "
@@ -338,10 +326,7 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
         att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     if (status != ATT_OK)
         return status;
-    if (chosen && index->free_count > 0 && index->free[index->free_count - 1] == token)
-        index->free_count--;
-    else if (!chosen)
-        take_free(index, token);
+    att_free_tokens_take(index->free, token);
     op->index = token;
     return ATT_OK;
 }
@@ -462,6 +447,9 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
     if (status == ATT_OK) {
         index->lsn = lsn;
         index->updates++;
+    } else if (status == ATT_AGAIN && !index->started) {
+        att_merge_to(engine, index->count); /* there is no merge thread yet */
+        return att_engine_apply(engine, op, lsn, error);
     } else if (status == ATT_AGAIN) {
         index->q_largest_gone = index->g_largest_gone = true; /* the door has noted what did not come in */
         att_entries_offer(engine);

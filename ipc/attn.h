@@ -229,6 +229,7 @@ ATT_API enum att_status att_set_k(struct att_client *client, uint32_t token, con
 ATT_API enum att_status att_set_v(struct att_client *client, uint32_t token, const float *value);
 ATT_API enum att_status att_set_q(struct att_client *client, uint32_t row, const float *q);
 ATT_API enum att_status att_set_b(struct att_client *client, uint32_t token, float bias);
+/* Takes the lowest token that is not live. */
 ATT_API enum att_status att_append(struct att_client *client, const float *key, const float *value,
                                    uint32_t *ret_token);
 ATT_API enum att_status att_delete(struct att_client *client, uint32_t token);

@@ -174,6 +174,32 @@ static void a_session_that_keeps_nothing_asks_for_no_flush(void **unused)
     daemon_release(&attnd);
 }
 
+/* Two tokens are free at the snapshot, and the append that was lost took one of them. */
+static void a_repeated_append_gets_the_same_token(void **unused)
+{
+    (void)unused;
+    const float row[2] = {0};
+    uint32_t token;
+    start_new("interval:60000");
+    struct att_client *client = connect_session(17, false);
+    for (uint32_t i = 0; i < 20; i++)
+        assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+    assert_int_equal(att_delete(client, 3), ATT_OK);
+    assert_int_equal(att_delete(client, 7), ATT_OK);
+    assert_int_equal(att_flush(client), ATT_OK);
+    assert_int_equal(att_snapshot(client), ATT_OK);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(att_update_v(client, 5, 1, 1.0), ATT_OK);
+    assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+    assert_int_equal(token, 3);
+    restart();
+    assert_int_equal(att_flush(client) == ATT_ECLOSED ? att_flush(client) : ATT_OK, ATT_OK);
+    assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+    assert_int_equal(token, 7);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 static void a_new_client_takes_the_session_over(void **unused)
 {
     (void)unused;
@@ -326,6 +352,7 @@ int main(void)
         cmocka_unit_test(in_flight_at_a_crash_takes_effect_once),
         cmocka_unit_test(what_was_acknowledged_and_lost_is_repeated),
         cmocka_unit_test(a_session_that_keeps_nothing_asks_for_no_flush),
+        cmocka_unit_test(a_repeated_append_gets_the_same_token),
         cmocka_unit_test(a_new_client_takes_the_session_over),
         cmocka_unit_test(an_unknown_session_is_not_resumed),
         cmocka_unit_test(refused_updates_stay_refused),

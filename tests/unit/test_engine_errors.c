@@ -1,6 +1,7 @@
 /* What the engine refuses, with which status, and that nothing has changed afterwards. */
 #include <float.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -187,7 +188,7 @@ static void heads_that_memory_cannot_hold_together_are_refused(void **state)
     struct att_error error = {0};
     struct att_engine *engine = NULL;
     const double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    options.capacity = (uint32_t)fmin(machine / 4 / (4 * (D + D_V + 1) + 34), 2e9);
+    options.capacity = (uint32_t)fmin(machine / 4 / (4 * (D + D_V + 1) + 31), 2e9);
     options.heads = 10;
     assert_int_equal(att_engine_create(&options, &engine, &error), ATT_ENOMEM);
     assert_null(engine);
@@ -200,6 +201,21 @@ static void heads_that_memory_cannot_hold_together_are_refused(void **state)
     options.capacity /= 1000;
     assert_int_equal(att_engine_create(&options, &engine, &error), ATT_OK);
     att_engine_free(engine);
+}
+
+/* A log whose entries the machine could hold but once is refused: a merge packs them beside it. */
+static void a_log_that_memory_cannot_hold_packed_is_refused(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    struct att_error error = {0};
+    struct att_engine *engine = NULL;
+    const double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    options.log_capacity = (uint32_t)fmin(0.07 * machine / (8 * (D + D_V) + 100), INT32_MAX / 2);
+    options.heads = 10; /* so that little is touched when it is not refused */
+    assert_int_equal(att_engine_create(&options, &engine, &error), ATT_ENOMEM);
+    assert_null(engine);
+    assert_non_null(strstr(error.text, "this machine has"));
 }
 
 /* The start must be refused, and name where the bad number is. */
@@ -346,6 +362,33 @@ static void an_update_that_came_back_absolute_changes_nothing_when_repeated(void
         harness_check_row(fixture.engine, &fixture.model, i, harness_tolerance(ATT_MIXED));
 }
 
+/* A snapshot's sink that keeps the merge thread, which then empties no log, until it is let go. */
+static atomic_bool kept, keeping;
+
+static void keep_merge_thread(void *context, uint64_t lsn, uint32_t tokens_used)
+{
+    (void)context, (void)lsn, (void)tokens_used;
+    kept = true;
+    while (keeping)
+        harness_sleep_us(100);
+}
+
+static bool sink_room(void *context)
+{
+    (void)context;
+    return true;
+}
+
+static void sink_piece(void *context, const struct att_piece *piece)
+{
+    (void)context, (void)piece;
+}
+
+static void sink_end(void *context)
+{
+    (void)context;
+}
+
 static void a_full_log_refuses_and_loses_nothing(void **state)
 {
     (void)state;
@@ -359,10 +402,16 @@ static void a_full_log_refuses_and_loses_nothing(void **state)
     options.log_capacity = 64;
     struct att_engine *engine = harness_create(model, &options);
     struct att_error error = {0};
-    assert_int_equal(att_engine_prepare(engine, &error), ATT_OK); /* no merge thread: nothing empties the log */
+    const struct att_sink sink = {.begin = keep_merge_thread, .room = sink_room, .piece = sink_piece, .end = sink_end};
+    struct att_job snapshot = {.kind = ATT_JOB_SNAPSHOT, .sink = &sink};
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    keeping = true;
+    att_engine_submit(engine, &snapshot);
+    while (!kept)
+        harness_sleep_us(100);
     uint32_t taken = 0;
     enum att_status status = ATT_OK;
-    for (; taken < MANY; taken++) { /* another token each: before the start a token's entry is replaced in place */
+    for (; taken < MANY; taken++) {
         struct att_op op = {.kind = ATT_OP_ADD_V, .index = taken, .column = 1, .number = 0.25};
         struct att_op asked = op;
         status = att_engine_apply(engine, &op, taken + 1, &error);
@@ -373,7 +422,9 @@ static void a_full_log_refuses_and_loses_nothing(void **state)
     assert_int_equal(status, ATT_AGAIN);
     assert_int_equal(taken, 64 / 2); /* -old and +new each */
     harness_check_state(engine, model);
-    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    keeping = false;
+    while (!att_engine_completed(engine))
+        harness_sleep_us(100);
     harness_check_row(engine, model, 0, harness_tolerance(ATT_MIXED));
     uint64_t lsn = taken + 1;
     struct att_op op = {.kind = ATT_OP_ADD_V, .index = 0, .column = 1, .number = 0.25};
@@ -389,6 +440,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(indices_out_of_range_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_that_are_not_finite_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(heads_that_memory_cannot_hold_together_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_log_that_memory_cannot_hold_packed_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(an_append_beyond_the_capacity_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_kinds_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_out_of_range_are_refused, setup, teardown),
