@@ -243,7 +243,8 @@ static void ask_for_flush(struct att_client *client, bool now)
     const struct att_request flush = {.type = ATT_REQ_FLUSH};
     bool half = self->seq - self->first > ATT_SESSION_WINDOW / 2 || self->tail - self->head > KEPT_BYTES / 2;
     uint32_t place;
-    if (!half && !now)
+    /* Not when the connection has ended: connecting again is for who submits, who counts on this one and its ring. */
+    if ((!half && !now) || client->closed)
         return;
     uint64_t time = att_now_ns();
     if (self->flushed >= self->first && time - self->flushed_ns < FLUSH_AGAIN_NS)
