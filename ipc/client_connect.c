@@ -272,10 +272,12 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
         if (status == ATT_OK && !same_shape(&before, &client->info))
             status =
                 att_fail(&error, ATT_EINVAL, "the daemon that answers at %s now serves another state", client->socket);
-        uint64_t now = att_now_ns();
-        if (!may_come_back(status) || now >= deadline)
+        uint64_t now = att_now_ns(), pause = may_come_back(status) ? COMEBACK_NS : SESSION_RETRY_NS;
+        if (status == ATT_OK || att_session_ends(client, status) || now >= deadline)
             break;
-        nanosleep(&(struct timespec){.tv_nsec = COMEBACK_NS}, NULL);
+        if (!may_come_back(status) && !client->resend)
+            break; /* a session waits for its daemon, whatever another one at the socket answers */
+        nanosleep(&(struct timespec){.tv_nsec = (long)(pause < deadline - now ? pause : deadline - now)}, NULL);
     }
     if (status == ATT_OK) {
         client->closed = false;

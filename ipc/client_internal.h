@@ -13,7 +13,8 @@ enum {
     LOOK_NS = 1000 * 1000,               /* while spinning, the socket is looked at so often */
     SLICE_NS = 20 * 1000 * 1000,         /* while sleeping: so a dead daemon is noticed within 20 ms */
     RETRY_NS = 1000 * 1000,              /* between attempts to connect while the daemon's backlog is full */
-    SESSION_RETRY_NS = 50 * 1000 * 1000, /* att_complete tries for so long at least */
+    SESSION_RETRY_NS = 50 * 1000 * 1000, /* att_complete tries for so long at least; and between attempts of a session
+                                            while a daemon answers, but refuses or is another one */
     COMEBACK_NS = 5 * 1000 * 1000        /* between attempts to connect to a daemon that may be starting again */
 };
 #define NO_FLIGHT UINT32_MAX

@@ -22,6 +22,9 @@ enum att_status att_client_abandon(struct att_client *client, uint32_t place)
 {
     const struct att_flight *flight = &client->flights[place];
     att_client_drop(client, place);
+    if (client->closed)
+        return att_fail(&client->error, ATT_ETIMEOUT, "%s: it may still take effect: %.400s",
+                        att_request_rule(flight->type)->name, client->gone.text);
     return att_fail(&client->error, ATT_ETIMEOUT,
                     "%s: the daemon at %s has not answered within %u ms; it may still take effect",
                     att_request_rule(flight->type)->name, client->socket, client->timeout_ms);

@@ -227,10 +227,54 @@ static void a_daemon_that_dies_while_updates_are_sent_again(void **unused)
     }
 }
 
+/* Another state is served at the socket for a while: the session waits until its own is there again. */
+static void another_daemon_comes_in_between(void **unused)
+{
+    (void)unused;
+    static struct fake fake;
+    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 1},
+                                   {.incarnation = 7, .n_q = 1, .takes = MOST},
+                                   {.incarnation = 7, .n_q = 1, .takes = MOST},
+                                   {.incarnation = 2, .takes = MOST}}};
+    begin(&fake, 4);
+    struct att_client *client = connect_session(&fake, 5000);
+    submit_small(client);
+    complete(client, 1);
+    await_end(&fake, 1);
+    submit_small(client);
+    complete(client, 1); /* not 0 at once */
+    att_close(client);
+    end(&fake);
+    assert_got(&fake.lives[3], 1, 2);
+}
+
+/* It stays: a call waits for all of its time and says why; the session goes on. */
+static void another_daemon_stays(void **unused)
+{
+    (void)unused;
+    static struct fake fake;
+    struct att_completion done;
+    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 1}, {.incarnation = 7, .n_q = 1, .takes = MOST}}};
+    begin(&fake, 2);
+    struct att_client *client = connect_session(&fake, 300);
+    assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_OK);
+    await_end(&fake, 1);
+    submit_small(client);
+    uint64_t start = test_now_ns();
+    assert_int_equal(att_complete(client, &done, 1, 200), 0);
+    assert_true(test_now_ns() - start >= 200 * UINT64_C(1000000));
+    assert_int_equal(att_submit(client, &(struct att_request){.type = ATT_REQ_PING}), ATT_ECLOSED);
+    assert_non_null(strstr(att_last_error(client), "connecting again failed"));
+    att_close(client);
+    end(&fake);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_daemon_that_dies_while_updates_are_sent_again),
+        cmocka_unit_test(another_daemon_comes_in_between),
+        cmocka_unit_test(another_daemon_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
