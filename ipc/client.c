@@ -285,6 +285,8 @@ static const char *take_payload(struct att_client *client, struct att_flight *fl
     }
     if (more && !att_request_rule(flight->type)->chunks)
         return "a reply in chunks that should be one";
+    if (more && bytes == 0)
+        return "a chunk with nothing in it"; /* they could go on for ever */
     if (bytes > flight->expected - flight->filled)
         return "a reply is longer than what was asked for";
     if (!more && reply->status == ATT_OK && bytes != flight->expected - flight->filled)
