@@ -248,6 +248,30 @@ static void another_daemon_comes_in_between(void **unused)
     assert_got(&fake.lives[3], 1, 2);
 }
 
+/* LSNs from before a crash mean nothing after it, also when the first attempt to connect after it fails late: what
+ * the next one has not acknowledged again is sent again to the one after it. */
+static void a_restart_is_seen_after_a_failed_attempt(void **unused)
+{
+    (void)unused;
+    static struct fake fake;
+    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 5},
+                                   {.incarnation = 2, .knows = 99, .takes = MOST},
+                                   {.incarnation = 2, .durable_lsn = 100, .takes = 6, .answer = ATT_AGAIN},
+                                   {.incarnation = 3, .takes = MOST}}};
+    begin(&fake, 4);
+    struct att_client *client = connect_session(&fake, 5000);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_OK);
+    await_end(&fake, 1);
+    submit_small(client);
+    att_push(client);     /* finds out */
+    submit_small(client); /* connects again, and looks at what is on disk */
+    complete(client, 2);
+    att_close(client);
+    end(&fake);
+    assert_got(&fake.lives[3], 1, 7);
+}
+
 /* It stays: a call waits for all of its time and says why; the session goes on. */
 static void another_daemon_stays(void **unused)
 {
@@ -274,6 +298,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_daemon_that_dies_while_updates_are_sent_again),
         cmocka_unit_test(another_daemon_comes_in_between),
+        cmocka_unit_test(a_restart_is_seen_after_a_failed_attempt),
         cmocka_unit_test(another_daemon_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
