@@ -331,6 +331,22 @@ struct att_part att_session_keep(struct att_client *client, const struct att_par
 
 /* ---- Replies ------------------------------------------------------------------------------------------- */
 
+/* An update that was acknowledged could not be repeated: the end. */
+static void end_lost(struct att_client *client, const struct att_flight *flight)
+{
+    const enum att_status status = flight->done.status;
+    const char *why = status == ATT_OK ? " for the same token: other clients' updates came in between"
+                      : status == ATT_ENOSPC || status == ATT_EREADONLY || status == ATT_ENOMEM
+                          ? ": the daemon takes no updates now"
+                          : ": other clients' updates came in between";
+    client->resend->over = true;
+    client->broken = client->closed = true;
+    att_fail(&client->gone, ATT_LOST,
+             "update %llu of the session was acknowledged, lost in a crash before it was on disk, and could not be "
+             "repeated%s",
+             (unsigned long long)flight->seq, why);
+}
+
 void att_session_replied(struct att_client *client, const struct att_flight *flight)
 {
     struct att_resend *self = client->resend;
@@ -342,12 +358,7 @@ void att_session_replied(struct att_client *client, const struct att_flight *fli
     if (reply->status == ATT_EIO)
         return; /* applied, and not on disk: after a restart it is sent again */
     if (kept->done && !kept->refused && (refused || reply->index != kept->index)) {
-        self->over = true;
-        client->broken = client->closed = true;
-        att_fail(&client->gone, ATT_LOST,
-                 "update %llu of the session was acknowledged, lost in a crash before it was on disk, and could not be "
-                 "repeated%s: other clients' updates came in between",
-                 (unsigned long long)flight->seq, refused ? "" : " for the same token");
+        end_lost(client, flight);
         return;
     }
     kept->done = true;

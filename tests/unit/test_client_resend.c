@@ -293,6 +293,32 @@ static void another_daemon_stays(void **unused)
     end(&fake);
 }
 
+/* What was acknowledged and lost cannot be repeated: whose fault that is, is said. */
+static void an_update_that_cannot_be_repeated(void **unused)
+{
+    (void)unused;
+    static struct fake fake;
+    static const struct {
+        enum att_status answer;
+        const char *text;
+    } cases[] = {{ATT_ENOSPC, "the daemon takes no updates now"}, {ATT_ERANGE, "other clients' updates"}};
+    struct att_completion done[2];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        fake = (struct fake){
+            .lives = {{.incarnation = 1, .takes = 1}, {.incarnation = 2, .takes = MOST, .answer = cases[i].answer}}};
+        begin(&fake, 2);
+        struct att_client *client = connect_session(&fake, 5000);
+        assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_OK);
+        await_end(&fake, 1);
+        while (att_complete(client, done, 2, 1000) >= 0)
+            ;
+        assert_non_null(strstr(att_last_error(client), cases[i].text));
+        assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_LOST);
+        att_close(client);
+        end(&fake);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -300,6 +326,7 @@ int main(void)
         cmocka_unit_test(another_daemon_comes_in_between),
         cmocka_unit_test(a_restart_is_seen_after_a_failed_attempt),
         cmocka_unit_test(another_daemon_stays),
+        cmocka_unit_test(an_update_that_cannot_be_repeated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
