@@ -138,7 +138,7 @@ enum att_status att_client_check(struct att_client *client, const struct att_req
     if (fields & ~(unsigned)rule->allowed)
         return att_fail(&client->error, ATT_EINVAL, "%s takes no such array (key, value or bias)", rule->name);
     if (request->head > UINT16_MAX)
-        return att_fail(&client->error, ATT_EINVAL, "%s: head %u is out of range: there are %u", rule->name,
+        return att_fail(&client->error, ATT_ERANGE, "%s: head %u is out of range: there are %u", rule->name,
                         request->head, client->info.heads);
     uint64_t expected = payload_of(client, request->type);
     if (expected > 0 && request->buffer && request->buffer_bytes < expected)
