@@ -312,7 +312,7 @@ static enum att_status choose_path(struct att_client *client, const struct att_c
  * tells is final. */
 static enum att_status make_durable(struct att_client *client, struct att_error *error)
 {
-    enum att_status status = att_flush(client);
+    enum att_status status = att_client_call(client, &(struct att_request){.type = ATT_REQ_FLUSH}, NULL);
     if (status != ATT_OK)
         return att_fail(error, status, "%.450s", client->error.text);
     att_session_settled(client);
@@ -350,7 +350,7 @@ enum att_status att_connect(const struct att_connect_options *options, struct at
         status = att_session_create(client, options->session, options->resume, error);
     if (status != ATT_OK)
         goto close_client;
-    status = shake_hands(client, &(struct att_info){0}, att_now_ns() + client->timeout_ms * UINT64_C(1000000), error);
+    status = shake_hands(client, &(struct att_info){0}, att_client_deadline(client, att_now_ns()), error);
     if (status == ATT_OK && client->resend)
         status = make_durable(client, error);
     if (status != ATT_OK)

@@ -260,13 +260,13 @@ static void ask_for_flush(struct att_client *client, bool now)
 static enum att_status make_room(struct att_client *client, uint64_t count, uint64_t bytes)
 {
     struct att_resend *self = client->resend;
-    uint64_t at, deadline = 0;
+    uint64_t at;
     release(client);
     ask_for_flush(client, false);
     while (!find_room(self, count, bytes, &at)) {
         uint64_t now = att_now_ns();
         uint32_t other;
-        deadline = deadline ? deadline : att_client_deadline(client, now);
+        uint64_t deadline = att_client_deadline(client, now);
         while ((other = att_client_collect(client)) != NO_FLIGHT)
             att_client_keep(client, other);
         release(client);

@@ -17,8 +17,10 @@ struct life {
     uint32_t takes;         /* updates, and then it hangs up; MOST: until the client does */
     enum att_status answer; /* to updates; ATT_AGAIN: none */
     bool deaf;              /* it is gone when it has said welcome; only who rings finds out */
-    bool last;              /* nobody listens after it */
-    uint32_t n_q;           /* 0: as ever */
+    uint32_t late_ms;       /* the welcome comes so late */
+    bool never_flushes;
+    bool last;    /* nobody listens after it */
+    uint32_t n_q; /* 0: as ever */
     /* what it has got */
     uint64_t seqs[MOST];
     uint32_t count;
@@ -66,7 +68,7 @@ static bool take(struct life *life, struct att_consumer *requests, struct att_pr
         struct att_wire_reply reply = {
             .length = sizeof reply, .generation = 5, .type = request.type, .tag = request.tag, .lsn = life->count + 1};
         const struct att_part part = {&reply, sizeof reply};
-        reply.status = update ? (uint8_t)life->answer : ATT_OK;
+        reply.status = update ? (uint8_t)life->answer : life->never_flushes ? ATT_AGAIN : ATT_OK;
         if (update)
             life->seqs[life->count++] = request.session_seq;
         if (reply.status != ATT_AGAIN) {
@@ -110,6 +112,7 @@ static void *live(void *context)
         atomic_store(&page->service_ticket, life->deaf);
         if (life->deaf)
             shutdown(fd, SHUT_RD);
+        usleep(1000 * life->late_ms);
         send_welcome(fd, life, hello.fence, &geometry, fds);
         if (!life->deaf)
             serve(fd, life, &channel, &geometry);
@@ -319,6 +322,36 @@ static void an_update_that_cannot_be_repeated(void **unused)
     }
 }
 
+/* Connecting and waiting for the answer have one timeout together. */
+static void a_call_has_one_timeout(void **unused)
+{
+    (void)unused;
+    static struct fake fake;
+    struct att_client *client;
+    struct att_error error;
+    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 1},
+                                   {.incarnation = 2, .takes = MOST, .late_ms = 800, .answer = ATT_AGAIN}}};
+    begin(&fake, 2);
+    client = connect_session(&fake, 1000);
+    assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_OK);
+    await_end(&fake, 1);
+    submit_small(client);
+    att_push(client); /* finds out */
+    uint64_t start = test_now_ns();
+    assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_ETIMEOUT);
+    assert_true(test_now_ns() - start < UINT64_C(1500000000));
+    att_close(client);
+    end(&fake);
+    /* The same for connecting with a session, which waits for the disk. */
+    fake = (struct fake){.lives = {{.incarnation = 1, .takes = MOST, .late_ms = 800, .never_flushes = true}}};
+    begin(&fake, 1);
+    const struct att_connect_options options = {.socket = fake.path, .timeout_ms = 1000, .session = 5};
+    start = test_now_ns();
+    assert_int_equal(att_connect(&options, &client, &error), ATT_ETIMEOUT);
+    assert_true(test_now_ns() - start < UINT64_C(1500000000));
+    end(&fake);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -327,6 +360,7 @@ int main(void)
         cmocka_unit_test(a_restart_is_seen_after_a_failed_attempt),
         cmocka_unit_test(another_daemon_stays),
         cmocka_unit_test(an_update_that_cannot_be_repeated),
+        cmocka_unit_test(a_call_has_one_timeout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
