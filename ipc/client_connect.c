@@ -253,7 +253,7 @@ static enum att_status shake_hands(struct att_client *client, const struct att_i
 
 static bool may_come_back(enum att_status status)
 {
-    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO || status == ATT_AGAIN;
+    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO;
 }
 
 enum att_status att_client_reconnect(struct att_client *client, uint64_t deadline)

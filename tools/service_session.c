@@ -140,7 +140,7 @@ enum att_status service_on_ask(void *context, uint64_t connection, const struct 
     if (service_refuses_updates(service, &status, text, sizeof text))
         return att_fail(error, status, "%s", text);
     if (!service_pay_owed(service))
-        return att_fail(error, ATT_AGAIN, "the log is behind: try again");
+        return att_fail(error, ATT_EBUSY, "the log is behind: try again");
     if (ask->fence == 0)
         entry.seq = place == ATT_NO_SESSION
                         ? FENCE_STEP
