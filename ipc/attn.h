@@ -52,7 +52,8 @@ struct att_info {
 /* Connects. NULL options: all defaults. Errors: ATT_ENOENT (no daemon at the socket), ATT_EINVAL
  * (path too long), ATT_EPERM (this user is not allowed, or `direct` and the daemon runs with --direct-reads off),
  * ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes, or cannot take one now), ATT_ETIMEOUT,
- * ATT_EPROTOCOL; with a session also ATT_EEXPIRED, ATT_EPERM (another user's), ATT_ENOSPC and ATT_EREADONLY (the daemon takes no updates now). */
+ * ATT_EPROTOCOL; with a session also ATT_EEXPIRED, ATT_EPERM (another user's), ATT_ENOSPC and ATT_EREADONLY (the
+ * daemon takes no updates now). */
 ATT_API enum att_status att_connect(const struct att_connect_options *options, struct att_client **ret_client,
                                     struct att_error *error);
 

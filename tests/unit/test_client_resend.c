@@ -158,7 +158,10 @@ static struct att_client *connect_session(const struct fake *fake, uint32_t time
 {
     struct att_client *client;
     struct att_error error;
-    const struct att_connect_options options = {.socket = fake->path, .timeout_ms = timeout_ms, .session = 5};
+    const struct att_connect_options options = {.socket = fake->path,
+                                                .timeout_ms = timeout_ms,
+                                                .session = 5,
+                                                .wait = ATT_WAIT_SPIN};
     if (att_connect(&options, &client, &error) != ATT_OK)
         fail_msg("%s", error.text);
     return client;
