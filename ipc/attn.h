@@ -5,9 +5,9 @@
  * many. The other calls are one submit and one complete each, and may be mixed with requests in
  * flight.
  *
- * Thread rule: a client belongs to one thread at a time. No call blocks longer than the client's
- * timeout. Every function that returns att_status leaves its outputs untouched unless it returns
- * ATT_OK. */
+ * Thread rule: a client belongs to one thread at a time. No call blocks longer than the client's timeout, whatever it
+ * waits for on its way; att_complete has one of its own. Every function that returns att_status leaves its outputs
+ * untouched unless it returns ATT_OK. */
 #ifndef ATTN_H
 #define ATTN_H
 
@@ -30,7 +30,7 @@ enum att_wait { ATT_WAIT_ADAPTIVE = 0, ATT_WAIT_SPIN = 1, ATT_WAIT_BLOCK = 2 };
 struct att_connect_options {
     const char *socket;  /* path; NULL: the default path of `name` */
     const char *name;    /* NULL: "default" */
-    uint32_t timeout_ms; /* for connecting and for every synchronous call; 0: 10,000 */
+    uint32_t timeout_ms; /* of each call, connecting included; 0: 10,000 */
     enum att_wait wait;
     bool direct;      /* answer att_query, att_row and att_column from the daemon's memory: see att_call_direct */
     bool stay_closed; /* do not connect again when the daemon has gone: see "A restart of the daemon" */
@@ -51,8 +51,9 @@ struct att_info {
 
 /* Connects. NULL options: all defaults. Errors: ATT_ENOENT (no daemon at the socket), ATT_EINVAL
  * (path too long), ATT_EPERM (this user is not allowed, or `direct` and the daemon runs with --direct-reads off),
- * ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes), ATT_ETIMEOUT, ATT_EPROTOCOL; with a session also
- * ATT_EEXPIRED, ATT_EPERM (another user's), ATT_ENOSPC and ATT_EREADONLY (the daemon takes no updates now). */
+ * ATT_EVERSION, ATT_EBUSY (the daemon has all the clients it takes, or cannot take one now), ATT_ETIMEOUT,
+ * ATT_EPROTOCOL; with a session also ATT_EEXPIRED, ATT_EPERM (another user's), ATT_ENOSPC and ATT_EREADONLY (the
+ * daemon takes no updates now). */
 ATT_API enum att_status att_connect(const struct att_connect_options *options, struct att_client **ret_client,
                                     struct att_error *error);
 
@@ -84,14 +85,16 @@ ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t
  * stay in flight: the next att_submit, att_complete or synchronous call connects again (trying for the client's timeout
  * or att_complete's, the latter at least 50 ms) and sends again, in order, what may not have taken effect; the daemon
  * tells by number what has. That goes for what was acknowledged and then lost too (--durability interval and off).
- * att_complete returns 0 while the daemon is away, and -1 only when the session is over: ATT_EEXPIRED (the daemon keeps the
- * 1,024 sessions that were used last), ATT_EFENCED (another client has connected with it), ATT_LOST (an update that was
- * acknowledged under interval or off was lost in a crash, and other clients' updates have made it impossible; or the
- * daemon serves an older state). Requests that are no updates complete with ATT_ECLOSED as ever.
+ * att_complete returns 0 while the daemon is away, or another one answers that refuses or serves another state, and -1
+ * only when the session is over: ATT_EEXPIRED (the daemon keeps the 1,024 sessions that were used last), ATT_EFENCED
+ * (another client has connected with it), ATT_LOST (an update that was acknowledged under interval or off was lost in a
+ * crash, and cannot be repeated: other clients' updates came in between, or the disk is full; or the daemon serves an
+ * older state). Requests that are no updates complete with ATT_ECLOSED as ever.
  *
  * At most 16,384 updates and 16 MiB of them are kept: beyond, att_submit first waits for the disk, for the client's
  * timeout at most, then returns ATT_EBUSY, as it does while it sends again. With --durability off the library asks for
- * snapshots on the way. An update that ended with ATT_ETIMEOUT or ATT_EIO may still take effect, once. att_close does not
+ * snapshots on the way, and att_connect waits for one (for two when one is being written already): allow for that in
+ * timeout_ms. An update that ended with ATT_ETIMEOUT or ATT_EIO may still take effect, once. att_close does not
  * wait for the disk: att_flush first.
  *
  * A program that may crash itself chooses an id (any number but 0 and ATT_SESSION_ANY; it is its user's alone) and writes
@@ -157,8 +160,8 @@ struct att_completion {
 };
 
 /* Queues one request. ATT_EBUSY: the ring is full or 65,536 are in flight: complete some first.
- * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED: the daemon has gone and connecting again failed
- * (the only case in which this call waits). Publishes in batches:
+ * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED: the daemon has gone and connecting again failed.
+ * This call waits only for a daemon that comes back, and with a session for the disk. Publishes in batches:
  * the daemon sees requests at the latest when att_complete is called or the batch is 16 long. */
 ATT_API enum att_status att_submit(struct att_client *client, const struct att_request *request);
 

@@ -138,7 +138,7 @@ enum att_status att_client_check(struct att_client *client, const struct att_req
     if (fields & ~(unsigned)rule->allowed)
         return att_fail(&client->error, ATT_EINVAL, "%s takes no such array (key, value or bias)", rule->name);
     if (request->head > UINT16_MAX)
-        return att_fail(&client->error, ATT_EINVAL, "%s: head %u is out of range: there are %u", rule->name,
+        return att_fail(&client->error, ATT_ERANGE, "%s: head %u is out of range: there are %u", rule->name,
                         request->head, client->info.heads);
     uint64_t expected = payload_of(client, request->type);
     if (expected > 0 && request->buffer && request->buffer_bytes < expected)
@@ -227,7 +227,7 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
 {
     enum att_status status = ATT_OK;
     if (client->closed)
-        status = att_client_reconnect(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000));
+        status = att_client_reconnect(client, att_client_deadline(client, att_now_ns()));
     if (status == ATT_OK)
         status = att_client_check(client, request);
     if (status != ATT_OK)
@@ -250,6 +250,7 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
 enum att_status att_submit(struct att_client *client, const struct att_request *request)
 {
     uint32_t flight;
+    client->deadline = 0;
     return att_client_submit(client, request, &flight);
 }
 
@@ -285,6 +286,8 @@ static const char *take_payload(struct att_client *client, struct att_flight *fl
     }
     if (more && !att_request_rule(flight->type)->chunks)
         return "a reply in chunks that should be one";
+    if (more && bytes == 0)
+        return "a chunk with nothing in it"; /* they could go on for ever */
     if (bytes > flight->expected - flight->filled)
         return "a reply is longer than what was asked for";
     if (!more && reply->status == ATT_OK && bytes != flight->expected - flight->filled)
@@ -337,7 +340,11 @@ static const char *take_reply(struct att_client *client, uint32_t *ret_place)
 uint32_t att_client_collect(struct att_client *client)
 {
     uint32_t place = NO_FLIGHT;
-    while (place == NO_FLIGHT && client->attached && !client->broken) {
+    /* Of a chunked answer a stretch at a time, so that the caller sees the clock on the way; but all of what a connection
+     * that has ended left behind. */
+    for (int i = 0; place == NO_FLIGHT && client->attached && !client->broken; i++) {
+        if (i >= CHUNKS_A_LOOK && !client->closed)
+            break;
         enum att_ring_state state = att_consumer_peek(&client->replies);
         if (state == ATT_RING_EMPTY)
             break;

@@ -77,6 +77,7 @@ static enum att_status submit(struct att_client *client, const struct att_reques
 enum att_status att_submit_batch(struct att_client *client, const struct att_request *requests, uint32_t count)
 {
     uint32_t places[ATT_BATCH_REQUESTS];
+    client->deadline = 0;
     return submit(client, requests, count, places);
 }
 
@@ -139,6 +140,7 @@ enum att_status att_call_batch(struct att_client *client, const struct att_reque
                                struct att_completion *ret_completions)
 {
     uint32_t places[ATT_BATCH_REQUESTS];
+    client->deadline = 0;
     const uint64_t deadline = att_client_deadline(client, att_now_ns());
     enum att_status status;
     do

@@ -205,8 +205,17 @@ static void let_go(struct att_client *client)
     client->replies = (struct att_consumer){0};
 }
 
-/* From nothing to a connection; on a failure let_go is the caller's. */
-static enum att_status shake_hands(struct att_client *client, uint64_t deadline, struct att_error *error)
+/* What buffers and requests of the program depend on. */
+static bool same_shape(const struct att_info *a, const struct att_info *b)
+{
+    return a->heads == b->heads && a->n_q == b->n_q && a->d == b->d && a->d_v == b->d_v &&
+           a->precision == b->precision && a->scale == b->scale;
+}
+
+/* From nothing to a connection; on a failure let_go is the caller's, and client->info may be another daemon's. `before`:
+ * of the last connection, or zeros. */
+static enum att_status shake_hands(struct att_client *client, const struct att_info *before, uint64_t deadline,
+                                   struct att_error *error)
 {
     enum att_status status = open_socket(client, deadline, error);
     if (status != ATT_OK)
@@ -220,7 +229,6 @@ static enum att_status shake_hands(struct att_client *client, uint64_t deadline,
     att_session_hello(client, &hello);
     /* A failure is no news: if the daemon has closed already, what it said before says more. */
     att_packet_send(client->fd, &hello, sizeof hello, NULL, 0);
-    const uint64_t incarnation = client->info.incarnation;
     struct att_welcome welcome = {0};
     int fds[WELCOME_FDS];
     size_t count = 0;
@@ -231,8 +239,10 @@ static enum att_status shake_hands(struct att_client *client, uint64_t deadline,
         close(fds[i]); /* the mappings stay */
     if (status == ATT_OK && client->wants_direct)
         status = attach_regions(client, welcome.regions, deadline, error);
+    if (status == ATT_OK && before->heads > 0 && !same_shape(before, &client->info))
+        status = att_fail(error, ATT_EINVAL, "the daemon that answers at %s now serves another state", client->socket);
     if (status == ATT_OK)
-        status = att_session_welcomed(client, &welcome, welcome.incarnation != incarnation, error);
+        status = att_session_welcomed(client, &welcome, welcome.incarnation != before->incarnation, error);
     if (status != ATT_OK)
         return status;
     client->rung_ticket = client->ticket = 0;
@@ -241,16 +251,9 @@ static enum att_status shake_hands(struct att_client *client, uint64_t deadline,
     return ATT_OK;
 }
 
-/* What buffers and requests of the program depend on. */
-static bool same_shape(const struct att_info *a, const struct att_info *b)
-{
-    return a->heads == b->heads && a->n_q == b->n_q && a->d == b->d && a->d_v == b->d_v &&
-           a->precision == b->precision && a->scale == b->scale;
-}
-
 static bool may_come_back(enum att_status status)
 {
-    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO || status == ATT_AGAIN;
+    return status == ATT_ENOENT || status == ATT_ECLOSED || status == ATT_EIO;
 }
 
 enum att_status att_client_reconnect(struct att_client *client, uint64_t deadline)
@@ -268,14 +271,13 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
     att_client_give_up(client);
     for (;;) {
         let_go(client);
-        status = shake_hands(client, deadline, &error);
-        if (status == ATT_OK && !same_shape(&before, &client->info))
-            status =
-                att_fail(&error, ATT_EINVAL, "the daemon that answers at %s now serves another state", client->socket);
-        uint64_t now = att_now_ns();
-        if (!may_come_back(status) || now >= deadline)
+        status = shake_hands(client, &before, deadline, &error);
+        uint64_t now = att_now_ns(), pause = may_come_back(status) ? COMEBACK_NS : SESSION_RETRY_NS;
+        if (status == ATT_OK || att_session_ends(client, status) || now >= deadline)
             break;
-        nanosleep(&(struct timespec){.tv_nsec = COMEBACK_NS}, NULL);
+        if (!may_come_back(status) && !client->resend)
+            break; /* a session waits for its daemon, whatever another one at the socket answers */
+        nanosleep(&(struct timespec){.tv_nsec = (long)(pause < deadline - now ? pause : deadline - now)}, NULL);
     }
     if (status == ATT_OK) {
         client->closed = false;
@@ -310,7 +312,7 @@ static enum att_status choose_path(struct att_client *client, const struct att_c
  * tells is final. */
 static enum att_status make_durable(struct att_client *client, struct att_error *error)
 {
-    enum att_status status = att_flush(client);
+    enum att_status status = att_client_call(client, &(struct att_request){.type = ATT_REQ_FLUSH}, NULL);
     if (status != ATT_OK)
         return att_fail(error, status, "%.450s", client->error.text);
     att_session_settled(client);
@@ -348,7 +350,7 @@ enum att_status att_connect(const struct att_connect_options *options, struct at
         status = att_session_create(client, options->session, options->resume, error);
     if (status != ATT_OK)
         goto close_client;
-    status = shake_hands(client, att_now_ns() + client->timeout_ms * UINT64_C(1000000), error);
+    status = shake_hands(client, &(struct att_info){0}, att_client_deadline(client, att_now_ns()), error);
     if (status == ATT_OK && client->resend)
         status = make_durable(client, error);
     if (status != ATT_OK)

@@ -222,13 +222,13 @@ enum att_status att_direct_row(struct att_client *client, uint32_t head, uint32_
     return status;
 }
 
-enum att_status att_call_direct(struct att_client *client, const struct att_request *request,
-                                struct att_completion *ret_completion)
+static enum att_status call_direct(struct att_client *client, const struct att_request *request,
+                                   struct att_completion *ret_completion)
 {
     struct att_completion done = {.tag = request->tag, .type = request->type, .incarnation = client->info.incarnation};
     enum att_status status = ATT_AGAIN;
     if (!client->direct || client->closed || request->durable)
-        return att_call(client, request, ret_completion);
+        return att_client_call(client, request, ret_completion);
     /* acquire: what this LSN tells of is in the region when it is read below; partner: att_server_set_lsn */
     done.lsn = atomic_load_explicit(&client->page->lsn, memory_order_acquire);
     if (request->type == ATT_REQ_QUERY)
@@ -238,7 +238,7 @@ enum att_status att_call_direct(struct att_client *client, const struct att_requ
              request->buffer_bytes >= sizeof(double) * (uint64_t)client->info.d_v)
         status = att_direct_row(client, request->head, request->index, request->buffer, &done.error_bound);
     if (status == ATT_AGAIN)
-        return att_call(client, request, ret_completion);
+        return att_client_call(client, request, ret_completion);
     done.status = status;
     if (status != ATT_OK)
         att_client_say_empty(client, request->index);
@@ -247,13 +247,21 @@ enum att_status att_call_direct(struct att_client *client, const struct att_requ
     return status;
 }
 
+enum att_status att_call_direct(struct att_client *client, const struct att_request *request,
+                                struct att_completion *ret_completion)
+{
+    client->deadline = 0;
+    return call_direct(client, request, ret_completion);
+}
+
 /* One row after another; rows that only the daemon can give are asked for meanwhile, through the ring. */
 enum att_status att_direct_column(struct att_client *client, uint32_t column, double *ret_pairs)
 {
+    client->deadline = 0;
     for (uint32_t row = 0; row < client->info.n_q; row++) {
         const struct att_request request = {.type = ATT_REQ_QUERY, .index = row, .column = column};
         struct att_completion done = {0};
-        enum att_status status = att_call_direct(client, &request, &done);
+        enum att_status status = call_direct(client, &request, &done);
         if (status != ATT_OK && status != ATT_EMPTY)
             return status;
         ret_pairs[2 * (size_t)row] = status == ATT_OK ? done.value : (double)NAN;

@@ -10,10 +10,12 @@
 enum {
     DEFAULT_TIMEOUT_MS = 10 * 1000,
     MOST_IN_FLIGHT = 65536,
+    CHUNKS_A_LOOK = 64,                  /* taken between two looks at the clock */
     LOOK_NS = 1000 * 1000,               /* while spinning, the socket is looked at so often */
     SLICE_NS = 20 * 1000 * 1000,         /* while sleeping: so a dead daemon is noticed within 20 ms */
     RETRY_NS = 1000 * 1000,              /* between attempts to connect while the daemon's backlog is full */
-    SESSION_RETRY_NS = 50 * 1000 * 1000, /* att_complete tries for so long at least */
+    SESSION_RETRY_NS = 50 * 1000 * 1000, /* att_complete tries for so long at least; and between attempts of a session
+                                            while a daemon answers, but refuses or is another one */
     COMEBACK_NS = 5 * 1000 * 1000        /* between attempts to connect to a daemon that may be starting again */
 };
 #define NO_FLIGHT UINT32_MAX
@@ -65,6 +67,7 @@ struct att_client {
     uint32_t ticket;      /* what our client_ticket holds */
     struct att_spin spin;
     uint64_t looked_ns;
+    uint64_t deadline; /* of the program's call that runs; 0: it has not looked at the clock yet */
 
     struct att_flight *flights; /* MOST_IN_FLIGHT; a place is touched only when needed */
     uint32_t free_first, fresh; /* the free list, and the places never used */
@@ -78,7 +81,11 @@ struct att_client {
 };
 
 /* client_sync.c */
-uint64_t att_client_deadline(const struct att_client *client, uint64_t now);
+/* When the program's call that runs has to be over. Its time begins with the first look at the clock. */
+uint64_t att_client_deadline(struct att_client *client, uint64_t now);
+/* att_call as a part of another call, whose time goes on. */
+enum att_status att_client_call(struct att_client *client, const struct att_request *request,
+                                struct att_completion *ret_completion);
 /* Waits for one completion that is not ours, or for room. False: the deadline is over or the daemon has gone. */
 bool att_client_wait_for_room(struct att_client *client, uint64_t deadline);
 /* Stops waiting: the reply, should it come, is dropped. ATT_ETIMEOUT. */
@@ -144,9 +151,9 @@ void att_client_take(struct att_client *client, uint64_t slots);
 void att_client_hang_up(struct att_client *client); /* marks it closed */
 
 /* client.c */
-/* Takes one completion out of the ring. NO_FLIGHT: none is there, or the daemon broke the
- * protocol. Abandoned ones are dropped on the way. The flight is FLIGHT_OUT still; client->text
- * holds its error text. */
+/* Takes one completion out of the ring. NO_FLIGHT: none is there, the daemon broke the protocol, or CHUNKS_A_LOOK
+ * replies have completed nothing (not when it is closed: then all that is there is taken). Abandoned ones are dropped on
+ * the way. The flight is FLIGHT_OUT still; client->text holds its error text. */
 uint32_t att_client_collect(struct att_client *client);
 void att_client_keep(struct att_client *client, uint32_t flight);
 void att_client_free_flight(struct att_client *client, uint32_t flight);

@@ -243,7 +243,8 @@ static void ask_for_flush(struct att_client *client, bool now)
     const struct att_request flush = {.type = ATT_REQ_FLUSH};
     bool half = self->seq + 1 - self->first > ATT_SESSION_WINDOW / 2 || self->tail - self->head > KEPT_BYTES / 2;
     uint32_t place;
-    if (!half && !now)
+    /* Not when the connection has ended: connecting again is for who submits, who counts on this one and its ring. */
+    if ((!half && !now) || client->closed)
         return;
     uint64_t time = att_now_ns();
     if (self->flushed >= self->first && time - self->flushed_ns < FLUSH_AGAIN_NS)
@@ -259,13 +260,13 @@ static void ask_for_flush(struct att_client *client, bool now)
 static enum att_status make_room(struct att_client *client, uint64_t count, uint64_t bytes)
 {
     struct att_resend *self = client->resend;
-    uint64_t at, deadline = 0;
+    uint64_t at;
     release(client);
     ask_for_flush(client, false);
     while (!find_room(self, count, bytes, &at)) {
         uint64_t now = att_now_ns();
         uint32_t other;
-        deadline = deadline ? deadline : att_client_deadline(client, now);
+        uint64_t deadline = att_client_deadline(client, now);
         while ((other = att_client_collect(client)) != NO_FLIGHT)
             att_client_keep(client, other);
         release(client);
@@ -330,6 +331,22 @@ struct att_part att_session_keep(struct att_client *client, const struct att_par
 
 /* ---- Replies ------------------------------------------------------------------------------------------- */
 
+/* An update that was acknowledged could not be repeated: the end. */
+static void end_lost(struct att_client *client, const struct att_flight *flight)
+{
+    const enum att_status status = flight->done.status;
+    const char *why = status == ATT_OK ? " for the same token: other clients' updates came in between"
+                      : status == ATT_ENOSPC || status == ATT_EREADONLY || status == ATT_ENOMEM
+                          ? ": the daemon takes no updates now"
+                          : ": other clients' updates came in between";
+    client->resend->over = true;
+    client->broken = client->closed = true;
+    att_fail(&client->gone, ATT_LOST,
+             "update %llu of the session was acknowledged, lost in a crash before it was on disk, and could not be "
+             "repeated%s",
+             (unsigned long long)flight->seq, why);
+}
+
 void att_session_replied(struct att_client *client, const struct att_flight *flight)
 {
     struct att_resend *self = client->resend;
@@ -341,12 +358,7 @@ void att_session_replied(struct att_client *client, const struct att_flight *fli
     if (reply->status == ATT_EIO)
         return; /* applied, and not on disk: after a restart it is sent again */
     if (kept->done && !kept->refused && (refused || reply->index != kept->index)) {
-        self->over = true;
-        client->broken = client->closed = true;
-        att_fail(&client->gone, ATT_LOST,
-                 "update %llu of the session was acknowledged, lost in a crash before it was on disk, and could not be "
-                 "repeated%s: other clients' updates came in between",
-                 (unsigned long long)flight->seq, refused ? "" : " for the same token");
+        end_lost(client, flight);
         return;
     }
     kept->done = true;

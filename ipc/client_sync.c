@@ -22,18 +22,23 @@ enum att_status att_client_abandon(struct att_client *client, uint32_t place)
 {
     const struct att_flight *flight = &client->flights[place];
     att_client_drop(client, place);
+    if (client->closed)
+        return att_fail(&client->error, ATT_ETIMEOUT, "%s: it may still take effect: %.400s",
+                        att_request_rule(flight->type)->name, client->gone.text);
     return att_fail(&client->error, ATT_ETIMEOUT,
                     "%s: the daemon at %s has not answered within %u ms; it may still take effect",
                     att_request_rule(flight->type)->name, client->socket, client->timeout_ms);
 }
 
-uint64_t att_client_deadline(const struct att_client *client, uint64_t now)
+uint64_t att_client_deadline(struct att_client *client, uint64_t now)
 {
-    return now + client->timeout_ms * UINT64_C(1000000);
+    if (client->deadline == 0)
+        client->deadline = now + client->timeout_ms * UINT64_C(1000000);
+    return client->deadline;
 }
 
-/* Collects until the flight is complete; keeps others. deadline 0: the timeout begins now. */
-static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t deadline)
+/* Collects until the flight is complete; keeps others. The clock is not looked at when the answer comes at once. */
+static enum att_status finish(struct att_client *client, uint32_t mine)
 {
     att_client_quick(client);
     for (;;) {
@@ -45,8 +50,7 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
             att_client_keep(client, place);
         }
         if (was_closed && att_session_holds(client, &client->flights[mine])) {
-            deadline = deadline ? deadline : att_client_deadline(client, att_now_ns());
-            if (att_client_reconnect(client, deadline) == ATT_OK)
+            if (att_client_reconnect(client, att_client_deadline(client, att_now_ns())) == ATT_OK)
                 continue;
             if (att_session_goes_on(client))
                 return att_client_abandon(client, mine);
@@ -56,8 +60,7 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
             return att_client_gone(client);
         }
         uint64_t now = att_now_ns();
-        if (deadline == 0)
-            deadline = att_client_deadline(client, now);
+        uint64_t deadline = att_client_deadline(client, now);
         att_client_look(client, now);
         if (client->closed)
             continue; /* once more: what it had published before it went */
@@ -67,20 +70,16 @@ static enum att_status finish(struct att_client *client, uint32_t mine, uint64_t
     }
 }
 
-enum att_status att_call(struct att_client *client, const struct att_request *request,
-                         struct att_completion *ret_completion)
+enum att_status att_client_call(struct att_client *client, const struct att_request *request,
+                                struct att_completion *ret_completion)
 {
-    uint64_t deadline = 0; /* the clock is not looked at when the answer comes at once */
     uint32_t place;
     enum att_status status = att_client_submit(client, request, &place);
-    if (status == ATT_EBUSY) {
-        deadline = att_client_deadline(client, att_now_ns());
-        while (status == ATT_EBUSY && att_client_wait_for_room(client, deadline))
-            status = att_client_submit(client, request, &place);
-    }
+    while (status == ATT_EBUSY && att_client_wait_for_room(client, att_client_deadline(client, att_now_ns())))
+        status = att_client_submit(client, request, &place);
     if (status != ATT_OK)
         return client->closed ? att_client_gone(client) : status;
-    status = finish(client, place, deadline);
+    status = finish(client, place);
     if (status != ATT_OK)
         return status;
     struct att_flight *flight = &client->flights[place];
@@ -91,6 +90,13 @@ enum att_status att_call(struct att_client *client, const struct att_request *re
         *ret_completion = completion;
     att_client_free_flight(client, place);
     return completion.status;
+}
+
+enum att_status att_call(struct att_client *client, const struct att_request *request,
+                         struct att_completion *ret_completion)
+{
+    client->deadline = 0;
+    return att_client_call(client, request, ret_completion);
 }
 
 enum att_status att_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,

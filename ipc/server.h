@@ -88,7 +88,13 @@ void att_server_take(struct att_server *server);
 void att_server_compute(struct att_server *server);
 void att_server_computed(struct att_server *server, uint64_t session);
 
-/* The request given last can't be done now (the entry log is full): its session is skipped, in
+/* The answer to the request given last takes so much memory until att_server_release. False: its session holds so much for
+ * others already that it has to wait: park it. (16 MiB a session, but one answer may be larger, and a batch that has
+ * begun goes on.) */
+bool att_server_hold(struct att_server *server, size_t bytes);
+void att_server_release(struct att_server *server, uint64_t session, size_t bytes); /* and unparks it */
+
+/* The request given last can't be done now (the entry log is full, say): its session is skipped, in
  * order and unchanged, until att_server_unpark. */
 void att_server_park(struct att_server *server);
 void att_server_unpark(struct att_server *server); /* all of them */

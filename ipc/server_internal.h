@@ -28,6 +28,7 @@ enum {
     DEADLINE_CHECK_MS = 250 /* a sleeping service looks at deadlines so often, while there are any */
 };
 #define HELLO_NS        (2 * UINT64_C(1000000000))  /* a connection must say hello within */
+#define HELD_MOST       (UINT64_C(16) << 20)        /* but one answer may be larger */
 #define STARVED_NS      (10 * UINT64_C(1000000000)) /* a client that reads no reply for so long is evicted */
 #define ACCEPT_PAUSE_NS (UINT64_C(1000000000) / 2)  /* no accept after running out of descriptors */
 
@@ -45,6 +46,7 @@ struct att_session {
     uint64_t reserved;     /* reply slots promised to requests given or taken */
     uint64_t wanted;       /* reply slots that the message in front needs, as far as is known */
     uint32_t done;         /* requests dealt with of the batch in front, which had to be left in the middle */
+    uint64_t held;         /* bytes of memory of answers that are computed elsewhere, or on their way out */
     uint32_t computing;    /* answers that the service computes elsewhere */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
     uint32_t place;        /* of its lasting session; ATT_NO_PLACE */

@@ -308,6 +308,26 @@ void att_server_computed(struct att_server *server, uint64_t id)
         session->waits = false;
 }
 
+bool att_server_hold(struct att_server *server, size_t bytes)
+{
+    struct att_session *session = server->current;
+    if (!session)
+        return true; /* it has ended meanwhile */
+    if (session->done == 0 && session->held > 0 && session->held + bytes > HELD_MOST)
+        return false;
+    session->held += bytes;
+    return true;
+}
+
+void att_server_release(struct att_server *server, uint64_t id, size_t bytes)
+{
+    struct att_session *session = att_session_find(server, id);
+    if (!session)
+        return;
+    session->held -= bytes;
+    session->parked = false;
+}
+
 void att_server_park(struct att_server *server)
 {
     if (!server->current)

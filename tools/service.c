@@ -106,7 +106,8 @@ static bool shut_down(struct att_service *service, const struct att_server_reque
     return true;
 }
 
-/* One request. True: it is taken, and replied to now or later. False: it can't be done now. Only updates ever wait. */
+/* One request. True: it is taken, and replied to now or later. False: it can't be done now: an update that the log has
+ * no room for, or a read whose client has to take other answers first. */
 static bool handle(struct att_service *service, const struct att_server_request *request)
 {
     static bool (*const handlers[])(struct att_service *, const struct att_server_request *) = {

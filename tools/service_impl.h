@@ -25,6 +25,7 @@ struct work {
     uint64_t lsn;           /* the newest when it was handed over: the answer reflects all up to there */
     uint64_t session;
     struct att_wire_request request;
+    size_t held;        /* bytes, for att_server_release */
     size_t bytes, sent; /* of `values` */
     double worst;       /* the largest bound */
     struct work *next;  /* in `outgoing` */

@@ -16,19 +16,26 @@ static void reply_read(struct att_service *service, uint64_t session, const stru
         att_server_reply(service->server, session, reply, payload, bytes);
 }
 
-/* Hands the request to the merge thread: `values` doubles and `bounds` doubles for it to fill. */
+/* Hands the request to the merge thread: `values` doubles and `bounds` doubles for it to fill. False: the client has to
+ * take other answers first. */
 static bool hand_over(struct att_service *service, const struct att_server_request *request, enum att_job_kind kind,
                       size_t values, size_t bounds)
 {
-    struct work *work = calloc(1, sizeof *work);
+    const size_t bytes = sizeof(double) * (values + bounds + 1), held = bytes + sizeof(struct work);
+    struct work *work;
 
+    if (!att_server_hold(service->server, held))
+        return false;
+    work = calloc(1, sizeof *work);
     if (work)
-        work->values = malloc(sizeof(double) * (values + bounds + 1));
+        work->values = malloc(bytes);
     if (!work || !work->values) {
         free(work);
+        att_server_release(service->server, request->session, held);
         return service_refuse(service, request, ATT_ENOMEM,
                               "not enough memory for this answer: ask for less at a time");
     }
+    work->held = held;
     work->session = request->session;
     work->request = request->header;
     work->bytes = sizeof(double) * values;
@@ -111,14 +118,20 @@ bool service_wide(struct att_service *service, const struct att_server_request *
 bool service_merge(struct att_service *service, const struct att_server_request *request)
 {
     const uint32_t heads = service->heads.count;
-    struct work *work = calloc(1, sizeof *work);
+    const size_t held = sizeof(struct work) + heads * sizeof(struct att_job);
+    struct work *work;
 
+    if (!att_server_hold(service->server, held))
+        return false;
+    work = calloc(1, sizeof *work);
     if (work)
         work->merges = calloc(heads, sizeof *work->merges);
     if (!work || !work->merges) {
         free(work);
+        att_server_release(service->server, request->session, held);
         return service_refuse(service, request, ATT_ENOMEM, "not enough memory");
     }
+    work->held = held;
     work->session = request->session;
     work->request = request->header;
     work->left = heads;
@@ -137,6 +150,13 @@ static void work_free(struct work *work)
     free(work->merges);
     free(work->values);
     free(work);
+}
+
+/* Its answer is out. */
+static void work_end(struct att_service *service, struct work *work)
+{
+    att_server_release(service->server, work->session, work->held);
+    work_free(work);
 }
 
 /* Other heads' updates count too: the engine's LSN is that of its own newest one. */
@@ -160,7 +180,7 @@ static void finish_row(struct att_service *service, struct work *work)
     }
     reply_read(service, work->session, &work->request, &reply, work->values,
                entry || work->job.status != ATT_OK ? 0 : work->bytes);
-    work_free(work);
+    work_end(service, work);
 }
 
 /* Columns go out as pairs (value, bound), made in place from the end: the bounds lie behind all pairs. */
@@ -191,7 +211,7 @@ static void finish_merge(struct att_service *service, struct work *work)
         return;
     service->jobs--;
     att_server_reply(service->server, work->session, &reply, NULL, 0);
-    work_free(work);
+    work_end(service, work);
 }
 
 static void finish(struct att_service *service, struct att_job *job)
@@ -212,7 +232,7 @@ static void finish(struct att_service *service, struct att_job *job)
         service_refuse_late(service, work->session, &work->request, job->status,
                             job->status == ATT_ENOMEM ? "not enough memory for this answer"
                                                       : "scores are too large for the precision");
-        work_free(work);
+        work_end(service, work);
     } else if (job->kind == ATT_JOB_ROW) {
         finish_row(service, work);
     } else {
@@ -257,7 +277,7 @@ bool service_send_chunks(struct att_service *service)
         struct work *work = *link;
         if (send_work(service, work, &progress)) {
             *link = work->next;
-            work_free(work);
+            work_end(service, work);
         } else {
             link = &work->next;
         }

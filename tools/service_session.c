@@ -6,10 +6,11 @@
  * that it cannot know to be on disk: what the table knows is answered and not applied, the rest is applied. Numbers that
  * are left out were refused.
  *
- * Fencing. Each connection with a session has a larger fence, which is logged. A client that connects for the first time
- * takes the session over: it ends the old connection and gets a fence FENCE_STEP higher. A library that connects again
- * shows the fence after its last one (whether that attempt was heard or not), which is enough unless somebody has taken
- * the session over. Before att_connect returns it makes the fence durable (it flushes), and with it everything that the
+ * Fencing. Each connection with a session has a fence, which is logged. A client that connects for the first time takes
+ * the session over: it ends the old connection and gets a fence of its own, whose upper half is the LSN of that record (so
+ * it does not come again, also when the session expires and is made anew). A library that connects again shows the fence
+ * after its last one (whether that attempt was heard or not): it is let in if that is larger and the upper half still the
+ * same. Before att_connect returns it makes the fence durable (it flushes), and with it everything that the
  * session did before.
  *
  * Snapshots. The table belongs to the smallest cut, behind which the log is replayed: a later one would know of updates
@@ -120,7 +121,7 @@ static enum att_status may_have(struct att_service *service, const struct att_se
     if (state->user != ask->uid)
         return att_fail(error, ATT_EPERM, "session %016llx belongs to user %u", (unsigned long long)ask->id,
                         state->user);
-    if (ask->fence != 0 && ask->fence <= state->fence)
+    if (ask->fence != 0 && (ask->fence <= state->fence || ask->fence / FENCE_STEP != state->fence / FENCE_STEP))
         return att_fail(error, ATT_EFENCED, "another client has taken over session %016llx",
                         (unsigned long long)ask->id);
     return ATT_OK;
@@ -140,12 +141,10 @@ enum att_status service_on_ask(void *context, uint64_t connection, const struct 
     if (service_refuses_updates(service, &status, text, sizeof text))
         return att_fail(error, status, "%s", text);
     if (!service_pay_owed(service))
-        return att_fail(error, ATT_AGAIN, "the log is behind: try again");
-    if (ask->fence == 0)
-        entry.seq = place == ATT_NO_SESSION
-                        ? FENCE_STEP
-                        : (att_sessions_at(service->sessions, place)->fence / FENCE_STEP + 1) * FENCE_STEP;
+        return att_fail(error, ATT_EBUSY, "the log is behind: try again");
     entry.lsn = service->lsn + 1;
+    if (ask->fence == 0)
+        entry.seq = entry.lsn * FENCE_STEP + 1; /* the LSN's lower half; never 0 */
     entry.what = place == ATT_NO_SESSION ? ATT_SESSION_NEW : ATT_SESSION_ATTACHED;
     status = att_sessions_apply(service->sessions, &entry);
     if (status != ATT_OK)

@@ -7,10 +7,11 @@
 enum { BUCKETS = 1024, NOTES_LEAST = 64 };
 static_assert((BUCKETS & (BUCKETS - 1)) == 0, "a power of two");
 
-/* What is worth saying of one update: that it was refused, or an append's token. */
+/* What is worth saying of one update: an append's token, and how many right before it were refused. */
 struct note {
     uint64_t seq;
-    uint32_t result;
+    uint32_t result; /* the token; ATT_SESSION_NO_INDEX: none; ATT_SESSION_REFUSED */
+    uint32_t refused;
 };
 
 struct session {
@@ -151,16 +152,13 @@ static void forget_old(struct session *session, uint64_t newest)
     }
 }
 
-/* Room for so many more notes. */
-static bool make_notes(struct session *session, uint64_t more)
+/* Room for one more note. */
+static bool make_note(struct session *session)
 {
-    uint64_t wanted = session->count + more;
-    uint32_t capacity = session->capacity ? session->capacity : NOTES_LEAST;
+    const uint32_t capacity = session->capacity ? 2 * session->capacity : NOTES_LEAST;
 
-    if (wanted <= session->capacity)
+    if (session->count < session->capacity)
         return true;
-    while (capacity < wanted)
-        capacity *= 2;
     struct note *larger = malloc(capacity * sizeof *larger);
     if (!larger)
         return false;
@@ -173,18 +171,12 @@ static bool make_notes(struct session *session, uint64_t more)
     return true;
 }
 
-static void put_note(struct session *session, uint64_t seq, uint32_t result)
+/* How many right before it are refused when `seq` takes effect: what its window holds at most. */
+static uint32_t gap_before(const struct session *session, uint64_t seq)
 {
-    session->count++;
-    *note_at(session, session->count - 1) = (struct note){seq, result};
-}
+    const uint64_t gap = seq - session->state.seq - 1;
 
-/* Where what is known as refused begins when `seq` takes effect: all of its window at most. */
-static uint64_t gap_begin(const struct session *session, uint64_t seq)
-{
-    uint64_t from = session->state.seq + 1;
-
-    return seq >= ATT_SESSION_WINDOW && from + ATT_SESSION_WINDOW <= seq ? seq - ATT_SESSION_WINDOW + 1 : from;
+    return gap < ATT_SESSION_WINDOW ? (uint32_t)gap : ATT_SESSION_WINDOW - 1;
 }
 
 bool att_sessions_reserve(struct att_sessions *sessions, uint32_t place, uint64_t seq)
@@ -194,7 +186,7 @@ bool att_sessions_reserve(struct att_sessions *sessions, uint32_t place, uint64_
     if (seq <= session->state.seq)
         return true;
     forget_old(session, seq);
-    return make_notes(session, seq - gap_begin(session, seq) + 1);
+    return make_note(session);
 }
 
 enum att_sequence att_sessions_look(const struct att_sessions *sessions, uint32_t place, uint64_t seq,
@@ -215,11 +207,15 @@ enum att_sequence att_sessions_look(const struct att_sessions *sessions, uint32_
             high = middle;
     }
     *ret_index = 0;
-    if (low == session->count || note_at(session, low)->seq != seq)
+    if (low == session->count)
         return ATT_SEQUENCE_DONE;
-    if (note_at(session, low)->result == ATT_SESSION_REFUSED)
+    const struct note *note = note_at(session, low);
+    if (note->seq != seq)
+        return note->seq - seq <= note->refused ? ATT_SEQUENCE_REFUSED : ATT_SEQUENCE_DONE;
+    if (note->result == ATT_SESSION_REFUSED)
         return ATT_SEQUENCE_REFUSED;
-    *ret_index = note_at(session, low)->result;
+    if (note->result != ATT_SESSION_NO_INDEX)
+        *ret_index = note->result;
     return ATT_SEQUENCE_DONE;
 }
 
@@ -249,14 +245,14 @@ static enum att_status update(struct att_sessions *sessions, uint32_t place, con
 
     if (entry->seq <= session->state.seq)
         return ATT_OK; /* known */
-    bool done = entry->what == ATT_SESSION_DONE;
+    const uint32_t refused = entry->what == ATT_SESSION_DONE ? gap_before(session, entry->seq) : 0;
     forget_old(session, entry->seq);
-    if (!make_notes(session, done ? entry->seq - gap_begin(session, entry->seq) + 1 : entry->what == ATT_SESSION_NOTED))
-        return ATT_ENOMEM;
-    for (uint64_t seq = gap_begin(session, entry->seq); done && seq < entry->seq; seq++)
-        put_note(session, seq, ATT_SESSION_REFUSED);
-    if (entry->what != ATT_SESSION_SEEN && entry->result != ATT_SESSION_NO_INDEX)
-        put_note(session, entry->seq, entry->result);
+    if (refused > 0 || (entry->what != ATT_SESSION_SEEN && entry->result != ATT_SESSION_NO_INDEX)) {
+        if (!make_note(session))
+            return ATT_ENOMEM;
+        session->count++;
+        *note_at(session, session->count - 1) = (struct note){entry->seq, entry->result, refused};
+    }
     session->state.seq = entry->seq;
     session->state.lsn = entry->lsn;
     return ATT_OK;
@@ -286,11 +282,15 @@ void att_sessions_save(const struct att_sessions *sessions,
         const struct att_session_state *state = &session->state;
         struct att_session_entry next = {state->id, state->fence, state->lsn, ATT_SESSION_NEW, state->user};
         bool more = state->id == 0 || entry(context, &next);
-        next.what = ATT_SESSION_NOTED;
         for (uint32_t n = 0; more && n < session->count; n++) {
-            next.seq = note_at(session, n)->seq;
-            next.result = note_at(session, n)->result;
-            more = entry(context, &next);
+            const struct note *note = note_at(session, n);
+            next =
+                (struct att_session_entry){state->id, note->seq - note->refused - 1, state->lsn, ATT_SESSION_SEEN, 0};
+            more = note->refused == 0 || entry(context, &next); /* so that DONE is of the gap behind it */
+            next.what = note->refused == 0 ? ATT_SESSION_NOTED : ATT_SESSION_DONE;
+            next.seq = note->seq;
+            next.result = note->result;
+            more = more && entry(context, &next);
         }
         next = (struct att_session_entry){state->id, state->seq, state->lsn, ATT_SESSION_SEEN, 0};
         if (!more || (state->seq > 0 && !entry(context, &next)))

@@ -86,6 +86,8 @@ static void errors_say_what_is_wrong(void **unused)
     assert_int_equal(att_submit(client, &extra), ATT_EINVAL);
     const struct att_request unknown = {.type = (enum att_request_type)99};
     assert_int_equal(att_submit(client, &unknown), ATT_EINVAL);
+    const struct att_request far = {.type = ATT_REQ_QUERY, .head = 1u << 16}; /* more than a message can say */
+    assert_int_equal(att_submit(client, &far), ATT_ERANGE);
     assert_works(client);
 }
 

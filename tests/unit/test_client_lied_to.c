@@ -33,6 +33,7 @@ enum lie {
     REPLY_TYPE,
     REPLY_STATUS,
     REPLY_MORE,
+    REPLY_NOTHING,
     REPLY_TEXT,
     REPLY_NUMBER,
     REPLY_TWICE,
@@ -135,6 +136,10 @@ static void send_reply(enum lie lie, const struct att_wire_request *request, str
     case REPLY_MORE:
         reply.flags = ATT_WIRE_MORE;
         break;
+    case REPLY_NOTHING:
+        reply.flags = ATT_WIRE_MORE;
+        bytes = 0;
+        break;
     case REPLY_TEXT:
         reply.status = ATT_ERANGE;
         bytes = 300;
@@ -209,7 +214,8 @@ static enum att_status meet(enum lie lie, struct att_error *error)
     enum att_status status = att_connect(&options, &client, error);
     if (status == ATT_OK) {
         double *row = malloc(8 * D_V); /* exactly: the address sanitizer sees a byte too many */
-        status = att_row(client, 1, row, NULL);
+        static double pairs[2 * N_Q];
+        status = lie == REPLY_NOTHING ? att_column(client, 1, pairs) : att_row(client, 1, row, NULL);
         const struct att_request more = {.type = ATT_REQ_PING};
         struct att_completion none;
         if (lie == REPLY_TWICE && status == ATT_OK && att_complete(client, &none, 1, 0) < 0)
@@ -255,6 +261,7 @@ static void lies_are_seen(void **unused)
         {REPLY_TYPE, ATT_EPROTOCOL, "not made"},
         {REPLY_STATUS, ATT_EPROTOCOL, "unknown status"},
         {REPLY_MORE, ATT_EPROTOCOL, "chunks"},
+        {REPLY_NOTHING, ATT_EPROTOCOL, "nothing in it"},
         {REPLY_TEXT, ATT_EPROTOCOL, "too long"},
         {REPLY_NUMBER, ATT_EPROTOCOL, "wrong number"},
         {REPLY_TWICE, ATT_EPROTOCOL, "not made"},

@@ -45,6 +45,14 @@ static bool keep(void *context, const struct att_session_entry *entry)
     return true;
 }
 
+static bool few(void *context, const struct att_session_entry *entry)
+{
+    struct list *list = context;
+    assert_true(list->count < 16);
+    list->entries[list->count++] = *entry;
+    return true;
+}
+
 static void save(const struct att_sessions *sessions, struct list *list)
 {
     list->count = 0;
@@ -202,6 +210,35 @@ static void those_not_used_for_longest_expire(void **unused)
     att_sessions_free(sessions);
 }
 
+/* An update may leave out as many numbers as it likes: what is kept and saved of that is the same. */
+static void gaps_cost_nothing(void **unused)
+{
+    (void)unused;
+    struct att_session_entry entries[16];
+    struct list list = {entries, 0};
+    struct att_sessions *sessions = att_sessions_create();
+    uint32_t index;
+    assert_non_null(sessions);
+    const struct att_session_entry begin = {5, 1, 1, ATT_SESSION_NEW, 0},
+                                   far = {5, UINT64_C(1) << 40, 2, ATT_SESSION_DONE, ATT_SESSION_NO_INDEX},
+                                   farther = {5, UINT64_C(1) << 41, 3, ATT_SESSION_DONE, 7};
+    assert_int_equal(att_sessions_apply(sessions, &begin), ATT_OK);
+    assert_int_equal(att_sessions_apply(sessions, &far), ATT_OK);
+    assert_int_equal(att_sessions_look(sessions, 0, far.seq - 1, &index), ATT_SEQUENCE_REFUSED);
+    assert_int_equal(att_sessions_look(sessions, 0, far.seq, &index), ATT_SEQUENCE_DONE);
+    assert_int_equal(att_sessions_apply(sessions, &farther), ATT_OK);
+    att_sessions_save(sessions, few, &list);
+    att_sessions_free(sessions);
+    sessions = load(&list);
+    assert_int_equal(att_sessions_look(sessions, 0, farther.seq, &index), ATT_SEQUENCE_DONE);
+    assert_int_equal(index, 7);
+    assert_int_equal(att_sessions_look(sessions, 0, farther.seq - 1, &index), ATT_SEQUENCE_REFUSED);
+    assert_int_equal(att_sessions_look(sessions, 0, farther.seq - ATT_SESSION_WINDOW + 1, &index),
+                     ATT_SEQUENCE_REFUSED);
+    assert_int_equal(att_sessions_look(sessions, 0, farther.seq - ATT_SESSION_WINDOW, &index), ATT_SEQUENCE_FORGOTTEN);
+    att_sessions_free(sessions);
+}
+
 static void nonsense_is_refused(void **unused)
 {
     (void)unused;
@@ -226,6 +263,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_what_the_model_knows),
         cmocka_unit_test(those_not_used_for_longest_expire),
+        cmocka_unit_test(gaps_cost_nothing),
         cmocka_unit_test(nonsense_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

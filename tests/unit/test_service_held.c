@@ -1,0 +1,96 @@
+/* Answers that a client asks for and does not take: they hold little of the daemon's memory, nobody else waits, and all of
+ * them come when it takes them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants those first */
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "attn.h"
+#include "daemon.h"
+
+enum { N_Q = 8192, N_K = 16, D = 2, D_V = 64, ALL = 40 };
+#define MIB (1 << 20)
+
+static struct daemon attnd;
+
+static struct att_client *connect_here(void)
+{
+    struct att_client *client;
+    struct att_error error;
+    const struct att_connect_options options = {.socket = attnd.socket, .timeout_ms = 60000};
+    if (att_connect(&options, &client, &error) != ATT_OK)
+        fail_msg("%s", error.text);
+    return client;
+}
+
+static uint64_t rss_of(struct att_client *client)
+{
+    struct att_stat stat;
+    assert_int_equal(att_get_stat(client, &stat), ATT_OK);
+    return stat.rss_bytes;
+}
+
+static void what_a_client_does_not_take_holds_little(void **unused)
+{
+    (void)unused;
+    static double values[N_Q * D_V];
+    double(*answers)[N_Q * D_V] = calloc(ALL, sizeof *answers);
+    struct att_completion done;
+    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
+    assert_non_null(answers);
+    daemon_init(&attnd);
+    daemon_write_arrays(&attnd, N_Q, N_K, D, D_V, 3);
+    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
+    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
+    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
+    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--threads", "1", NULL};
+    assert_true(daemon_start(&attnd, arguments));
+    struct att_client *client = connect_here(), *other = connect_here();
+    assert_int_equal(att_all(other, values, NULL), ATT_OK);
+    const uint64_t before = rss_of(other);
+    for (uint64_t i = 0; i < ALL; i++) { /* 4 MiB each */
+        const struct att_request all = {.type = ATT_REQ_ALL,
+                                        .tag = i,
+                                        .buffer = answers[i],
+                                        .buffer_bytes = sizeof *answers};
+        assert_int_equal(att_submit(client, &all), ATT_OK);
+    }
+    const struct att_request ping = {.type = ATT_REQ_PING, .tag = ALL};
+    assert_int_equal(att_submit(client, &ping), ATT_OK);
+    att_push(client);
+    for (int i = 0; i < 20; i++) { /* the others go on */
+        usleep(20000);
+        assert_int_equal(att_all(other, values, NULL), ATT_OK);
+    }
+    if (rss_of(other) > before + 32 * MIB)
+        fail_msg("%llu MiB instead of %llu", (unsigned long long)(rss_of(other) / MIB),
+                 (unsigned long long)(before / MIB));
+    for (int i = 0; i <= ALL; i++) {
+        assert_int_equal(att_complete(client, &done, 1, 60000), 1);
+        assert_int_equal(done.status, ATT_OK);
+        if (done.type == ATT_REQ_ALL)
+            assert_memory_equal(values, answers[done.tag], sizeof values);
+    }
+    assert_int_equal(att_in_flight(client), 0);
+    assert_true(rss_of(other) < before + 32 * MIB);
+    free(answers);
+    att_close(client);
+    att_close(other);
+    daemon_release(&attnd);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_a_client_does_not_take_holds_little)};
+    if (!daemon_has("attnd"))
+        return 77;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
