@@ -66,11 +66,13 @@ static bool allocate(struct att_engine *engine)
     merger->review = calloc(n_q, sizeof *merger->review);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
     merger->occupied = calloc(engine->region.tiles, sizeof *merger->occupied);
+    merger->wanted = calloc(engine->region.physical_tiles, sizeof *merger->wanted);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
            merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
-           merger->needs_refresh && merger->spare && merger->occupied && engine->last_read && att_saving_init(engine);
+           merger->needs_refresh && merger->spare && merger->occupied && merger->wanted && engine->last_read &&
+           att_saving_init(engine);
 }
 
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
@@ -87,7 +89,8 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     if (!engine)
         return att_fail(error, ATT_ENOMEM, "not enough memory for an engine");
     engine->options = *options;
-    engine->region_fd = -1;
+    for (int i = 0; i < ATT_REGION_FDS; i++)
+        engine->region_fds[i] = -1;
     engine->options.log_capacity = choose_log_capacity(options);
     engine->options.threads = options->threads ? options->threads : (uint32_t)omp_get_num_procs();
 #ifdef ATTND_TSAN
@@ -97,7 +100,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
         att_numerics(options->precision, options->d, options->capacity, options->error_budget).budget;
     snprintf(engine->base_tag, sizeof engine->base_tag, "weights3-%s-tile%ux%u%s", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v, options->causal ? "-causal" : "");
-    status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
+    status = att_region_create(&engine->options, &engine->region, engine->region_fds, error);
     if (status != ATT_OK)
         goto free_engine;
     status = ATT_ENOMEM;
@@ -139,10 +142,12 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.needs_refresh);
     free(engine->merger.spare);
     free(engine->merger.occupied);
+    free(engine->merger.wanted);
     free(engine->last_read);
     att_region_release(&engine->region);
-    if (engine->region_fd >= 0)
-        close(engine->region_fd);
+    for (int i = 0; i < ATT_REGION_FDS; i++)
+        if (engine->region_fds[i] >= 0)
+            close(engine->region_fds[i]);
     free(engine);
 }
 
@@ -162,7 +167,7 @@ void *att_engine_array(struct att_engine *engine, enum att_array array, size_t *
 
 enum att_status att_engine_restore(struct att_engine *engine, const struct att_piece *piece, struct att_error *error)
 {
-    uint8_t *memory = engine->region.bases;
+    uint8_t *memory = engine->region.physical;
     size_t bytes = engine->region.tiles * engine->region.tile_bytes;
 
     if ((unsigned)piece->array >= ATT_ARRAY_COUNT)
@@ -420,7 +425,7 @@ void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *
     };
 }
 
-int att_engine_region_fd(const struct att_engine *engine)
+const int *att_engine_region_fds(const struct att_engine *engine)
 {
-    return engine->region_fd;
+    return engine->region_fds;
 }

@@ -226,8 +226,10 @@ struct att_engine_stats {
 
 void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *ret_stats);
 
-/* The descriptor of the published region (a sealed memfd); stays the engine's. */
-int att_engine_region_fd(const struct att_engine *engine);
+/* The published region is these sealed memfds: what is always there, and the bases. The descriptors stay the engine's and
+ * never change, but the merge thread may put another memory behind the second: see give_back.c. */
+enum { ATT_REGION_FDS = 2 };
+const int *att_engine_region_fds(const struct att_engine *engine);
 
 /* For tests and the inspector: the row recomputed over the live tokens by the calling thread, not from its base.
  * Before start, or after the caller has stopped submitting work and the merge thread is idle. */

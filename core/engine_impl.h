@@ -94,6 +94,8 @@ struct att_merger {
     uint32_t tiles_used;         /* tiles with rows lie below this */
     uint32_t room;               /* tiles below this are full */
     uint32_t restored_tiles;     /* before the start: from 0 on */
+    uint8_t *wanted;             /* [physical_tiles]: give_back.c's */
+    bool keeps_memory;           /* it does not help */
     uint32_t *spare;             /* [threads]: physical tiles that no word names */
     struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
@@ -110,7 +112,7 @@ struct att_merger {
 struct att_engine {
     struct att_engine_options options;
     struct att_region region;
-    int region_fd;
+    int region_fds[ATT_REGION_FDS];
     char base_tag[64];
     struct att_index index;
     struct att_merger merger;
@@ -195,7 +197,10 @@ void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32
 void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
               uint32_t *spare);
 void att_tiles_publish(struct att_engine *engine, const uint32_t *rows, uint32_t count);
-void att_tiles_compact(struct att_engine *engine);
+bool att_tiles_compact(struct att_engine *engine);
+
+/* give_back.c */
+bool att_give_back(struct att_engine *engine);
 
 /* merge.c */
 void att_merge_scan(struct att_engine *engine, uint64_t cut);

@@ -20,6 +20,10 @@
  * position (and if it were, the distance between them would show it). A row that was dropped
  * from its tile or whose Q changed is noticed by the ids that lie beside its base.
  *
+ * The memory of the bases may be replaced by another (give_back.c), and a reader in another process still have the old one:
+ * there stays what was there then. A word says where a tile is in the new one; at that place in the old one are bases too,
+ * and if they are of this row, of this version of Q, and tail is not past their position, they are as good.
+ *
  * An entry is written as a row; when a tile of 16 is full, the service turns its rows into lanes, before it publishes the
  * last of them. So a reader finds the tiles that are full at its `count` in lanes, and the rest of its entries as rows,
  * which stay as they are until `tail` is past them.

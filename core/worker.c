@@ -111,8 +111,8 @@ static void feed(struct att_engine *engine)
     }
 }
 
-/* One turn: a merge if it is due, then a job, then some pieces of a snapshot, else one group of refreshes. False when
- * there was nothing to do. While a snapshot is handed out nothing is refreshed: its sink empties in milliseconds. */
+/* One turn: a merge if it is due, then a job, then some pieces of a snapshot, else one group of refreshes, else tidying up.
+ * False when there was nothing to do. While a snapshot is handed out nothing is refreshed: its sink empties in milliseconds. */
 static bool turn(struct att_engine *engine)
 {
     bool busy = merge_due(engine);
@@ -125,7 +125,7 @@ static bool turn(struct att_engine *engine)
     }
     if (engine->merger.saving.job)
         return att_saving_step(engine) || busy;
-    return att_refresh_some(engine) > 0 || busy;
+    return att_refresh_some(engine) > 0 || att_tiles_compact(engine) || att_give_back(engine) || busy;
 }
 
 static void *run(void *argument)

@@ -127,9 +127,10 @@ enum att_request_type {
     ATT_REQ_MERGE = 13,
     ATT_REQ_SNAPSHOT = 14, /* completes when it is the current generation */
     ATT_REQ_SHUTDOWN = 15,
-    ATT_REQ_STAT = 16,  /* a struct att_stat */
-    ATT_REQ_READS = 17, /* the library's own: how often it has read which row directly */
-    ATT_REQ_BATCH = 18  /* the library's own: what att_submit_batch makes of several */
+    ATT_REQ_STAT = 16,   /* a struct att_stat */
+    ATT_REQ_READS = 17,  /* the library's own: how often it has read which row directly */
+    ATT_REQ_BATCH = 18,  /* the library's own: what att_submit_batch makes of several */
+    ATT_REQ_REGIONS = 19 /* the library's own: asks for the published regions again */
 };
 
 struct att_request {

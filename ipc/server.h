@@ -37,10 +37,10 @@ struct att_server_options {
     enum att_wait wait;
     uint32_t max_clients; /* 0: 1,024 */
     struct att_info info; /* told to every client */
-    /* Descriptors of the published regions, one for each head, for clients that want direct reads; stay the caller's,
+    /* Descriptors of the published regions, ATT_HEAD_FDS for each head, for clients that want direct reads; stay the caller's,
      * must outlive the server. 0: direct reads are off. */
     const int *regions;
-    uint32_t region_count;
+    uint32_t region_count; /* heads */
     /* A session has ended: drop what was meant for it. Called from att_server_next and
      * att_server_wait; must not call them. Not called by att_server_free. May be NULL. */
     void (*on_end)(void *context, uint64_t session);
@@ -104,11 +104,14 @@ void att_server_unpark(struct att_server *server); /* all of them */
  * all, at most att_server_chunk bytes; others none. With a status other than ATT_OK and ATT_EMPTY:
  * an error text for the user (see wire.h), left out when there is no room to spare. A reply to a
  * session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only)
- * keeps the reservation; check att_server_has_room before each chunk. A reply to ATT_REQ_READS is dropped: that
- * request has none. Replies are published in
+ * keeps the reservation; check att_server_has_room before each chunk. A reply to ATT_REQ_READS or ATT_REQ_REGIONS is dropped:
+ * those have none. Replies are published in
  * batches: at att_server_flush, or every 16. */
 void att_server_reply(struct att_server *server, uint64_t session, const struct att_wire_reply *reply,
                       const void *payload, size_t payload_bytes);
+
+/* Sends the session's client the published regions again, if it has taken what it was sent before. */
+void att_server_send_regions(struct att_server *server, uint64_t session);
 
 /* The largest payload of one reply: at least 8 d_v and sizeof(struct att_stat); a multiple of 16. */
 size_t att_server_chunk(const struct att_server *server);

@@ -38,6 +38,7 @@ uint64_t att_slots_wanted(const struct att_server *server, uint32_t type)
     case ATT_REQ_ALL:
         return server->largest_reply_slots;
     case ATT_REQ_READS:
+    case ATT_REQ_REGIONS:
         return 0;
     default:
         return att_slots_for(sizeof(struct att_wire_reply));
@@ -334,7 +335,7 @@ void att_server_reply(struct att_server *server, uint64_t id, const struct att_w
                       size_t payload_bytes)
 {
     struct att_session *session = att_session_find(server, id);
-    if (!session || reply->type == ATT_REQ_READS)
+    if (!session || reply->type == ATT_REQ_READS || reply->type == ATT_REQ_REGIONS)
         return;
     uint64_t release;
     size_t bytes = reply_payload(server, session, reply, payload_bytes, &release);

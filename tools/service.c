@@ -98,6 +98,12 @@ static bool flush(struct att_service *service, const struct att_server_request *
     return true;
 }
 
+static bool send_regions(struct att_service *service, const struct att_server_request *request)
+{
+    att_server_send_regions(service->server, request->session);
+    return true;
+}
+
 static bool shut_down(struct att_service *service, const struct att_server_request *request)
 {
     ping(service, request);
@@ -133,6 +139,8 @@ static bool handle(struct att_service *service, const struct att_server_request 
 
     if (type == ATT_REQ_READS)
         return service_note_reads(service, request);
+    if (type == ATT_REQ_REGIONS)
+        return send_regions(service, request);
     if (head >= service->heads.count) {
         snprintf(text, sizeof text, "head %u is out of range: there %s %u", head,
                  service->heads.count == 1 ? "is" : "are", service->heads.count);
