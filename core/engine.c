@@ -64,13 +64,14 @@ static bool allocate(struct att_engine *engine)
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
     merger->review = calloc(n_q, sizeof *merger->review);
+    merger->wide.rows = calloc(n_q, sizeof *merger->wide.rows);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
     merger->occupied = calloc(engine->region.tiles, sizeof *merger->occupied);
     merger->wanted = calloc(engine->region.physical_tiles, sizeof *merger->wanted);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
-           merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
+           merger->newest && merger->changed_q && merger->settled_q_version && merger->review && merger->wide.rows &&
            merger->needs_refresh && merger->spare && merger->occupied && merger->wanted && engine->last_read &&
            att_saving_init(engine);
 }
@@ -139,6 +140,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.changed_q);
     free(engine->merger.settled_q_version);
     free(engine->merger.review);
+    free(engine->merger.wide.rows);
     free(engine->merger.needs_refresh);
     free(engine->merger.spare);
     free(engine->merger.occupied);

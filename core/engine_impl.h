@@ -31,13 +31,13 @@ struct att_index {
     uint64_t tail;  /* as last read */
     uint64_t lsn;
     uint64_t updates, queries;
-    uint64_t spent;   /* see policy.c */
+    uint64_t spent; /* see policy.c */
     /* The largest |s||q| and g of all that is there, or more: the door checks their product. */
     double q_largest, g_largest;
     bool q_largest_gone, g_largest_gone; /* maybe more: the one that was the largest has gone */
-    float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
-    uint32_t visible; /* live tokens that are not masked */
-    bool started;     /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    float *scratch;                      /* [d + d_v]: a token's row of which one entry changes */
+    uint32_t visible;                    /* live tokens that are not masked */
+    bool started;                        /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
@@ -74,6 +74,15 @@ struct att_saving {
     uint32_t tiles; /* of bases at the cut */
 };
 
+/* A column, or everything, being computed: a group of rows at a time, all at one cut. Owned by the merge thread. */
+struct att_wide {
+    struct att_job *job; /* NULL: none */
+    uint64_t cut;
+    uint32_t *rows; /* [n_q]: those that their base can't answer */
+    uint32_t left;  /* how many */
+    uint64_t next;  /* of all rows; from n_q on, of `rows` */
+};
+
 /* Owned by the merge thread; its team uses scratch[thread number] and disjoint tiles. */
 struct att_merger {
     pthread_t thread;
@@ -103,6 +112,8 @@ struct att_merger {
     struct att_scratch *scratch; /* [threads] */
     struct att_work_tile *group; /* [ATT_GROUP_TILES] */
     struct att_saving saving;
+    struct att_wide wide;
+    uint32_t passed_over;               /* turns since refreshing had its own */
     double recent_merged, recent_reads; /* of late: see policy.c */
     uint64_t row_reads;                 /* as last seen */
     bool merge_now;                     /* a hot row was over budget: a merge, then its refresh */
@@ -125,10 +136,11 @@ struct att_engine {
 
     /* The policy's books: see policy.c. */
     _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
+    _Atomic uint64_t spent_jobs;   /* and jobs. Owner: merge */
     _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
     _Atomic uint64_t window;       /* `merged` where the window began. Owner: merge */
     _Atomic uint64_t row_reads;    /* rows read in each window, all added up. Owner: service */
-    _Atomic uint64_t spent_merged; /* `spent` at the last merge. Owner: merge */
+    _Atomic uint64_t spent_merged; /* both at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
     _Atomic double merge_ns_term, refresh_ns_term;
@@ -212,7 +224,7 @@ void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
 const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *ret_version);
 
 /* jobs.c */
-void att_jobs_run(struct att_engine *engine);
+bool att_jobs_run(struct att_engine *engine);
 void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
 
@@ -224,6 +236,8 @@ void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows
 void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries);
+void att_policy_spend_jobs(struct att_engine *engine, uint64_t cut, uint32_t rows, uint32_t changed);
+void att_policy_settle(struct att_engine *engine);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries);
 void att_policy_note_read(struct att_engine *engine, uint32_t row);

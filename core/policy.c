@@ -91,15 +91,40 @@ void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t colu
     att_policy_spend_many(engine, pending, columns, 1);
 }
 
+/* What a group of computed answers spends on the entries before its cut: packing them, folding them into `rows` rows, and
+ * computing the `changed` ones whose row of Q is among them, which a merge would give a base. By the merge thread. */
+void att_policy_spend_jobs(struct att_engine *engine, uint64_t cut, uint32_t rows, uint32_t changed)
+{
+    const uint64_t entries = cut - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+    const double ns = MERGE_NS_ENTRY * (double)entries + rows * att_policy_row_cost(engine, entries) +
+                      changed * att_policy_refresh_cost(engine, engine->merger.used);
+
+    if (entries > 0)
+        atomic_store_explicit(&engine->spent_jobs,
+                              atomic_load_explicit(&engine->spent_jobs, memory_order_relaxed) + (uint64_t)ns,
+                              memory_order_relaxed);
+}
+
+static uint64_t spent(const struct att_engine *engine)
+{
+    return atomic_load_explicit(&engine->spent, memory_order_relaxed) +
+           atomic_load_explicit(&engine->spent_jobs, memory_order_relaxed);
+}
+
+/* A merge has been made: what was spent so far is paid. By the merge thread. */
+void att_policy_settle(struct att_engine *engine)
+{
+    atomic_store_explicit(&engine->spent_merged, spent(engine), memory_order_relaxed);
+}
+
 /* Whether they have spent enough since the last merge. Any of the two threads. */
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries)
 {
     const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
     const double cost = MERGE_NS + MERGE_NS_ENTRY * (double)entries + rows * att_policy_row_cost(engine, entries);
-    const uint64_t spent = atomic_load_explicit(&engine->spent, memory_order_relaxed) -
-                           atomic_load_explicit(&engine->spent_merged, memory_order_relaxed);
+    const uint64_t since = spent(engine) - atomic_load_explicit(&engine->spent_merged, memory_order_relaxed);
 
-    return (double)spent >= MERGE_FRACTION * cost;
+    return (double)since >= MERGE_FRACTION * cost;
 }
 
 /* last_read[] is 1 + `merged` at the row's last read; 0: never. */

@@ -18,7 +18,10 @@
 
 #define SAVING_PAUSE_NS 2000000ull /* before asking a full snapshot sink again */
 
-enum { MERGE_NICENESS = 5 };
+enum {
+    MERGE_NICENESS = 5,
+    REFRESH_TURNS = 32 /* turns with jobs between two groups of refreshes */
+};
 
 double att_thread_ns(void)
 {
@@ -86,13 +89,13 @@ static void sleep_until_wanted(struct att_engine *engine)
     atomic_store_explicit(&engine->sleeping, 0, memory_order_relaxed);
 }
 
-/* Merges if that is due. */
+/* Merges if that is due, and no column is under way. */
 static bool merge_due(struct att_engine *engine)
 {
     const uint64_t cut = att_merge_count(engine);
     const uint64_t entries = cut - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
 
-    if (!due(engine, entries) && !(engine->merger.merge_now && entries > 0))
+    if (engine->merger.wide.job || (!due(engine, entries) && !(engine->merger.merge_now && entries > 0)))
         return false;
     att_merge_to(engine, cut);
     engine->merger.merge_now = false;
@@ -111,21 +114,28 @@ static void feed(struct att_engine *engine)
     }
 }
 
-/* One turn: a merge if it is due, then a job, then some pieces of a snapshot, else one group of refreshes, else tidying up.
- * False when there was nothing to do. While a snapshot is handed out nothing is refreshed: its sink empties in milliseconds. */
+/* Refreshes when nothing else is to do, and after some turns in any case: rows over their budget cost a job each time. */
+static bool refresh(struct att_engine *engine, bool busy)
+{
+    if (busy && ++engine->merger.passed_over < REFRESH_TURNS)
+        return false;
+    engine->merger.passed_over = 0;
+    return att_refresh_some(engine) > 0;
+}
+
+/* One turn: a merge if it is due, then jobs, then some pieces of a snapshot, else one group of refreshes, else tidying up.
+ * False when there was nothing to do. Nothing of that waits for ever, however many of the others come. While a snapshot is
+ * handed out nothing is refreshed: its sink empties in milliseconds. */
 static bool turn(struct att_engine *engine)
 {
     bool busy = merge_due(engine);
 
     feed(engine);
     take_jobs(engine);
-    if (engine->merger.waiting) {
-        att_jobs_run(engine);
-        return true;
-    }
+    busy = att_jobs_run(engine) || busy;
     if (engine->merger.saving.job)
         return att_saving_step(engine) || busy;
-    return att_refresh_some(engine) > 0 || att_tiles_compact(engine) || att_give_back(engine) || busy;
+    return refresh(engine, busy) || att_tiles_compact(engine) || att_give_back(engine) || busy;
 }
 
 static void *run(void *argument)
