@@ -26,6 +26,7 @@ static struct world *world_create(bool hot)
     world->engine.region.d = 64;
     world->engine.region.columns = 68;
     world->engine.region.n_q = ROWS;
+    world->engine.index.started = true;
     world->engine.index.used = world->engine.merger.used = TOKENS;
     world->engine.index.started = true;
     world->engine.last_read = world->last_read;

@@ -321,19 +321,14 @@ static void replay_more_than_the_log_holds(uint32_t n_q, uint32_t updates, uint3
     att_engine_stats(fixture.engine, &ours);
     att_engine_stats(second, &stats);
     assert_true(stats.log_capacity == 64 && stats.log_pending <= 64 && stats.region_bytes == ours.region_bytes);
+    assert_true(stats.log_pending > 0); /* for the one merge to come */
     assert_true(stats.merges >= updates / 64);
     assert_int_equal(stats.rows_hot, keeps_bases ? n_q : 0);
     assert_int_equal(att_engine_start(second, &error), ATT_OK);
     harness_check_state(second, &fixture.model);
     harness_settle(second);
     struct att_job merge = {.kind = ATT_JOB_MERGE};
-    for (int i = 0; i < 2; i++) {
-        struct att_op op = {.kind = ATT_OP_ADD_V, .index = 0, .number = 1};
-        while (!fixture.model.live[op.index])
-            op.index++;
-        harness_update(second, &fixture.model, &op, &fixture.lsn);
-        assert_int_equal(harness_job(second, &merge), ATT_OK);
-    }
+    assert_int_equal(harness_job(second, &merge), ATT_OK);
     att_engine_stats(second, &stats);
     assert_int_equal(stats.rows_hot, n_q);
     for (uint32_t row = 0; row < n_q; row += (n_q + 99) / 100)
