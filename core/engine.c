@@ -24,8 +24,9 @@ static enum att_status check_options(const struct att_engine_options *o, struct 
     if (o->d == 0 || o->d > ATT_MAX_COLUMNS || o->d_v == 0 || o->d_v > ATT_MAX_COLUMNS)
         return att_fail(error, ATT_EINVAL, "d is %u and d_v is %u: both must be 1 to %d", o->d, o->d_v,
                         ATT_MAX_COLUMNS);
-    if (!isfinite(o->scale))
-        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a finite number", o->scale);
+    if (!(fabs(o->scale) <= ATT_LARGEST_SCALE))
+        return att_fail(error, ATT_EINVAL, "the scale is %g: it must be a number from %g to %g", o->scale,
+                        -ATT_LARGEST_SCALE, ATT_LARGEST_SCALE);
     if (o->precision > ATT_DOUBLE)
         return att_fail(error, ATT_EINVAL, "unknown precision %d", (int)o->precision);
     if (!(o->error_budget >= 0.0) || isinf(o->error_budget))
@@ -56,20 +57,23 @@ static bool allocate(struct att_engine *engine)
     index->newest = calloc(capacity, sizeof *index->newest);
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
-    index->free = calloc(capacity, sizeof *index->free);
+    index->free = att_free_tokens_create(engine->region.capacity);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
     merger->heads = calloc(capacity, sizeof *merger->heads);
     merger->newest = calloc(capacity, sizeof *merger->newest);
     merger->changed_q = calloc(n_q, sizeof *merger->changed_q);
     merger->settled_q_version = calloc(n_q, sizeof *merger->settled_q_version);
     merger->review = calloc(n_q, sizeof *merger->review);
+    merger->wide.rows = calloc(n_q, sizeof *merger->wide.rows);
     merger->needs_refresh = calloc(n_q, sizeof *merger->needs_refresh);
     merger->occupied = calloc(engine->region.tiles, sizeof *merger->occupied);
+    merger->wanted = calloc(engine->region.physical_tiles, sizeof *merger->wanted);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
     return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
-           merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
-           merger->needs_refresh && merger->spare && merger->occupied && engine->last_read && att_saving_init(engine);
+           merger->newest && merger->changed_q && merger->settled_q_version && merger->review && merger->wide.rows &&
+           merger->needs_refresh && merger->spare && merger->occupied && merger->wanted && engine->last_read &&
+           att_saving_init(engine);
 }
 
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
@@ -86,16 +90,18 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
     if (!engine)
         return att_fail(error, ATT_ENOMEM, "not enough memory for an engine");
     engine->options = *options;
-    engine->region_fd = -1;
+    for (int i = 0; i < ATT_REGION_FDS; i++)
+        engine->region_fds[i] = -1;
     engine->options.log_capacity = choose_log_capacity(options);
     engine->options.threads = options->threads ? options->threads : (uint32_t)omp_get_num_procs();
 #ifdef ATTND_TSAN
     engine->options.threads = 1; /* it does not know libgomp's barriers */
 #endif
-    engine->options.error_budget = att_numerics(options->precision, options->d, options->error_budget).budget;
+    engine->options.error_budget =
+        att_numerics(options->precision, options->d, options->capacity, options->error_budget).budget;
     snprintf(engine->base_tag, sizeof engine->base_tag, "weights3-%s-tile%ux%u%s", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v, options->causal ? "-causal" : "");
-    status = att_region_create(&engine->options, &engine->region, &engine->region_fd, error);
+    status = att_region_create(&engine->options, &engine->region, engine->region_fds, error);
     if (status != ATT_OK)
         goto free_engine;
     status = ATT_ENOMEM;
@@ -134,13 +140,16 @@ void att_engine_free(struct att_engine *engine)
     free(engine->merger.changed_q);
     free(engine->merger.settled_q_version);
     free(engine->merger.review);
+    free(engine->merger.wide.rows);
     free(engine->merger.needs_refresh);
     free(engine->merger.spare);
     free(engine->merger.occupied);
+    free(engine->merger.wanted);
     free(engine->last_read);
     att_region_release(&engine->region);
-    if (engine->region_fd >= 0)
-        close(engine->region_fd);
+    for (int i = 0; i < ATT_REGION_FDS; i++)
+        if (engine->region_fds[i] >= 0)
+            close(engine->region_fds[i]);
     free(engine);
 }
 
@@ -160,7 +169,7 @@ void *att_engine_array(struct att_engine *engine, enum att_array array, size_t *
 
 enum att_status att_engine_restore(struct att_engine *engine, const struct att_piece *piece, struct att_error *error)
 {
-    uint8_t *memory = engine->region.bases;
+    uint8_t *memory = engine->region.physical;
     size_t bytes = engine->region.tiles * engine->region.tile_bytes;
 
     if ((unsigned)piece->array >= ATT_ARRAY_COUNT)
@@ -190,6 +199,11 @@ void att_engine_set_lsn(struct att_engine *engine, uint64_t lsn)
     atomic_store_explicit(&engine->settled_lsn, lsn, memory_order_relaxed);
 }
 
+void att_engine_expect(struct att_engine *engine, uint64_t updates)
+{
+    engine->expected = updates;
+}
+
 /* ---- Starting ---- */
 
 static enum att_status index_tokens(struct att_engine *engine, struct att_error *error)
@@ -212,10 +226,8 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
         index->live[token] = value.bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
         index->live_count++;
         index->used = token + 1;
+        att_free_tokens_take(index->free, token);
     }
-    for (uint32_t token = index->used; token-- > 0;)
-        if (!index->live[token])
-            index->free[index->free_count++] = token;
     engine->merger.used = index->used;
     return ATT_OK;
 }
@@ -243,9 +255,6 @@ static void index_bases(struct att_engine *engine)
         atomic_fetch_add_explicit(&engine->rows_hot, 1, memory_order_relaxed);
         att_slot_occupy(engine, slot);
     }
-    for (uint32_t row = 0; row < region->n_q; row++)
-        if (atomic_load_explicit(&region->slots[row], memory_order_relaxed) == ATT_NO_SLOT)
-            att_mark_for_refresh(engine, row);
 }
 
 enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *error)
@@ -261,6 +270,7 @@ enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *
     if (status != ATT_OK)
         return status;
     index_bases(engine);
+    engine->index.q_largest_gone = engine->index.g_largest_gone = true; /* whatever is replayed now */
     engine->prepared = true;
     return ATT_OK;
 }
@@ -271,6 +281,11 @@ enum att_status att_engine_start(struct att_engine *engine, struct att_error *er
 
     if (status != ATT_OK)
         return status;
+    for (uint32_t row = 0; row < engine->region.n_q; row++)
+        if (atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) == ATT_NO_SLOT)
+            att_mark_for_refresh(engine, row);
+    if (atomic_load_explicit(&engine->merges, memory_order_relaxed) > 0)
+        (void)omp_pause_resource_all(omp_pause_soft); /* ends this thread's team: the merge thread has its own */
     engine->index.started = true;
     return att_worker_start(engine, error);
 }
@@ -412,7 +427,7 @@ void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *
     };
 }
 
-int att_engine_region_fd(const struct att_engine *engine)
+const int *att_engine_region_fds(const struct att_engine *engine)
 {
-    return engine->region_fd;
+    return engine->region_fds;
 }

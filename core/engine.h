@@ -21,7 +21,7 @@ struct att_engine_options {
     uint32_t d;        /* columns of Q and K, 1..ATT_MAX_COLUMNS */
     uint32_t d_v;      /* columns of V, 1..ATT_MAX_COLUMNS */
     uint32_t capacity; /* room for tokens, >= 1 */
-    double scale;      /* s in exp(s q.k + b); finite */
+    double scale;      /* s in exp(s q.k + b), at most 1e300 in size */
     enum att_precision precision;
     uint32_t log_capacity; /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
     uint32_t threads;      /* of the merge team; 0: one for each processor */
@@ -83,12 +83,16 @@ const char *att_engine_base_tag(const struct att_engine *engine);
 
 /* Checks the filled arrays (finite; bias may be -inf), builds the token index and starts the merge thread, which
  * refreshes cold rows in the background. `lsn`: the LSN of the settled state (0 for a new one). Operations applied
- * before start (recovery's replay) were compacted into the log and are served at once.
+ * before start (recovery's replay) were compacted into the log, and merged whenever it was full.
  * Errors: ATT_ENOTFINITE, ATT_EMAGNITUDE (the message names array, row and column), ATT_ENOMEM. */
 enum att_status att_engine_start(struct att_engine *engine, struct att_error *error);
 
 /* Sets the LSN of the settled state before start and before any apply; 0 unless called. */
 void att_engine_set_lsn(struct att_engine *engine, uint64_t lsn);
+
+/* Before the first apply: that about so many updates will be applied before start, to all heads together. When the log is
+ * full they are merged, into the restored bases too, unless all of that would take too long: then the bases are dropped. */
+void att_engine_expect(struct att_engine *engine, uint64_t updates);
 
 /* Checks and indexes what was filled or restored, without starting the merge thread: for the inspector, and
  * before replaying operations. att_engine_start calls it when it was not called. Same errors. */
@@ -102,7 +106,7 @@ enum att_op_kind {
     ATT_OP_SET_V_ENTRY = 3, /* V[index][column] = number */
     ATT_OP_ADD_K = 4,       /* UpdateK(i, j, delta): becomes SET_K_ENTRY */
     ATT_OP_ADD_V = 5,       /* UpdateV(i, j, delta): becomes SET_V_ENTRY */
-    ATT_OP_APPEND = 6,      /* a new token; index ATT_ANY_INDEX lets the engine choose and is filled in */
+    ATT_OP_APPEND = 6,      /* a new token; index ATT_ANY_INDEX: the lowest that is not live, filled in */
     ATT_OP_DELETE = 7,      /* delete token `index` */
     ATT_OP_SET_Q = 8        /* replace row `index` of Q by `key` */
 };
@@ -123,7 +127,7 @@ struct att_op {
 /* Applies one update; visible to queries when it returns. Makes *op absolute. `lsn` must be larger than any before.
  * An APPEND with a given index replaces or creates that token (replay).
  * Errors, nothing changed: ATT_AGAIN (the log is full; try again after a merge), ATT_ERANGE, ATT_ENOTFINITE,
- * ATT_EMAGNITUDE, ATT_ECAPACITY, ATT_EINVAL. Cost O(d + d_v). */
+ * ATT_EMAGNITUDE, ATT_ECAPACITY, ATT_EINVAL. Cost O(d + d_v). Before start a full log is merged here: never ATT_AGAIN. */
 enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error);
 
 /* After a run of updates: lets the merge thread take them (one fence; a system call only when it sleeps). Until then no job
@@ -190,7 +194,8 @@ struct att_job {
     double *bounds;
     const struct att_sink *sink; /* snapshot only */
     void *user;                  /* the caller's */
-    enum att_status status;      /* out: ATT_OK, ATT_EMPTY (row), ATT_EBUSY (a snapshot is running already) */
+    enum att_status status;      /* out: ATT_OK, ATT_EMPTY (row), ATT_EBUSY (a snapshot is running already), ATT_ENOMEM,
+                                    ATT_EMAGNITUDE (scores that the precision can't hold) */
     uint64_t lsn;                /* out: the LSN the result reflects */
     bool keep;                   /* the engine's: a cold row is to become hot */
     struct att_job *next;        /* the engine's */
@@ -221,8 +226,10 @@ struct att_engine_stats {
 
 void att_engine_stats(const struct att_engine *engine, struct att_engine_stats *ret_stats);
 
-/* The descriptor of the published region (a sealed memfd); stays the engine's. */
-int att_engine_region_fd(const struct att_engine *engine);
+/* The published region is these sealed memfds: what is always there, and the bases. The descriptors stay the engine's and
+ * never change, but the merge thread may put another memory behind the second: see give_back.c. */
+enum { ATT_REGION_FDS = 2 };
+const int *att_engine_region_fds(const struct att_engine *engine);
 
 /* For tests and the inspector: the row recomputed over the live tokens by the calling thread, not from its base.
  * Before start, or after the caller has stopped submitting work and the merge thread is idle. */

@@ -24,20 +24,20 @@ struct att_index {
     uint64_t *newest;   /* [capacity]: 1 + position of the token's newest + entry; 0: none since the settled one */
     uint8_t *live;      /* [capacity]: 0, ATT_VISIBLE or ATT_HIDDEN */
     uint64_t *newest_q; /* [n_q]: the same for rows of Q */
-    uint32_t *free;     /* [capacity]: deleted tokens, a stack: an append takes the last one */
-    uint32_t free_count;
+    struct att_free_tokens *free;
     uint32_t used; /* highest token ever live + 1 */
     uint32_t live_count;
     uint64_t count; /* what `count` in the region says */
     uint64_t tail;  /* as last read */
     uint64_t lsn;
     uint64_t updates, queries;
-    uint64_t spent;   /* see policy.c */
-    double q_largest; /* of |s||q|, and of g, over all that was ever there: the door checks their product */
-    double g_largest;
-    float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
-    uint32_t visible; /* live tokens that are not masked */
-    bool started;     /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    uint64_t spent; /* see policy.c */
+    /* The largest |s||q| and g of all that is there, or more: the door checks their product. */
+    double q_largest, g_largest;
+    bool q_largest_gone, g_largest_gone; /* maybe more: the one that was the largest has gone */
+    float *scratch;                      /* [d + d_v]: a token's row of which one entry changes */
+    uint32_t visible;                    /* live tokens that are not masked */
+    bool started;                        /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* A base under construction: a tile in private memory, with what folding into it needs. */
@@ -74,6 +74,15 @@ struct att_saving {
     uint32_t tiles; /* of bases at the cut */
 };
 
+/* A column, or everything, being computed: a group of rows at a time, all at one cut. Owned by the merge thread. */
+struct att_wide {
+    struct att_job *job; /* NULL: none */
+    uint64_t cut;
+    uint32_t *rows; /* [n_q]: those that their base can't answer */
+    uint32_t left;  /* how many */
+    uint64_t next;  /* of all rows; from n_q on, of `rows` */
+};
+
 /* Owned by the merge thread; its team uses scratch[thread number] and disjoint tiles. */
 struct att_merger {
     pthread_t thread;
@@ -94,6 +103,8 @@ struct att_merger {
     uint32_t tiles_used;         /* tiles with rows lie below this */
     uint32_t room;               /* tiles below this are full */
     uint32_t restored_tiles;     /* before the start: from 0 on */
+    uint8_t *wanted;             /* [physical_tiles]: give_back.c's */
+    bool keeps_memory;           /* it does not help */
     uint32_t *spare;             /* [threads]: physical tiles that no word names */
     struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
@@ -101,6 +112,8 @@ struct att_merger {
     struct att_scratch *scratch; /* [threads] */
     struct att_work_tile *group; /* [ATT_GROUP_TILES] */
     struct att_saving saving;
+    struct att_wide wide;
+    uint32_t passed_over;               /* turns since refreshing had its own */
     double recent_merged, recent_reads; /* of late: see policy.c */
     uint64_t row_reads;                 /* as last seen */
     bool merge_now;                     /* a hot row was over budget: a merge, then its refresh */
@@ -110,11 +123,12 @@ struct att_merger {
 struct att_engine {
     struct att_engine_options options;
     struct att_region region;
-    int region_fd;
+    int region_fds[ATT_REGION_FDS];
     char base_tag[64];
     struct att_index index;
     struct att_merger merger;
     bool prepared;
+    uint64_t expected; /* updates before the start */
 
     _Atomic uint64_t merges, refreshes; /* by the merge thread; relaxed counters */
     _Atomic uint64_t rows_hot;
@@ -122,10 +136,11 @@ struct att_engine {
 
     /* The policy's books: see policy.c. */
     _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
+    _Atomic uint64_t spent_jobs;   /* and jobs. Owner: merge */
     _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
     _Atomic uint64_t window;       /* `merged` where the window began. Owner: merge */
     _Atomic uint64_t row_reads;    /* rows read in each window, all added up. Owner: service */
-    _Atomic uint64_t spent_merged; /* `spent` at the last merge. Owner: merge */
+    _Atomic uint64_t spent_merged; /* both at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
     _Atomic double merge_ns_term, refresh_ns_term;
@@ -144,6 +159,13 @@ struct att_engine {
     _Atomic bool held;   /* no merge but for room */
 };
 
+/* free_tokens.c. One block of memory: free() frees it. */
+struct att_free_tokens *att_free_tokens_create(uint32_t capacity);
+void att_free_tokens_take(struct att_free_tokens *tokens, uint32_t token); /* it may be taken already */
+void att_free_tokens_give(struct att_free_tokens *tokens, uint32_t token);
+/* The lowest token that is not taken; at least the capacity when all are. */
+uint32_t att_free_tokens_lowest(const struct att_free_tokens *tokens);
+
 /* entries.c: the service's side of the log */
 enum att_status att_entries_room(struct att_engine *engine, uint32_t entries);
 void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_t token, int32_t sign, uint64_t lsn,
@@ -156,6 +178,9 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */
 void att_entries_offer(struct att_engine *engine);
+
+/* Larger scales, times log2(e), could overflow float64. */
+#define ATT_LARGEST_SCALE 1e300
 
 /* update.c: the door. It fills in the token's head columns. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
@@ -184,7 +209,10 @@ void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32
 void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
               uint32_t *spare);
 void att_tiles_publish(struct att_engine *engine, const uint32_t *rows, uint32_t count);
-void att_tiles_compact(struct att_engine *engine);
+bool att_tiles_compact(struct att_engine *engine);
+
+/* give_back.c */
+bool att_give_back(struct att_engine *engine);
 
 /* merge.c */
 void att_merge_scan(struct att_engine *engine, uint64_t cut);
@@ -196,7 +224,7 @@ void att_mark_for_refresh(struct att_engine *engine, uint32_t row);
 const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *ret_version);
 
 /* jobs.c */
-void att_jobs_run(struct att_engine *engine);
+bool att_jobs_run(struct att_engine *engine);
 void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
 
@@ -208,6 +236,8 @@ void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows
 void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries);
+void att_policy_spend_jobs(struct att_engine *engine, uint64_t cut, uint32_t rows, uint32_t changed);
+void att_policy_settle(struct att_engine *engine);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries);
 void att_policy_note_read(struct att_engine *engine, uint32_t row);

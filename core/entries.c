@@ -42,8 +42,9 @@ static void turn_tile(const struct att_region *region, uint64_t position)
     const float *keys[ATT_TILE_LANES], *values[ATT_TILE_LANES];
 
     for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++) {
-        keys[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
-        values[lane] = keys[lane] + region->d;
+        const float *row = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
+        keys[lane] = att_lane_key(region->log_bias[tile * ATT_TILE_LANES + lane], row);
+        values[lane] = row + region->d;
     }
     turn(region, keys, region->d, region->log_keys + tile * region->d * ATT_TILE_LANES);
     turn(region, values, region->d_v, region->log_values + tile * region->d_v * ATT_TILE_LANES);
@@ -77,7 +78,8 @@ void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_
     put(engine, position, value->key, value->value, (float)sign, value->head, value->bias, &entry);
 }
 
-/* A row of Q travels in the log as a masked entry of weight 0, so the kernel needs no case for it. */
+/* A row of Q travels in the log as a masked entry of weight 0, so the kernel needs no case for it. Only its row holds it: in
+ * lanes its key is 0. */
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q)
 {

@@ -2,9 +2,9 @@
  *
  * A row with a base is its base plus the pending entries, compacted; one without, or whose sum is not certain, is
  * computed over the live tokens. */
+#include <float.h>
 #include <math.h>
 #include <omp.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine_impl.h"
@@ -28,18 +28,20 @@ void att_job_finish(struct att_engine *engine, struct att_job *job)
         engine->options.on_completion(engine->options.context);
 }
 
-/* The values of work row i, and the largest bound. ATT_EMPTY: NaN everywhere. */
+/* The values of work row i, and the largest bound. ATT_EMPTY, ATT_EMAGNITUDE: NaN everywhere. The latter: the denominator may
+ * be rounding alone, which the door forbids. */
 static enum att_status answer_row(const struct att_engine *engine, const struct att_work_tile *work, uint32_t i,
                                   uint32_t first, uint32_t count, double *ret_values, double *ret_bound)
 {
     const struct att_row *row = &work->tile->rows[i];
     const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
+    const enum att_status status = att_row_check(row, sums, DBL_MAX); /* nobody can do better than these */
 
-    if (row->tokens == 0) {
+    if (status != ATT_OK) {
         for (uint32_t j = 0; j < count; j++)
             ret_values[j] = NAN;
         *ret_bound = NAN;
-        return ATT_EMPTY;
+        return status == ATT_EMPTY ? ATT_EMPTY : ATT_EMAGNITUDE;
     }
     att_row_answer(row, sums, sums + ATT_HEAD_COLUMNS + first, count, &engine->region.numerics, ret_values, ret_bound);
     return ATT_OK;
@@ -49,13 +51,16 @@ static void answer_into(const struct att_engine *engine, struct att_job *job, co
                         uint32_t i)
 {
     const uint32_t row = att_row_id(&work->tile->rows[i]), d_v = engine->region.d_v;
+    enum att_status status;
 
     if (job->kind == ATT_JOB_COLUMN)
-        answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
+        status = answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
     else if (job->kind == ATT_JOB_ALL)
-        answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
+        status = answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
     else
-        job->status = answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
+        status = answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
+    if (job->kind == ATT_JOB_ROW || status == ATT_EMAGNITUDE)
+        job->status = status;
 }
 
 /* ---- Rows that have a base ---- */
@@ -163,30 +168,35 @@ static void answer_live(struct att_engine *engine, const struct ask *asks, uint3
 
 /* ---- Both ---- */
 
-static uint32_t at_most_a_group(uint32_t count)
+/* Scans the stretch up to a cut and packs it; what that costs, and rows whose Q is pending, a merge would spare the next. */
+static uint32_t open_cut(struct att_engine *engine, uint64_t cut, const struct ask *asks, uint32_t count)
 {
-    return count < ATT_GROUP_ROWS ? count : ATT_GROUP_ROWS;
-}
-
-/* Answers all asks at the present cut, whose LSN it returns. Changes their order. */
-static uint64_t answer_all(struct att_engine *engine, struct ask *asks, uint32_t count)
-{
-    const uint64_t cut = att_merge_count(engine);
-    uint32_t blocks, left = 0;
+    uint32_t changed = 0;
 
     att_merge_scan(engine, cut);
-    blocks = att_merge_pack(engine, cut, false);
-    for (uint32_t done = 0; done < count; done += ATT_GROUP_ROWS) {
-        uint32_t more = answer_hot(engine, asks + done, at_most_a_group(count - done), blocks);
-        memmove(asks + left, asks + done, sizeof *asks * more);
-        left += more;
-    }
+    for (uint32_t a = 0; a < count; a++)
+        changed += engine->merger.changed_q[asks[a].row] != 0;
+    att_policy_spend_jobs(engine, cut, count - changed, changed);
+    return att_merge_pack(engine, cut, false);
+}
+
+/* Answers up to a group of asks at a cut; merger.cut_lsn is its LSN then. */
+static void answer_all(struct att_engine *engine, uint64_t cut, struct ask *asks, uint32_t count)
+{
+    const uint32_t blocks = open_cut(engine, cut, asks, count);
+    const uint32_t left = answer_hot(engine, asks, count, blocks);
+
     if (left > 0)
-        blocks = att_merge_pack(engine, cut, true);
-    for (uint32_t done = 0; done < left; done += ATT_GROUP_ROWS)
-        answer_live(engine, asks + done, at_most_a_group(left - done), blocks);
+        answer_live(engine, asks, left, att_merge_pack(engine, cut, true));
     att_merge_unscan(engine, cut);
-    return engine->merger.cut_lsn;
+}
+
+/* Whether a row of Q that is not settled yet has replaced the row's: a base would be of the one before. */
+static bool q_is_pending(const struct att_engine *engine, uint32_t row)
+{
+    /* Relaxed: what comes later is told by the scan. */
+    return atomic_load_explicit(&engine->region.row_version[row], memory_order_relaxed) !=
+           engine->merger.settled_q_version[row];
 }
 
 /* Cold rows that the policy keeps get their base first; then they are hot rows. */
@@ -196,7 +206,7 @@ static void keep_rows(struct att_engine *engine, struct att_job **jobs, uint32_t
 
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t row = jobs[i]->index;
-        if (!jobs[i]->keep || engine->merger.review[row] ||
+        if (!jobs[i]->keep || engine->merger.review[row] || q_is_pending(engine, row) ||
             atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) != ATT_NO_SLOT)
             continue;
         engine->merger.review[row] = 1; /* so that a row asked for twice is kept once */
@@ -210,14 +220,15 @@ static void keep_rows(struct att_engine *engine, struct att_job **jobs, uint32_t
 static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint32_t count)
 {
     struct ask asks[ATT_GROUP_ROWS];
-    uint64_t lsn;
 
     keep_rows(engine, jobs, count);
     for (uint32_t i = 0; i < count; i++)
         asks[i] = (struct ask){jobs[i]->index, jobs[i]};
-    lsn = answer_all(engine, asks, count);
-    for (uint32_t i = 0; i < count; i++)
-        jobs[i]->lsn = lsn;
+    answer_all(engine, att_merge_count(engine), asks, count);
+    for (uint32_t i = 0; i < count; i++) {
+        jobs[i]->lsn = engine->merger.cut_lsn;
+        att_job_finish(engine, jobs[i]);
+    }
 }
 
 /* A row job on the calling thread, for att_engine_recompute: the merge thread is idle. Over the live tokens. */
@@ -232,18 +243,49 @@ void att_job_row_now(struct att_engine *engine, struct att_job *job)
     job->lsn = engine->merger.cut_lsn;
 }
 
-static void run_wide(struct att_engine *engine, struct att_job *job)
-{
-    const uint32_t n_q = engine->region.n_q;
-    struct ask *asks = malloc(sizeof *asks * n_q);
+/* ---- Columns, everything ---- */
 
-    job->status = asks ? ATT_OK : ATT_ENOMEM;
-    for (uint32_t row = 0; asks && row < n_q; row++)
-        asks[row] = (struct ask){row, job};
-    if (asks)
-        job->lsn = answer_all(engine, asks, n_q);
-    free(asks);
-    att_job_finish(engine, job);
+static void wide_begin(struct att_engine *engine, struct att_job *job)
+{
+    struct att_wide *wide = &engine->merger.wide;
+
+    job->status = ATT_OK;
+    wide->job = job;
+    wide->cut = att_merge_count(engine);
+    wide->next = 0;
+    wide->left = 0;
+}
+
+/* The next group of rows: first all that have bases, then those that were left over. No merge comes in between, so that
+ * the cut stays where it is. */
+static void wide_step(struct att_engine *engine)
+{
+    struct att_wide *wide = &engine->merger.wide;
+    const bool first = wide->next < engine->region.n_q;
+    const uint32_t begin = first ? wide->next : wide->next - engine->region.n_q;
+    const uint32_t left = (first ? engine->region.n_q : wide->left) - begin;
+    const uint32_t count = left < ATT_GROUP_ROWS ? left : ATT_GROUP_ROWS;
+    struct ask asks[ATT_GROUP_ROWS];
+    uint32_t blocks, more;
+
+    for (uint32_t a = 0; a < count; a++)
+        asks[a] = (struct ask){first ? begin + a : wide->rows[begin + a], wide->job};
+    if (first) {
+        blocks = open_cut(engine, wide->cut, asks, count);
+        more = answer_hot(engine, asks, count, blocks);
+        for (uint32_t a = 0; a < more; a++)
+            wide->rows[wide->left++] = asks[a].row;
+    } else {
+        att_merge_scan(engine, wide->cut);
+        answer_live(engine, asks, count, att_merge_pack(engine, wide->cut, true));
+    }
+    att_merge_unscan(engine, wide->cut);
+    wide->next += count;
+    if (wide->next < engine->region.n_q + (uint64_t)wide->left)
+        return;
+    wide->job->lsn = engine->merger.cut_lsn;
+    att_job_finish(engine, wide->job);
+    wide->job = NULL;
 }
 
 /* ---- The list ---- */
@@ -276,24 +318,35 @@ static void run_merge(struct att_engine *engine, struct att_job *job)
     att_job_finish(engine, job);
 }
 
-/* Runs what waits: a group of row jobs, else the oldest of the others. */
-void att_jobs_run(struct att_engine *engine)
+/* The oldest of the jobs that are not rows; a group of rows of the one that is under way. */
+static void run_other(struct att_engine *engine)
 {
-    struct att_job *rows[ATT_GROUP_ROWS], *job;
-    uint32_t count = take_rows(&engine->merger, rows);
+    struct att_job *job = engine->merger.waiting;
 
-    if (count > 0) {
-        compute_rows(engine, rows, count);
-        for (uint32_t i = 0; i < count; i++)
-            att_job_finish(engine, rows[i]);
-        return;
+    if (!engine->merger.wide.job) {
+        engine->merger.waiting = job->next;
+        if (job->kind == ATT_JOB_SNAPSHOT)
+            att_saving_begin(engine, job);
+        else if (job->kind == ATT_JOB_MERGE)
+            run_merge(engine, job);
+        else
+            wide_begin(engine, job);
     }
-    job = engine->merger.waiting;
-    engine->merger.waiting = job->next;
-    if (job->kind == ATT_JOB_SNAPSHOT)
-        att_saving_begin(engine, job);
-    else if (job->kind == ATT_JOB_MERGE)
-        run_merge(engine, job);
-    else
-        run_wide(engine, job);
+    if (engine->merger.wide.job)
+        wide_step(engine);
+}
+
+/* Runs what waits: in turn a group of row jobs, and something of the others. False when nothing does. */
+bool att_jobs_run(struct att_engine *engine)
+{
+    struct att_merger *merger = &engine->merger;
+    struct att_job *rows[ATT_GROUP_ROWS];
+    const uint32_t count = take_rows(merger, rows);
+    const bool others = merger->wide.job || merger->waiting;
+
+    if (count > 0)
+        compute_rows(engine, rows, count);
+    if (others)
+        run_other(engine);
+    return count > 0 || others;
 }

@@ -17,7 +17,7 @@
 enum { ATT_TILE_LANES = 16 };
 
 /* t of a masked entry, and M of a row that has seen no entry: t - M is far below -1000 whatever meets. The door keeps
- * true scores within 1.5e12 of 0, so the two are told from them, and from each other, by size. */
+ * true ones within 6.8e13 of 0 (d = 1), so the two are told from them, and from each other, by size. */
 #define ATT_MASKED   (-1e15)
 #define ATT_NO_SHIFT (-1e14)
 /* M changes when some t - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */

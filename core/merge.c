@@ -306,8 +306,7 @@ void att_merge_to(struct att_engine *engine, uint64_t cut)
     merger->settled_lsn = merger->cut_lsn;
     atomic_store_explicit(&engine->settled_lsn, merger->cut_lsn, memory_order_relaxed);
     atomic_fetch_add_explicit(&engine->merges, 1, memory_order_relaxed);
-    atomic_store_explicit(&engine->spent_merged, atomic_load_explicit(&engine->spent, memory_order_relaxed),
-                          memory_order_relaxed);
+    att_policy_settle(engine);
     /* Release: settled tokens and rows. Partner: the acquire in update.c. */
     atomic_store_explicit(&header->settled, cut, memory_order_release);
     /* Release: this thread has done with the entries. Partner: the acquire in entries.c. */

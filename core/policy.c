@@ -22,6 +22,7 @@
 #define CREDIT          0.125   /* reads for each row that are taken for granted: see mean_gap */
 #define SAMPLE_WEIGHT   0.0625  /* of one measurement in a rate */
 #define SAMPLE_NS       5000.0  /* shorter ones are no measurements */
+#define REPLAY_NS       2.5e8   /* of merging into bases before the start: somebody waits for the first answer */
 
 void att_policy_init(struct att_engine *engine)
 {
@@ -90,15 +91,40 @@ void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t colu
     att_policy_spend_many(engine, pending, columns, 1);
 }
 
+/* What a group of computed answers spends on the entries before its cut: packing them, folding them into `rows` rows, and
+ * computing the `changed` ones whose row of Q is among them, which a merge would give a base. By the merge thread. */
+void att_policy_spend_jobs(struct att_engine *engine, uint64_t cut, uint32_t rows, uint32_t changed)
+{
+    const uint64_t entries = cut - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
+    const double ns = MERGE_NS_ENTRY * (double)entries + rows * att_policy_row_cost(engine, entries) +
+                      changed * att_policy_refresh_cost(engine, engine->merger.used);
+
+    if (entries > 0)
+        atomic_store_explicit(&engine->spent_jobs,
+                              atomic_load_explicit(&engine->spent_jobs, memory_order_relaxed) + (uint64_t)ns,
+                              memory_order_relaxed);
+}
+
+static uint64_t spent(const struct att_engine *engine)
+{
+    return atomic_load_explicit(&engine->spent, memory_order_relaxed) +
+           atomic_load_explicit(&engine->spent_jobs, memory_order_relaxed);
+}
+
+/* A merge has been made: what was spent so far is paid. By the merge thread. */
+void att_policy_settle(struct att_engine *engine)
+{
+    atomic_store_explicit(&engine->spent_merged, spent(engine), memory_order_relaxed);
+}
+
 /* Whether they have spent enough since the last merge. Any of the two threads. */
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries)
 {
     const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
     const double cost = MERGE_NS + MERGE_NS_ENTRY * (double)entries + rows * att_policy_row_cost(engine, entries);
-    const uint64_t spent = atomic_load_explicit(&engine->spent, memory_order_relaxed) -
-                           atomic_load_explicit(&engine->spent_merged, memory_order_relaxed);
+    const uint64_t since = spent(engine) - atomic_load_explicit(&engine->spent_merged, memory_order_relaxed);
 
-    return (double)spent >= MERGE_FRACTION * cost;
+    return (double)since >= MERGE_FRACTION * cost;
 }
 
 /* last_read[] is 1 + `merged` at the row's last read; 0: never. */
@@ -135,12 +161,15 @@ static void note_mean_gap(struct att_engine *engine, double cost)
     }
 }
 
-/* A merge of `entries` entries has been made, into the hot rows, if any. By the merge thread. */
+/* A merge of `entries` entries has been made, into the hot rows, if any. By the merge thread. (Before the start it tells
+ * nothing about readers: there are none.) */
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries)
 {
     const double cost = att_policy_row_cost(engine, entries);
     const uint64_t merged = atomic_load_explicit(&engine->merged, memory_order_relaxed) + (uint64_t)cost;
 
+    if (!engine->index.started)
+        return;
     atomic_store_explicit(&engine->merged, merged, memory_order_relaxed);
     note_mean_gap(engine, cost);
     if ((double)(merged - atomic_load_explicit(&engine->window, memory_order_relaxed)) >
@@ -183,11 +212,25 @@ bool att_policy_keep(const struct att_engine *engine, uint32_t row)
     return last_read(engine, row) > 0 ? unread(engine, row) <= refresh : average_is_worth_it(engine, refresh);
 }
 
+/* Whether the merges before the start, of `entries` entries each, would take too long: as many more for as many more updates.
+ * Then all bases are dropped, and made again in the background once the engine serves. */
+static bool holds_up_the_start(const struct att_engine *engine, uint64_t entries)
+{
+    const double updates = (double)engine->index.updates;
+    const double merges = 1.0 + (double)atomic_load_explicit(&engine->merges, memory_order_relaxed);
+    const double all = floor(merges * fmax((double)engine->expected, updates) / updates);
+    const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
+
+    return all * rows * att_policy_row_cost(engine, entries) > REPLAY_NS * engine->options.threads;
+}
+
 /* Whether a hot row goes cold instead of having `entries` more merged into it. By the merge team. */
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries)
 {
     const double refresh = att_policy_refresh_cost(engine, engine->merger.used);
 
+    if (!engine->index.started)
+        return holds_up_the_start(engine, entries);
     if (engine->options.eager)
         return false;
     return unread(engine, row) + att_policy_row_cost(engine, entries) > refresh ||

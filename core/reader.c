@@ -20,6 +20,10 @@
  * position (and if it were, the distance between them would show it). A row that was dropped
  * from its tile or whose Q changed is noticed by the ids that lie beside its base.
  *
+ * The memory of the bases may be replaced by another (give_back.c), and a reader in another process still have the old one:
+ * there stays what was there then. A word says where a tile is in the new one; at that place in the old one are bases too,
+ * and if they are of this row, of this version of Q, and tail is not past their position, they are as good.
+ *
  * An entry is written as a row; when a tile of 16 is full, the service turns its rows into lanes, before it publishes the
  * last of them. So a reader finds the tiles that are full at its `count` in lanes, and the rest of its entries as rows,
  * which stay as they are until `tail` is past them.
@@ -41,6 +45,9 @@ enum {
     CHUNK = CHUNK_TILES * ATT_TILE_LANES
 };
 
+/* Scores up to this, in octaves 1.44 times as many, leave masks below ATT_NO_SHIFT. */
+#define MASKABLE 1e14
+
 /* A row being read: a private copy of its base and the columns that are asked for. Not set to zero first: a query with
  * nothing pending would notice. */
 struct reading {
@@ -51,7 +58,8 @@ struct reading {
     double largest[4]; /* for folding */
 };
 
-/* Entries [position, position + entries): of whole tiles in a row, or of one tile that is not full yet. */
+/* Entries [position, position + entries): of whole tiles in a row, or of a part of one: a tile that is not full yet, or one that
+ * begins before `position`, where there may be keys that left before the row became as large as it is. */
 struct chunk {
     const float *keys, *heads, *values; /* of whole tiles */
     const float *rows[ATT_TILE_LANES];  /* of a part: each lane's key and value */
@@ -59,6 +67,7 @@ struct chunk {
     const void *scaled_q;
     uint32_t tiles, entries;
     bool is_part;
+    bool maskable; /* the row may meet any key that ever was, masked */
 };
 
 #ifdef ATTND_TSAN
@@ -100,10 +109,11 @@ static void take_chunk(const struct att_region *region, uint64_t position, uint6
 {
     const size_t tile = att_log_tile(region, position);
     const uint64_t first = position / ATT_TILE_LANES * ATT_TILE_LANES;
-    uint64_t tiles = (end - first) / ATT_TILE_LANES;
+    const uint64_t full = (end - first) / ATT_TILE_LANES;
+    uint64_t tiles;
 
-    chunk->is_part = tiles == 0;
-    tiles = tiles > CHUNK_TILES ? CHUNK_TILES : tiles > 0 ? tiles : 1;
+    chunk->is_part = full == 0 || (position != first && !chunk->maskable);
+    tiles = chunk->is_part ? 1 : full > CHUNK_TILES ? CHUNK_TILES : full;
     tiles = tiles > region->log_tiles - tile ? region->log_tiles - tile : tiles;
     chunk->tiles = (uint32_t)tiles;
     chunk->entries =
@@ -140,6 +150,7 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
 {
     const struct att_region *region = reading->region;
     const float *values = chunk->values + (size_t)reading->first * ATT_TILE_LANES;
+    const float *keys[ATT_TILE_LANES];
     float column[ATT_TILE_LANES];
     double largest;
     const struct att_weights work = {
@@ -149,7 +160,7 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
         .d = region->d,
         .q = chunk->scaled_q,
         .keys = chunk->keys,
-        .key_rows = chunk->is_part ? chunk->rows : NULL,
+        .key_rows = chunk->is_part ? keys : NULL,
         .bias = chunk->bias,
         .shift = &reading->row->shift,
         .weights = weights,
@@ -157,8 +168,10 @@ static double weigh_chunk(const struct reading *reading, const struct chunk *chu
         .largest = &largest,
     };
 
-    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++)
+    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++) {
+        keys[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane]);
         column[lane] = chunk->rows[lane][region->d + reading->first];
+    }
     region->kernel->read(&work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
     return largest;
 }
@@ -228,6 +241,7 @@ static void fold_pending(struct reading *reading, uint32_t row, uint64_t positio
     chunk.scaled_q = scaled_q;
     for (int c = 0; c < 4; c++)
         reading->largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
+    chunk.maskable = reading->row->q_norm * reading->largest[2] <= MASKABLE;
     while (position < count) {
         take_chunk(region, position, count, &chunk);
         if (region->causal)

@@ -5,8 +5,11 @@
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
+
+const float att_no_key[ATT_MAX_COLUMNS];
 
 double att_q_norm(double scale, uint32_t d, const float *q)
 {
@@ -29,7 +32,8 @@ static uint64_t row_floats(const struct att_region_header *h)
     return ((uint64_t)h->d + h->d_v + 15) / 16 * 16;
 }
 
-/* Where everything lies. The order is that of the reader's needs; each part starts on a page of its own. */
+/* Where everything lies. The order is that of the reader's needs; each part starts on a page of its own, and the bases, which
+ * are a mapping of their own, where pages of any machine's size do. */
 static void lay_out(struct att_region_header *h)
 {
     uint64_t end = 0, columns = ATT_HEAD_COLUMNS + (uint64_t)h->d_v;
@@ -47,7 +51,8 @@ static void lay_out(struct att_region_header *h)
     h->slots = place(&end, 4ull * h->n_q);
     h->words = place(&end, 8ull * h->tiles);
     h->tile_bytes = (sizeof(struct att_tile) + 8 * ATT_TILE_ROWS * columns + 63) / 64 * 64;
-    h->bases = place(&end, h->tile_bytes * h->physical_tiles);
+    end = (end + 65535) / 65536 * 65536;
+    h->bases = place(&end, sizeof(struct att_bases_header) + h->tile_bytes * h->physical_tiles);
     h->bytes = end;
 }
 
@@ -72,9 +77,10 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .precision = (enum att_precision)h->precision,
         .causal = h->causal != 0,
         .scale = h->scale,
-        .numerics = att_numerics((enum att_precision)h->precision, h->d, h->error_budget),
+        .numerics = att_numerics((enum att_precision)h->precision, h->d, h->capacity, h->error_budget),
         .bytes = h->bytes,
         .tile_bytes = h->tile_bytes,
+        .bases_offset = h->bases,
         .row_floats = row_floats(h),
         .kernel = att_kernel_choose(),
         .log_keys = part(memory, h->log_keys),
@@ -89,17 +95,21 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .slots = part(memory, h->slots),
         .words = part(memory, h->words),
         .bases = part(memory, h->bases),
+        .physical = part(memory, h->bases + sizeof(struct att_bases_header)),
     };
 }
 
 /* The token index, the merge thread's tables and last_read, see engine.c: for each token, and for each row of Q. */
-enum { INDEX_BYTES_TOKEN = 33, INDEX_BYTES_ROW = 30 };
+enum { INDEX_BYTES_TOKEN = 30, INDEX_BYTES_ROW = 30 };
 
 /* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching. */
 static enum att_status check_memory(const struct att_region_header *h, uint32_t heads, struct att_error *error)
 {
     const uint64_t token = 4ull * (h->d + h->d_v + 1) + 1 + INDEX_BYTES_TOKEN;
-    const uint64_t head = h->bytes + h->capacity * token + (uint64_t)h->n_q * INDEX_BYTES_ROW;
+    /* as a merge packs it: see stretch.c */
+    const uint64_t packed = 8 * (h->d + (h->d_v + 7ull) / 8 * 8 + ATT_HEAD_COLUMNS) + 16;
+    const uint64_t head =
+        h->bytes + h->log_capacity * packed + h->capacity * token + (uint64_t)h->n_q * INDEX_BYTES_ROW;
     const uint64_t bytes = head * (heads > 1 ? heads : 1);
     struct sysinfo machine;
 
@@ -111,32 +121,55 @@ static enum att_status check_memory(const struct att_region_header *h, uint32_t 
         (double)bytes / 0x1p30, (double)machine.totalram * machine.mem_unit / 0x1p30);
 }
 
-static enum att_status map_memory(uint64_t bytes, void **ret_memory, int *ret_fd, struct att_error *error)
+int att_memory_create(const char *name, size_t bytes)
 {
-    void *memory;
-    int fd;
+    const int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
-    fd = memfd_create("attnd-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0)
-        return att_fail(error, ATT_ENOMEM, "cannot create shared memory: %s", strerror(errno));
-    if (ftruncate(fd, (off_t)bytes) != 0)
-        goto close_fd;
-    memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (memory == MAP_FAILED)
-        goto close_fd;
-    /* FUTURE_WRITE: this mapping stays the only one that can ever write, by whatever path the memory is reopened. */
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE) != 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL) != 0)
-        goto unmap;
-    *ret_memory = memory;
-    *ret_fd = fd;
-    return ATT_OK;
-
-unmap:
-    munmap(memory, bytes);
-close_fd:
-    att_fail(error, ATT_ENOMEM, "cannot get %.1f MiB of shared memory: %s", (double)bytes / 0x1p20, strerror(errno));
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) == 0)
+        return fd;
     close(fd);
+    return -1;
+}
+
+/* FUTURE_WRITE: by whatever path the memory is reopened. It also forbids to give pages back, even to who can write them. */
+enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE };
+
+bool att_memory_seal(int fd)
+{
+    return fcntl(fd, F_ADD_SEALS, SEALS) == 0 && fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL) == 0;
+}
+
+/* Maps both parts, one behind the other; MAP_FAILED with errno. */
+static void *map_parts(const int fds[ATT_REGION_FDS], uint64_t bases, uint64_t bytes, int protection)
+{
+    uint8_t *memory = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+
+    if (memory == MAP_FAILED)
+        return MAP_FAILED;
+    if (mmap(memory, bases, protection, flags, fds[0], 0) != MAP_FAILED &&
+        mmap(memory + bases, bytes - bases, protection, flags, fds[1], 0) != MAP_FAILED)
+        return memory;
+    munmap(memory, bytes);
+    return MAP_FAILED;
+}
+
+static enum att_status map_memory(const struct att_region_header *h, void **ret_memory, int ret_fds[ATT_REGION_FDS],
+                                  struct att_error *error)
+{
+    void *memory = MAP_FAILED;
+
+    ret_fds[0] = att_memory_create("attnd-region", h->bases);
+    ret_fds[1] = att_memory_create("attnd-bases", h->bytes - h->bases);
+    if (ret_fds[0] >= 0 && ret_fds[1] >= 0)
+        memory = map_parts(ret_fds, h->bases, h->bytes, PROT_READ | PROT_WRITE);
+    if (memory != MAP_FAILED && att_memory_seal(ret_fds[0]) && att_memory_seal(ret_fds[1])) {
+        *ret_memory = memory;
+        return ATT_OK;
+    }
+    att_fail(error, ATT_ENOMEM, "cannot get %.1f MiB of shared memory: %s", (double)h->bytes / 0x1p20, strerror(errno));
+    if (memory != MAP_FAILED)
+        munmap(memory, h->bytes);
     return ATT_ENOMEM;
 }
 
@@ -169,8 +202,8 @@ void att_region_release(struct att_region *region)
         munmap(region->header, region->bytes);
 }
 
-enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region, int *ret_fd,
-                                  struct att_error *error)
+enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region,
+                                  int ret_fds[ATT_REGION_FDS], struct att_error *error)
 {
     struct att_region_header h = {
         .magic = ATT_REGION_MAGIC,
@@ -193,7 +226,7 @@ enum att_status att_region_create(const struct att_engine_options *options, stru
     lay_out(&h);
     status = check_memory(&h, options->heads, error);
     if (status == ATT_OK)
-        status = map_memory(h.bytes, &memory, ret_fd, error);
+        status = map_memory(&h, &memory, ret_fds, error);
     if (status != ATT_OK)
         return status;
     memcpy(memory, &h, offsetof(struct att_region_header, count));
@@ -230,4 +263,30 @@ enum att_status att_region_attach(void *memory, size_t bytes, struct att_region 
         return att_fail(error, ATT_EPROTOCOL, "the published region's layout is not the one of its geometry");
     point(ret_region, memory, &h);
     return ATT_OK;
+}
+
+enum att_status att_region_map(const int fds[ATT_REGION_FDS], struct att_region *ret_region, struct att_error *error)
+{
+    struct stat files[ATT_REGION_FDS];
+    enum att_status status;
+    void *memory;
+    size_t bytes;
+
+    for (int i = 0; i < ATT_REGION_FDS; i++) {
+        const int seals = fcntl(fds[i], F_GET_SEALS);
+        if (fstat(fds[i], &files[i]) != 0 || files[i].st_size <= 0 || files[i].st_size % 4096 != 0 || seals < 0 ||
+            (seals & SEALS) != SEALS)
+            return att_fail(error, ATT_EPROTOCOL, "the daemon's published region is not sealed");
+    }
+    bytes = (size_t)files[0].st_size + (size_t)files[1].st_size;
+    memory = map_parts(fds, (uint64_t)files[0].st_size, bytes, PROT_READ);
+    if (memory == MAP_FAILED)
+        return att_fail(error, ATT_ENOMEM, "cannot map the daemon's published region of %zu bytes: %s", bytes,
+                        strerror(errno));
+    status = att_region_attach(memory, bytes, ret_region, error);
+    if (status == ATT_OK && (ret_region->bytes != bytes || ret_region->bases_offset != (size_t)files[0].st_size))
+        status = att_fail(error, ATT_EPROTOCOL, "the daemon's published region has another size than it tells");
+    if (status != ATT_OK)
+        munmap(memory, bytes);
+    return status;
 }

@@ -1,10 +1,13 @@
-/* The region: everything a reader needs, in one block of shared memory without pointers, and who may write it.
+/* The region: everything a reader needs, in shared memory without pointers, and who may write it.
  *
- * | part                                   | owner (alone writes)                                          |
- * |----------------------------------------|---------------------------------------------------------------|
- * | count, row_version, log slots          | service                                                       |
- * | settled, tail, words, tiles, slots, Q  | merge                                                         |
- * | geometry                               | written before the region is shared, then constant            |
+ * | part                                          | owner (alone writes)                                   |
+ * |-----------------------------------------------|--------------------------------------------------------|
+ * | count, row_version, log slots                 | service                                                |
+ * | settled, tail, epoch, words, tiles, slots, Q  | merge                                                  |
+ * | geometry                                      | written before the region is shared, then constant     |
+ *
+ * It is two memfds, mapped one behind the other: the tiles of bases are in the second, which is replaced when most of it
+ * is of no use any more (give_back.c); all else is in the first.
  *
  * The settled tokens (K, V, bias, live; owner: merge) are in private memory: no reader needs them, and there they can
  * have large pages, which tokens met at random want.
@@ -15,6 +18,7 @@
 #define ATT_REGION_H
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,7 +28,7 @@
 #include "row.h"
 
 #define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
-#define ATT_REGION_VERSION 3u
+#define ATT_REGION_VERSION 4u
 #define ATT_NO_SLOT        UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };
@@ -71,18 +75,27 @@ struct att_region_header {
     uint64_t reserved1[10];
     /* Owner: service. */
     _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
-    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: only ever multiplied by 2^-999 */
+    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: for the accounts, times 2^-999; and
+                                            whether a row may meet, masked, any key that there was (reader.c) */
     uint64_t reserved2[3];
     /* Owner: merge. */
     _Alignas(64) _Atomic uint64_t settled; /* settled tokens stand here. Release, with entries.c's acquire */
     _Atomic uint64_t tail;                 /* entries before it may be overwritten. Release, with entries.c */
-    uint64_t reserved3[6];
+    _Atomic uint64_t epoch;                /* of the bases' memory. Release, with att_region_stale's acquire */
+    uint64_t reserved3[5];
 };
 static_assert(offsetof(struct att_region_header, scale) == 48, "att_region_header.scale");
 static_assert(offsetof(struct att_region_header, log_keys) == 72, "att_region_header.log_keys");
 static_assert(offsetof(struct att_region_header, count) == 256, "att_region_header.count");
 static_assert(offsetof(struct att_region_header, settled) == 320, "att_region_header.settled");
 static_assert(sizeof(struct att_region_header) == 384, "att_region_header");
+
+/* The bases' memory begins with this; the tiles follow. Written before it is shared, then constant. */
+struct att_bases_header {
+    _Atomic uint64_t epoch; /* which of the memories it is: the first, 0, or the how manieth to replace another */
+    uint64_t reserved[7];
+};
+static_assert(sizeof(struct att_bases_header) == 64, "att_bases_header");
 
 /* A mapped region, with its offsets turned into pointers and its geometry copied: nothing is read again from memory
  * that another process could write. A reader's mapping is read-only; then it must not write through these. */
@@ -94,6 +107,7 @@ struct att_region {
     double scale;
     struct att_numerics numerics;
     size_t bytes, tile_bytes;
+    size_t bases_offset; /* where the second memory begins */
     const struct att_kernel *kernel;
     float *log_keys;       /* [log_tiles][d][16] */
     float *log_heads;      /* [log_tiles][4][16], each times its sign */
@@ -112,23 +126,43 @@ struct att_region {
     _Atomic uint32_t *row_version; /* [n_q]; live version of each row of Q. Owner: service */
     _Atomic uint32_t *slots;       /* [n_q]; where a row's base is, ATT_NO_SLOT: cold. Owner: merge */
     _Atomic uint64_t *words;       /* [tiles] */
-    uint8_t *bases;                /* [physical_tiles] tiles of tile_bytes */
+    struct att_bases_header *bases;
+    uint8_t *physical; /* [physical_tiles] tiles of tile_bytes */
 };
 
-/* Creates the memory (a sealed memfd: it can neither shrink nor grow) and the settled tokens' beside it, and fills in the
- * geometry. ATT_ENOMEM. Released by att_region_release, which allows zeroed ones. */
-enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region, int *ret_fd,
-                                  struct att_error *error);
+/* Creates the memory (sealed memfds: they can neither shrink nor grow) and the settled tokens' beside it, and fills in the
+ * geometry. The descriptors made are the caller's, also on failure: the others are left as they are. ATT_ENOMEM. Released
+ * by att_region_release, which allows zeroed ones. */
+enum att_status att_region_create(const struct att_engine_options *options, struct att_region *ret_region,
+                                  int ret_fds[ATT_REGION_FDS], struct att_error *error);
 
 void att_region_release(struct att_region *region);
+
+/* Memory that can neither shrink nor grow, and that nobody can write but by the mappings there are already when it is sealed.
+ * A descriptor, or -1 with errno. */
+int att_memory_create(const char *name, size_t bytes);
+bool att_memory_seal(int fd);
+
+/* A reader's mapping of the memory behind those descriptors, which stay the caller's; and att_region_attach. Released by
+ * att_region_release. ATT_ENOMEM too. */
+enum att_status att_region_map(const int fds[ATT_REGION_FDS], struct att_region *ret_region, struct att_error *error);
 
 /* A reader's view of a region that somebody else created: checks magic, version and that every part lies inside.
  * ATT_EVERSION, ATT_EPROTOCOL. */
 enum att_status att_region_attach(void *memory, size_t bytes, struct att_region *ret_region, struct att_error *error);
 
+/* Whether the bases' memory that is mapped here has been replaced: the tiles written since are in another, and soon it
+ * will answer nothing. */
+static inline bool att_region_stale(const struct att_region *region)
+{
+    /* Acquire: what is behind the descriptor from now on is not older. Partner: the release in give_back.c. */
+    return atomic_load_explicit(&region->header->epoch, memory_order_acquire) >
+           atomic_load_explicit(&region->bases->epoch, memory_order_relaxed);
+}
+
 static inline struct att_tile *att_region_tile(const struct att_region *region, uint32_t physical)
 {
-    return (struct att_tile *)(void *)(region->bases + (size_t)physical * region->tile_bytes);
+    return (struct att_tile *)(void *)(region->physical + (size_t)physical * region->tile_bytes);
 }
 
 static inline double *att_tile_sums(struct att_tile *tile, uint32_t row, uint32_t columns)
@@ -153,6 +187,16 @@ static inline size_t att_log_slot(const struct att_region *region, uint64_t posi
 static inline float *att_log_row(const struct att_region *region, uint64_t position)
 {
     return region->log_rows + att_log_slot(region, position) * region->row_floats;
+}
+
+/* What the kernel meets as the key of a lane: zeros when it is masked. A mask is a score of ATT_MASKED, which only what the
+ * door lets in together is sure to leave as it is; and there may lie a row of Q, or the key of a token that left before a row
+ * of Q became as large as it is. */
+extern const float att_no_key[ATT_MAX_COLUMNS];
+
+static inline const float *att_lane_key(float bias, const float *key)
+{
+    return bias > -INFINITY ? key : att_no_key;
 }
 
 #endif

@@ -3,9 +3,11 @@
 #include <math.h>
 
 #include "kernel.h"
+#include "stretch.h"
 
-#define UNIT    0x1p-53  /* unit roundoff of float64 */
-#define FLUSHED 0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+#define UNIT        0x1p-53  /* unit roundoff of float64 */
+#define FLUSHED     0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+#define LEAST_POWER -2200.0  /* 2^this times any float64 is 0 */
 
 static float up(double x)
 {
@@ -22,14 +24,12 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_C
 
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4])
 {
-    double factor;
-
-    if (row->shift > ATT_NO_SHIFT / 2) {
-        factor = row->shift - shift < -1073.0 ? 0.0 : ldexp(1.0, (int)(row->shift - shift));
+    if (row->shift > 0.9 * ATT_NO_SHIFT) {
+        const int by = (int)fmax(row->shift - shift, LEAST_POWER);
         for (uint32_t c = 0; c < columns; c++)
-            sums[c] *= factor;
+            sums[c] = ldexp(sums[c], by);
         for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-            row->error[c] = row->error[c] * factor + ((double)row->tokens + 2.0) * FLUSHED * (largest[c] + 1.0);
+            row->error[c] = ldexp(row->error[c], by) + ((double)row->tokens + 2.0) * FLUSHED * (largest[c] + 1.0);
     }
     row->shift = shift;
 }
@@ -42,13 +42,20 @@ void att_row_account(struct att_row *row, const double before[4], const double m
                          entries * FLUSHED * (largest[c] + 1.0);
 }
 
-struct att_numerics att_numerics(enum att_precision precision, uint32_t d, double budget)
+/* The drift of a row just computed over so many tokens, at its worst: their first block holds all the weight. */
+static double fresh_drift(uint32_t tokens)
+{
+    return 2.0 * UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK);
+}
+
+struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget)
 {
     struct att_numerics numerics;
 
     numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_LONG : ATT_EPSILON_SHORT;
     numerics.kappa = 1.1 * (d + 10.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
     numerics.budget = budget > 0.0 ? budget : precision == ATT_DOUBLE ? 1e-11 : 5e-7;
+    numerics.budget = fmax(numerics.budget, 2.0 * fresh_drift(tokens)); /* else a refresh could not mend a row */
     return numerics;
 }
 

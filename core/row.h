@@ -53,7 +53,8 @@ struct att_numerics {
     double kappa;   /* per unit of max(1, |s||q|) g: of its score */
     double budget;  /* drift that is too much, relative to the row's mean |v|_inf */
 };
-struct att_numerics att_numerics(enum att_precision precision, uint32_t d, double budget);
+/* tokens: the most there can be. budget: 0: by precision; never less than twice what a row just computed may have. */
+struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget);
 
 /* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. */
 enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget);

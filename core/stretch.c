@@ -109,7 +109,7 @@ void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_regio
         bias[lane] = counts ? region->bias[first + lane] : -INFINITY;
         tokens += bias[lane] > -INFINITY;
         index[lane] = first + lane;
-        rows[lane] = keys + (size_t)lane * region->d;
+        rows[lane] = att_lane_key(bias[lane], keys + (size_t)lane * region->d);
     }
     stretch->entries = tokens > 0 ? count : 0; /* 0: nothing here counts */
     stretch->sign = 1;

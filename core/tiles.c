@@ -2,13 +2,16 @@
  * each its own.
  *
  * A row that becomes hot gets the lowest free slot, so that hot rows share few tiles: a tile costs a copy of it at each merge,
- * and rows that are folded together cost less than as many alone. When most of the tiles' slots have become free, the rows of
- * the last tiles move to the front. Between two merges all bases stand at `settled`, so a base is moved by publishing it where
+ * and rows that are folded together cost less than as many alone. When one in sixteen of the tiles could be spared, the rows
+ * of the last tiles move to the front; a row moves into a slot that another has left, so that too is at most one copy for
+ * each row that went cold. Between two merges all bases stand at `settled`, so a base is moved by publishing it where
  * it goes before its old tile is flipped: a reader finds it in one of the two, or is told by the row's id to look again. */
 #include <string.h>
 
 #include "engine_impl.h"
 #include "shared.h"
+
+enum { SLACK = 16 };
 
 /* ---- Slots ---- */
 
@@ -163,9 +166,9 @@ static uint32_t gather(struct att_engine *engine, uint32_t tile, uint32_t *rows,
     return count;
 }
 
-/* Moves rows of the last tiles to free slots at the front, where half of the tiles can be spared: as many as a group
- * holds; the merges that follow do the rest. All tiles stand at `settled`. */
-void att_tiles_compact(struct att_engine *engine)
+/* Moves rows of the last tiles to free slots at the front, where enough tiles can be spared: as many as a group holds.
+ * False: nothing moved. All tiles stand at `settled`, and no snapshot has yet to hand them out. */
+bool att_tiles_compact(struct att_engine *engine)
 {
     struct att_merger *merger = &engine->merger;
     const uint64_t settled = atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
@@ -173,12 +176,10 @@ void att_tiles_compact(struct att_engine *engine)
     const uint32_t least = (hot + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, used = merger->tiles_used;
     uint32_t rows[ATT_GROUP_ROWS], slots[ATT_GROUP_ROWS], count = 0, first = used;
 
-    if (used < 2 * least)
-        return;
+    if (used <= least + least / SLACK)
+        return false;
     while (first > least && count + ATT_TILE_ROWS <= ATT_GROUP_ROWS)
         count = gather(engine, --first, rows, count);
-    if (count == 0)
-        return;
     for (uint32_t i = 0; i < count; i++)
         att_slot_free(engine, atomic_load_explicit(&engine->region.slots[rows[i]], memory_order_relaxed));
     for (uint32_t i = 0; i < count; i++)
@@ -187,4 +188,5 @@ void att_tiles_compact(struct att_engine *engine)
     merger->scratch[0].work.rows = 0;
     for (uint32_t tile = first; tile < used; tile++)
         att_flip(engine, tile, &merger->scratch[0].work, settled, &merger->spare[0]);
+    return true;
 }

@@ -4,7 +4,8 @@
 
 #include "engine_impl.h"
 
-/* |k|, |v| and their product must stay far from float32's overflow: the head columns hold their products. */
+/* |k|, |v| and their product must stay far from float32's overflow: the head columns hold their products; so must s q where
+ * it is float32. */
 #define ATT_LARGEST_PRODUCT 1e37
 
 static enum att_status check_row(const char *what, uint32_t index, const float *row, uint32_t columns,
@@ -17,19 +18,87 @@ static enum att_status check_row(const char *what, uint32_t index, const float *
     return ATT_OK;
 }
 
+/* Where the token's live value is: a position in the log, or -1 for the settled row. */
+static int64_t pending_position(const struct att_engine *engine, uint64_t newest)
+{
+    /* Acquire: partner is the release of settled in merge.c: the settled row is written before. */
+    uint64_t settled = atomic_load_explicit(&engine->region.header->settled, memory_order_acquire);
+    return newest != 0 && newest - 1 >= settled ? (int64_t)(newest - 1) : -1;
+}
+
+/* The head columns of a live token, as they were when it became what it is. */
+static void load_head(const struct att_engine *engine, uint32_t index, float ret_head[ATT_HEAD_COLUMNS])
+{
+    const int64_t position = pending_position(engine, engine->index.newest[index]);
+
+    if (position >= 0)
+        att_entries_head(&engine->region, (uint64_t)position, ret_head);
+    else
+        memcpy(ret_head, engine->merger.heads[index], sizeof engine->merger.heads[index]);
+}
+
+/* The live row of Q. */
+static const float *live_q(const struct att_engine *engine, uint32_t row)
+{
+    const int64_t position = pending_position(engine, engine->index.newest_q[row]);
+
+    return position >= 0 ? att_log_row(&engine->region, (uint64_t)position)
+                         : engine->region.q + (size_t)row * engine->region.d;
+}
+
+static double live_q_norm(const struct att_engine *engine, uint32_t row)
+{
+    return att_q_norm(engine->region.scale, engine->region.d, live_q(engine, row));
+}
+
 /* Scores must stay where the precision can hold them: see docs/numerics.md, "the door". */
+static bool fits(const struct att_engine *engine, double q_norm, double g)
+{
+    return fmax(1.0, q_norm) * g * engine->region.numerics.kappa <= 0x1p-4;
+}
+
 static enum att_status check_scores(const struct att_engine *engine, const char *what, uint32_t index, double q_norm,
                                     double g, struct att_error *error)
 {
-    const double score = fmax(1.0, q_norm) * g;
-
-    if (score * engine->region.numerics.kappa <= 0x1p-4)
+    if (fits(engine, q_norm, g))
         return ATT_OK;
     return att_fail(error, ATT_EMAGNITUDE,
                     "%s[%u]: scores could reach %.3g, precision %s holds them up to %.3g: scale the data down%s", what,
-                    index, score, engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
+                    index, fmax(1.0, q_norm) * g,
+                    engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
                     0x1p-4 / engine->region.numerics.kappa,
                     engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
+}
+
+/* Before something is refused: the largest row of Q and the largest token are looked for, if what was that has gone. Before
+ * the start it always may have: replay replaces entries where they are, and does not watch what goes. */
+static void find_largest_q(struct att_engine *engine)
+{
+    struct att_index *index = &engine->index;
+
+    if (!index->q_largest_gone)
+        return;
+    index->q_largest = 0.0;
+    for (uint32_t row = 0; row < engine->region.n_q; row++)
+        index->q_largest = fmax(index->q_largest, live_q_norm(engine, row));
+    index->q_largest_gone = !index->started;
+}
+
+static void find_largest_g(struct att_engine *engine)
+{
+    struct att_index *index = &engine->index;
+    float head[ATT_HEAD_COLUMNS];
+
+    if (!index->g_largest_gone)
+        return;
+    index->g_largest = 0.0;
+    for (uint32_t token = 0; token < index->used; token++) {
+        if (!index->live[token])
+            continue;
+        load_head(engine, token, head);
+        index->g_largest = fmax(index->g_largest, head[2]);
+    }
+    index->g_largest_gone = !index->started;
 }
 
 static void note_largest(const struct att_region *region, const float head[ATT_HEAD_COLUMNS])
@@ -61,9 +130,12 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
     if (!((double)token->head[2] * fmax(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
         return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
                         (double)token->head[2], (double)token->head[1], ATT_LARGEST_PRODUCT);
-    status = check_scores(engine, "K", index, engine->index.q_largest, token->head[2], error);
-    if (status != ATT_OK)
-        return status;
+    if (!fits(engine, engine->index.q_largest, token->head[2])) {
+        find_largest_q(engine);
+        status = check_scores(engine, "K", index, engine->index.q_largest, token->head[2], error);
+        if (status != ATT_OK)
+            return status;
+    }
     engine->index.g_largest = fmax(engine->index.g_largest, token->head[2]);
     note_largest(region, token->head);
     return ATT_OK;
@@ -71,23 +143,23 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
 
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error)
 {
+    const bool single = engine->options.precision == ATT_SINGLE;
     const double norm = att_q_norm(engine->region.scale, engine->region.d, q);
+    const double most = single ? ATT_LARGEST_PRODUCT : ATT_LARGEST_SCALE;
     enum att_status status = check_row("Q", row, q, engine->region.d, error);
 
     if (status != ATT_OK)
         return status;
+    if (!(norm <= most)) /* whatever the keys: infinity times 0 is no score */
+        return att_fail(error, ATT_EMAGNITUDE, "Q[%u] is too large: |s||q| is %.3g, precision %s holds it up to %g%s",
+                        row, norm, single ? "single" : "mixed or double", most,
+                        single ? ": scale the data down, or use --precision mixed" : "");
+    if (!fits(engine, norm, engine->index.g_largest))
+        find_largest_g(engine);
     status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
     if (status == ATT_OK)
         engine->index.q_largest = fmax(engine->index.q_largest, norm);
     return status;
-}
-
-/* Where the token's live value is: a position in the log, or -1 for the settled row. */
-static int64_t pending_position(const struct att_engine *engine, uint64_t newest)
-{
-    /* Acquire: partner is the release of settled in merge.c: the settled row is written before. */
-    uint64_t settled = atomic_load_explicit(&engine->region.header->settled, memory_order_acquire);
-    return newest != 0 && newest - 1 >= settled ? (int64_t)(newest - 1) : -1;
 }
 
 static enum att_status no_token(const struct att_engine *engine, uint32_t index, struct att_error *error)
@@ -116,17 +188,6 @@ static struct att_token live_token(const struct att_engine *engine, uint32_t ind
                               .bias = region->bias[index]};
 }
 
-/* Its head columns, as they were when it became what it is. */
-static void load_head(const struct att_engine *engine, uint32_t index, float ret_head[ATT_HEAD_COLUMNS])
-{
-    const int64_t position = pending_position(engine, engine->index.newest[index]);
-
-    if (position >= 0)
-        att_entries_head(&engine->region, (uint64_t)position, ret_head);
-    else
-        memcpy(ret_head, engine->merger.heads[index], sizeof engine->merger.heads[index]);
-}
-
 enum att_status att_engine_token(const struct att_engine *engine, uint32_t token, float *ret_key, float *ret_value,
                                  float *ret_bias, struct att_error *error)
 {
@@ -146,14 +207,9 @@ enum att_status att_engine_token(const struct att_engine *engine, uint32_t token
 
 enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, float *ret_q, struct att_error *error)
 {
-    const struct att_region *region = &engine->region;
-    int64_t position;
-
-    if (row >= region->n_q)
-        return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, region->n_q);
-    position = pending_position(engine, engine->index.newest_q[row]);
-    memcpy(ret_q, position >= 0 ? att_log_row(region, (uint64_t)position) : region->q + (size_t)row * region->d,
-           sizeof(float) * region->d);
+    if (row >= engine->region.n_q)
+        return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", row, engine->region.n_q);
+    memcpy(ret_q, live_q(engine, row), sizeof(float) * engine->region.d);
     return ATT_OK;
 }
 
@@ -163,6 +219,7 @@ static void put_removal(struct att_engine *engine, uint32_t token, uint64_t lsn)
     struct att_token now = live_token(engine, token);
 
     load_head(engine, token, now.head);
+    engine->index.g_largest_gone |= (double)now.head[2] >= engine->index.g_largest;
     att_entries_put_token(engine, engine->index.count, token, -1, lsn, &now);
 }
 
@@ -173,7 +230,7 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
     const uint8_t was_live = index->live[token];
     uint64_t count = index->count;
 
-    if (!index->started && index->newest[token] != 0) {
+    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, next);
     } else {
@@ -198,7 +255,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
 {
     struct att_index *index = &engine->index;
     uint64_t count = index->count;
-    if (!index->started && index->newest[token] != 0) {
+    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
         att_entries_cancel(engine, index->newest[token] - 1, lsn);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
@@ -210,7 +267,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
     index->visible -= index->live[token] == ATT_VISIBLE;
     index->live[token] = 0;
     index->live_count--;
-    index->free[index->free_count++] = token;
+    att_free_tokens_give(index->free, token);
     att_entries_publish(engine, count);
     return ATT_OK;
 }
@@ -228,7 +285,7 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     status = att_check_q(engine, op->index, op->key, error);
     if (status != ATT_OK)
         return status;
-    if (!index->started && index->newest_q[op->index] != 0) {
+    if (!index->started && pending_position(engine, index->newest_q[op->index]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
         att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
@@ -236,6 +293,7 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     }
     if (att_entries_room(engine, 1) != ATT_OK)
         return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
+    index->q_largest_gone |= live_q_norm(engine, op->index) >= index->q_largest;
     /* Relaxed: published with the entry, by the release of count. */
     version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed) + 1;
     att_entries_put_q(engine, index->count, op->index, version, lsn, op->key);
@@ -245,29 +303,17 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     return ATT_OK;
 }
 
-/* The free list is a stack, so a given index may have to be taken from its middle: only replay does that. */
-static void take_free(struct att_index *index, uint32_t token)
-{
-    for (uint32_t i = index->free_count; i-- > 0;)
-        if (index->free[i] == token) {
-            memmove(&index->free[i], &index->free[i + 1], sizeof *index->free * (index->free_count - i - 1));
-            index->free_count--;
-            return;
-        }
-}
-
 static enum att_status append(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
 {
     struct att_index *index = &engine->index;
     struct att_token given = {.key = op->key, .value = op->value, .bias = op->bias ? *op->bias : 0.0f};
     uint32_t token = op->index;
-    const bool chosen = token == ATT_ANY_INDEX;
     enum att_status status;
 
     if (!op->key || !op->value)
         return att_fail(error, ATT_EINVAL, "append: a key and a value are needed");
-    if (chosen)
-        token = index->free_count > 0 ? index->free[index->free_count - 1] : index->used;
+    if (token == ATT_ANY_INDEX)
+        token = att_free_tokens_lowest(index->free);
     if (token >= engine->region.capacity)
         return att_fail(error, ATT_ECAPACITY,
                         "there is room for %u tokens and all are in use: delete some, or start attnd with a larger "
@@ -280,10 +326,7 @@ static enum att_status append(struct att_engine *engine, struct att_op *op, uint
         att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     if (status != ATT_OK)
         return status;
-    if (chosen && index->free_count > 0 && index->free[index->free_count - 1] == token)
-        index->free_count--;
-    else if (!chosen)
-        take_free(index, token);
+    att_free_tokens_take(index->free, token);
     op->index = token;
     return ATT_OK;
 }
@@ -404,7 +447,11 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
     if (status == ATT_OK) {
         index->lsn = lsn;
         index->updates++;
+    } else if (status == ATT_AGAIN && !index->started) {
+        att_merge_to(engine, index->count); /* there is no merge thread yet */
+        return att_engine_apply(engine, op, lsn, error);
     } else if (status == ATT_AGAIN) {
+        index->q_largest_gone = index->g_largest_gone = true; /* the door has noted what did not come in */
         att_entries_offer(engine);
         atomic_store_explicit(&engine->hungry, true, memory_order_seq_cst);
     }

@@ -18,7 +18,10 @@
 
 #define SAVING_PAUSE_NS 2000000ull /* before asking a full snapshot sink again */
 
-enum { MERGE_NICENESS = 5 };
+enum {
+    MERGE_NICENESS = 5,
+    REFRESH_TURNS = 32 /* turns with jobs between two groups of refreshes */
+};
 
 double att_thread_ns(void)
 {
@@ -86,13 +89,13 @@ static void sleep_until_wanted(struct att_engine *engine)
     atomic_store_explicit(&engine->sleeping, 0, memory_order_relaxed);
 }
 
-/* Merges if that is due. */
+/* Merges if that is due, and no column is under way. */
 static bool merge_due(struct att_engine *engine)
 {
     const uint64_t cut = att_merge_count(engine);
     const uint64_t entries = cut - atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed);
 
-    if (!due(engine, entries) && !(engine->merger.merge_now && entries > 0))
+    if (engine->merger.wide.job || (!due(engine, entries) && !(engine->merger.merge_now && entries > 0)))
         return false;
     att_merge_to(engine, cut);
     engine->merger.merge_now = false;
@@ -111,21 +114,28 @@ static void feed(struct att_engine *engine)
     }
 }
 
-/* One turn: a merge if it is due, then a job, then some pieces of a snapshot, else one group of refreshes. False when
- * there was nothing to do. While a snapshot is handed out nothing is refreshed: its sink empties in milliseconds. */
+/* Refreshes when nothing else is to do, and after some turns in any case: rows over their budget cost a job each time. */
+static bool refresh(struct att_engine *engine, bool busy)
+{
+    if (busy && ++engine->merger.passed_over < REFRESH_TURNS)
+        return false;
+    engine->merger.passed_over = 0;
+    return att_refresh_some(engine) > 0;
+}
+
+/* One turn: a merge if it is due, then jobs, then some pieces of a snapshot, else one group of refreshes, else tidying up.
+ * False when there was nothing to do. Nothing of that waits for ever, however many of the others come. While a snapshot is
+ * handed out nothing is refreshed: its sink empties in milliseconds. */
 static bool turn(struct att_engine *engine)
 {
     bool busy = merge_due(engine);
 
     feed(engine);
     take_jobs(engine);
-    if (engine->merger.waiting) {
-        att_jobs_run(engine);
-        return true;
-    }
+    busy = att_jobs_run(engine) || busy;
     if (engine->merger.saving.job)
         return att_saving_step(engine) || busy;
-    return att_refresh_some(engine) > 0 || busy;
+    return refresh(engine, busy) || att_tiles_compact(engine) || att_give_back(engine) || busy;
 }
 
 static void *run(void *argument)
@@ -151,8 +161,11 @@ static void wake(struct att_engine *engine)
 void att_engine_kick(struct att_engine *engine)
 {
     att_entries_offer(engine);
-    if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed))
-        return; /* nothing that the caller has done can be wanted: it is not to wait for its stores */
+    /* Nothing that the caller has done can be wanted: it is not to wait for its stores. An appender that found no room can
+     * have said so just after the merge that made it, and has to be told. */
+    if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed) &&
+        !atomic_load_explicit(&engine->hungry, memory_order_relaxed))
+        return;
     /* After the release of what is offered, or of a job. Partner: the fence in sleep_until_wanted. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&engine->sleeping, memory_order_relaxed) && wanted(engine))

@@ -127,9 +127,10 @@ enum att_request_type {
     ATT_REQ_MERGE = 13,
     ATT_REQ_SNAPSHOT = 14, /* completes when it is the current generation */
     ATT_REQ_SHUTDOWN = 15,
-    ATT_REQ_STAT = 16,  /* a struct att_stat */
-    ATT_REQ_READS = 17, /* the library's own: how often it has read which row directly */
-    ATT_REQ_BATCH = 18  /* the library's own: what att_submit_batch makes of several */
+    ATT_REQ_STAT = 16,   /* a struct att_stat */
+    ATT_REQ_READS = 17,  /* the library's own: how often it has read which row directly */
+    ATT_REQ_BATCH = 18,  /* the library's own: what att_submit_batch makes of several */
+    ATT_REQ_REGIONS = 19 /* the library's own: asks for the published regions again */
 };
 
 struct att_request {
@@ -232,6 +233,7 @@ ATT_API enum att_status att_set_k(struct att_client *client, uint32_t token, con
 ATT_API enum att_status att_set_v(struct att_client *client, uint32_t token, const float *value);
 ATT_API enum att_status att_set_q(struct att_client *client, uint32_t row, const float *q);
 ATT_API enum att_status att_set_b(struct att_client *client, uint32_t token, float bias);
+/* Takes the lowest token that is not live. */
 ATT_API enum att_status att_append(struct att_client *client, const float *key, const float *value,
                                    uint32_t *ret_token);
 ATT_API enum att_status att_delete(struct att_client *client, uint32_t token);

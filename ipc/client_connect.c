@@ -90,10 +90,11 @@ static enum att_status receive_welcome(const struct att_client *client, uint64_t
     return ATT_OK;
 }
 
-/* One packet with descriptors, `most` of them at most; *ret_count are the caller's, also on failure. */
+/* One packet, of the regions of `heads` heads; *ret_count descriptors are the caller's, also on failure. */
 static enum att_status receive_regions(const struct att_client *client, uint64_t deadline, int *fds, uint32_t from,
-                                       uint32_t most, size_t *ret_count, struct att_error *error)
+                                       uint32_t heads, size_t *ret_count, struct att_error *error)
 {
+    const size_t most = (size_t)heads * ATT_HEAD_FDS;
     struct att_regions packet = {0};
     long bytes;
     *ret_count = 0;
@@ -109,11 +110,11 @@ static enum att_status receive_regions(const struct att_client *client, uint64_t
         return att_fail(error, ATT_ECLOSED, "the daemon at %s closed the connection before it answered",
                         client->socket);
     if (bytes != (long)sizeof packet || packet.magic != ATT_REGIONS_MAGIC || packet.first != from ||
-        packet.count != most)
+        packet.count != heads)
         return att_fail(error, ATT_EPROTOCOL, "the daemon at %s sent other regions than it told", client->socket);
     if (*ret_count != most)
         return att_fail(error, ATT_EPROTOCOL,
-                        "the daemon at %s sent %zu regions instead of %u (is the limit of open files reached?)",
+                        "the daemon at %s sent %zu descriptors instead of %zu (is the limit of open files reached?)",
                         client->socket, *ret_count, most);
     return ATT_OK;
 }
@@ -129,22 +130,17 @@ static enum att_status attach_regions(struct att_client *client, uint32_t region
     if (regions != client->info.heads)
         return att_fail(error, ATT_EPROTOCOL, "the daemon at %s publishes %u regions for %u heads", client->socket,
                         regions, client->info.heads);
-    int *fds = calloc(regions, sizeof *fds);
-    if (!fds)
-        return att_fail(error, ATT_ENOMEM, "no memory for a client");
-    enum att_status status = ATT_OK;
-    uint32_t count = 0;
-    while (count < regions && status == ATT_OK) {
-        uint32_t most = regions - count < ATT_REGIONS_A_PACKET ? regions - count : ATT_REGIONS_A_PACKET;
-        size_t got;
-        status = receive_regions(client, deadline, fds + count, count, most, &got, error);
-        count += (uint32_t)got;
+    enum att_status status = att_direct_create(regions, &client->direct, error);
+    for (uint32_t first = 0; first < regions && status == ATT_OK; first += ATT_REGIONS_A_PACKET) {
+        uint32_t heads = regions - first < ATT_REGIONS_A_PACKET ? regions - first : ATT_REGIONS_A_PACKET;
+        int fds[ATT_REGIONS_A_PACKET * ATT_HEAD_FDS];
+        size_t count;
+        status = receive_regions(client, deadline, fds, first, heads, &count, error);
+        for (uint32_t i = 0; i < heads && status == ATT_OK; i++)
+            status = att_direct_map(client, first + i, fds + (size_t)i * ATT_HEAD_FDS, error);
+        for (size_t i = 0; i < count; i++)
+            close(fds[i]);
     }
-    if (status == ATT_OK)
-        status = att_direct_create(client, fds, regions, &client->direct, error);
-    for (uint32_t i = 0; i < count; i++)
-        close(fds[i]);
-    free(fds);
     return status;
 }
 

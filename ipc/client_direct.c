@@ -14,16 +14,15 @@
  *              it; a row that finds its place taken is counted there: sums stay right, and which of many rows are told
  *              is chance, a millisecond after millisecond. Without anything pending nothing is urgent: then the daemon
  *              is not woken for them, until half of the request ring is full.
+ *   memory     The daemon replaces the memory of the bases to give pages back (core/give_back.c). Who finds that it has the
+ *              old one asks through the ring for what there is now, and the daemon for answers meanwhile. It comes by the
+ *              socket, whenever it comes, and is taken at a look at the socket.
  *
  * Trust: att_region_attach checks the layout against the size of the memfd, whose size is sealed; the reader bounds every
  * index that it reads. So a wrong daemon can give wrong answers, and nothing worse. */
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "client_internal.h"
@@ -32,9 +31,9 @@
 enum {
     READ_PLACES = 64,
     READ_PLACE_BITS = 6,
-    REGION_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE,
     /* Half a millisecond on a counter of 1 GHz; real ones are faster, so the look comes earlier. */
-    GATE_TICKS = 500 * 1000
+    GATE_TICKS = 500 * 1000,
+    ASK_NS = 20 * 1000 * 1000 /* between two times */
 };
 
 struct read_count {
@@ -45,52 +44,39 @@ struct read_count {
 struct att_direct {
     uint32_t count; /* of regions: one for each head */
     uint64_t gate;  /* the time stamp of the last look */
+    bool stale;     /* a region's memory has been replaced, as seen since the last time it was asked for */
+    uint64_t asked_ns;
     struct read_count reads[READ_PLACES];
     struct att_region regions[];
 };
 
 /* ---- Mapping ------------------------------------------------------------------------------------------- */
 
-static enum att_status map_region(const struct att_client *client, int fd, struct att_region *ret_region,
-                                  struct att_error *error)
+enum att_status att_direct_create(uint32_t heads, struct att_direct **ret_direct, struct att_error *error)
 {
-    struct stat file;
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (fstat(fd, &file) != 0 || file.st_size <= 0 || seals < 0 || (seals & REGION_SEALS) != REGION_SEALS)
-        return att_fail(error, ATT_EPROTOCOL, "the daemon's published region is not sealed");
-    size_t bytes = (size_t)file.st_size;
-    void *memory = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (memory == MAP_FAILED)
-        return att_fail(error, ATT_ENOMEM, "cannot map the daemon's published region of %zu bytes: %s", bytes,
-                        strerror(errno));
-    struct att_region region;
-    const struct att_info *info = &client->info;
-    enum att_status status = att_region_attach(memory, bytes, &region, error);
-    if (status == ATT_OK && (region.n_q != info->n_q || region.d != info->d || region.d_v != info->d_v ||
-                             region.bytes != bytes || (uint32_t)region.precision != info->precision))
-        status = att_fail(error, ATT_EPROTOCOL, "the daemon's published region has another shape than it told");
-    if (status != ATT_OK) {
-        munmap(memory, bytes);
-        return status;
-    }
-    *ret_region = region;
+    struct att_direct *direct = calloc(1, sizeof *direct + heads * sizeof direct->regions[0]);
+    if (!direct)
+        return att_fail(error, ATT_ENOMEM, "no memory for a client");
+    direct->count = heads;
+    *ret_direct = direct;
     return ATT_OK;
 }
 
-enum att_status att_direct_create(const struct att_client *client, const int *fds, uint32_t count,
-                                  struct att_direct **ret_direct, struct att_error *error)
+enum att_status att_direct_map(struct att_client *client, uint32_t head, const int fds[ATT_HEAD_FDS],
+                               struct att_error *error)
 {
-    struct att_direct *direct = calloc(1, sizeof *direct + count * sizeof direct->regions[0]);
-    if (!direct)
-        return att_fail(error, ATT_ENOMEM, "no memory for a client");
-    for (; direct->count < count; direct->count++) {
-        enum att_status status = map_region(client, fds[direct->count], &direct->regions[direct->count], error);
-        if (status != ATT_OK) {
-            att_direct_free(direct);
-            return status;
-        }
+    const struct att_info *info = &client->info;
+    struct att_region region;
+    enum att_status status = att_region_map(fds, &region, error);
+    if (status != ATT_OK)
+        return status;
+    if (region.n_q != info->n_q || region.d != info->d || region.d_v != info->d_v ||
+        (uint32_t)region.precision != info->precision) {
+        att_region_release(&region);
+        return att_fail(error, ATT_EPROTOCOL, "the daemon's published region has another shape than it told");
     }
-    *ret_direct = direct;
+    att_region_release(&client->direct->regions[head]);
+    client->direct->regions[head] = region;
     return ATT_OK;
 }
 
@@ -99,8 +85,71 @@ void att_direct_free(struct att_direct *direct)
     if (!direct)
         return;
     for (uint32_t i = 0; i < direct->count; i++)
-        munmap(direct->regions[i].header, direct->regions[i].bytes);
+        att_region_release(&direct->regions[i]);
     free(direct);
+}
+
+/* Puts a message that nobody waits for into the request ring; false: there is no room for it now. */
+static bool put(struct att_client *client, const struct att_wire_request *message)
+{
+    const struct att_part part = {message, sizeof *message};
+    struct att_producer *requests = &client->requests;
+    if (att_producer_room(requests) < requests->capacity / 4) {
+        if (!att_producer_refresh(requests)) {
+            att_client_broken(client, "its request cursor is impossible");
+            return false;
+        }
+        if (att_producer_room(requests) < requests->capacity / 4)
+            return false; /* a quarter is left to requests that somebody waits for */
+    }
+    att_producer_put(requests, &part, 1);
+    if (requests->held >= ATT_BATCH)
+        att_producer_publish(requests);
+    return true;
+}
+
+/* ---- Memory that has been replaced --------------------------------------------------------------------- */
+
+/* Regions take the places of the old ones, which end with their mappings. What can't be mapped now stays old, and is asked
+ * for again. */
+bool att_direct_receive(struct att_client *client)
+{
+    struct att_direct *direct = client->direct;
+    int fds[ATT_REGIONS_A_PACKET * ATT_HEAD_FDS];
+    struct att_regions packet;
+    size_t count;
+    if (!direct || direct->asked_ns == 0)
+        return false;
+    long bytes = att_packet_receive(client->fd, &packet, sizeof packet, fds, sizeof fds / sizeof *fds, &count);
+    bool fits = bytes == (long)sizeof packet && packet.magic == ATT_REGIONS_MAGIC && packet.first <= direct->count &&
+                packet.count <= direct->count - packet.first;
+    for (size_t i = 0; fits && i < packet.count && (i + 1) * ATT_HEAD_FDS <= count; i++)
+        att_direct_map(client, packet.first + (uint32_t)i, fds + i * ATT_HEAD_FDS, NULL);
+    for (size_t i = 0; i < count; i++)
+        close(fds[i]);
+    return fits;
+}
+
+/* Whether the daemon answers instead because it has replaced the memory. */
+static void note_stale(struct att_direct *direct, uint32_t head)
+{
+    direct->stale = direct->stale || att_region_stale(&direct->regions[head]);
+}
+
+/* Whether something has been asked for. */
+static bool ask_for_regions(struct att_client *client, uint64_t now)
+{
+    struct att_direct *direct = client->direct;
+    const struct att_wire_request message = {
+        .length = sizeof message,
+        .generation = client->generation,
+        .type = ATT_REQ_REGIONS,
+    };
+    if (!direct->stale || (direct->asked_ns != 0 && now - direct->asked_ns < ASK_NS) || !put(client, &message))
+        return false;
+    direct->stale = false;
+    direct->asked_ns = now;
+    return true;
 }
 
 /* ---- Reports ------------------------------------------------------------------------------------------- */
@@ -129,22 +178,15 @@ static bool anything_pending(const struct att_direct *direct)
 }
 
 /* Without room the counts stay, and go out next time. */
-static void report(struct att_client *client)
+static void report(struct att_client *client, uint64_t now)
 {
     struct att_direct *direct = client->direct;
     struct att_producer *requests = &client->requests;
     bool urgent = requests->published != requests->head; /* somebody's requests go out along with the reports */
+    urgent = ask_for_regions(client, now) || urgent;
     for (struct read_count *read = direct->reads; read < direct->reads + READ_PLACES; read++) {
         if (read->count == 0)
             continue;
-        if (att_producer_room(requests) < requests->capacity / 4) {
-            if (!att_producer_refresh(requests)) {
-                att_client_broken(client, "its request cursor is impossible");
-                return;
-            }
-            if (att_producer_room(requests) < requests->capacity / 4)
-                break; /* a quarter is left to requests that somebody waits for */
-        }
         const struct att_wire_request message = {
             .length = sizeof message,
             .generation = client->generation,
@@ -154,12 +196,12 @@ static void report(struct att_client *client)
             .column = read->count,
             .number = (double)read->columns,
         };
-        const struct att_part part = {&message, sizeof message};
-        att_producer_put(requests, &part, 1);
-        if (requests->held >= ATT_BATCH)
-            att_producer_publish(requests);
+        if (!put(client, &message))
+            break;
         *read = (struct read_count){0};
     }
+    if (client->closed)
+        return;
     urgent = urgent || anything_pending(direct) || att_producer_room(requests) < requests->capacity / 2;
     att_producer_publish(requests);
     if (urgent)
@@ -186,7 +228,7 @@ static void gate(struct att_client *client)
         client->looked_ns = now - LOOK_NS; /* a look is due */
     att_client_look(client, now);
     if (!client->closed)
-        report(client);
+        report(client, now);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------- */
@@ -204,6 +246,8 @@ enum att_status att_direct_entry(struct att_client *client, uint32_t head, uint3
     enum att_status status = att_read_entry(&direct->regions[head], row, column, ret_value, ret_error_bound);
     if (status != ATT_AGAIN)
         note_read(direct, head, row, 1);
+    else
+        note_stale(direct, head);
     return status;
 }
 
@@ -219,6 +263,8 @@ enum att_status att_direct_row(struct att_client *client, uint32_t head, uint32_
     enum att_status status = att_read_row(&direct->regions[head], row, ret_values, ret_error_bound);
     if (status != ATT_AGAIN)
         note_read(direct, head, row, client->info.d_v);
+    else
+        note_stale(direct, head);
     return status;
 }
 

@@ -97,10 +97,15 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
 
 /* client_direct.c */
 struct att_direct;
-/* Maps the regions of fds (not consumed), after client->info is known. ATT_EPROTOCOL, ATT_EVERSION, ATT_ENOMEM. */
-enum att_status att_direct_create(const struct att_client *client, const int *fds, uint32_t count,
-                                  struct att_direct **ret_direct, struct att_error *error);
+/* With no region yet. ATT_ENOMEM. */
+enum att_status att_direct_create(uint32_t heads, struct att_direct **ret_direct, struct att_error *error);
+/* Maps the region of a head, instead of the old one if there is one, after client->info is known; fds stay the caller's.
+ * ATT_EPROTOCOL, ATT_EVERSION, ATT_ENOMEM: all is as it was. */
+enum att_status att_direct_map(struct att_client *client, uint32_t head, const int fds[ATT_HEAD_FDS],
+                               struct att_error *error);
 void att_direct_free(struct att_direct *direct); /* NULL is allowed */
+/* Takes what the daemon has sent after the handshake. False: it is not what was asked for. */
+bool att_direct_receive(struct att_client *client);
 /* ATT_OK, ATT_EMPTY; ATT_AGAIN: ask the daemon, which also knows what is wrong with an index. */
 enum att_status att_direct_entry(struct att_client *client, uint32_t head, uint32_t row, uint32_t column,
                                  double *ret_value, double *ret_error_bound);

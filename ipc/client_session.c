@@ -241,7 +241,7 @@ static void ask_for_flush(struct att_client *client, bool now)
 {
     struct att_resend *self = client->resend;
     const struct att_request flush = {.type = ATT_REQ_FLUSH};
-    bool half = self->seq - self->first > ATT_SESSION_WINDOW / 2 || self->tail - self->head > KEPT_BYTES / 2;
+    bool half = self->seq + 1 - self->first > ATT_SESSION_WINDOW / 2 || self->tail - self->head > KEPT_BYTES / 2;
     uint32_t place;
     /* Not when the connection has ended: connecting again is for who submits, who counts on this one and its ring. */
     if ((!half && !now) || client->closed)

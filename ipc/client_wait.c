@@ -82,7 +82,7 @@ void att_client_look(struct att_client *client, uint64_t now)
     ssize_t bytes = recv(client->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK);
     if (bytes == 0 || (bytes < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
         att_client_hang_up(client);
-    else if (bytes > 0)
+    else if (bytes > 0 && !att_direct_receive(client))
         att_client_broken(client, "it sent something after the handshake");
 }
 

@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 enum {
-    PACKET_FDS = ATT_REGIONS_A_PACKET + 2, /* more than a peer may send, so that too many are seen and closed */
+    PACKET_FDS =
+        ATT_REGIONS_A_PACKET * ATT_HEAD_FDS + 2, /* more than a peer may send, so that too many are seen and closed */
     PAGE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE
 };
 
@@ -162,6 +163,7 @@ const struct att_request_rule *att_request_rule(uint32_t type)
         [ATT_REQ_STAT] = {.name = "stat"},
         [ATT_REQ_READS] = {.name = "reads", .silent = true},
         [ATT_REQ_BATCH] = {.name = "batch", .silent = true},
+        [ATT_REQ_REGIONS] = {.name = "regions", .silent = true},
     };
     if (type >= sizeof rules / sizeof rules[0] || !rules[type].name)
         return NULL;

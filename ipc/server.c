@@ -106,7 +106,6 @@ void att_server_free(struct att_server *server)
     att_accept_close(server); /* the path goes first: whoever connects from here on finds no daemon */
     for (uint32_t i = 0; i < server->open_count; i++)
         att_session_release(server->open[i]);
-    close_if_open(server->listen_fd);
     close_if_open(server->epoll_fd);
     close_if_open(server->wake_fd);
     close_if_open(server->page_fd);

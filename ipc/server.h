@@ -37,10 +37,10 @@ struct att_server_options {
     enum att_wait wait;
     uint32_t max_clients; /* 0: 1,024 */
     struct att_info info; /* told to every client */
-    /* Descriptors of the published regions, one for each head, for clients that want direct reads; stay the caller's,
+    /* Descriptors of the published regions, ATT_HEAD_FDS for each head, for clients that want direct reads; stay the caller's,
      * must outlive the server. 0: direct reads are off. */
     const int *regions;
-    uint32_t region_count;
+    uint32_t region_count; /* heads */
     /* A session has ended: drop what was meant for it. Called from att_server_next and
      * att_server_wait; must not call them. Not called by att_server_free. May be NULL. */
     void (*on_end)(void *context, uint64_t session);
@@ -104,11 +104,14 @@ void att_server_unpark(struct att_server *server); /* all of them */
  * all, at most att_server_chunk bytes; others none. With a status other than ATT_OK and ATT_EMPTY:
  * an error text for the user (see wire.h), left out when there is no room to spare. A reply to a
  * session that has ended is dropped silently. A reply flagged ATT_WIRE_MORE (column and all only)
- * keeps the reservation; check att_server_has_room before each chunk. A reply to ATT_REQ_READS is dropped: that
- * request has none. Replies are published in
+ * keeps the reservation; check att_server_has_room before each chunk. A reply to ATT_REQ_READS or ATT_REQ_REGIONS is dropped:
+ * those have none. Replies are published in
  * batches: at att_server_flush, or every 16. */
 void att_server_reply(struct att_server *server, uint64_t session, const struct att_wire_reply *reply,
                       const void *payload, size_t payload_bytes);
+
+/* Sends the session's client the published regions again, if it has taken what it was sent before. */
+void att_server_send_regions(struct att_server *server, uint64_t session);
 
 /* The largest payload of one reply: at least 8 d_v and sizeof(struct att_stat); a multiple of 16. */
 size_t att_server_chunk(const struct att_server *server);
@@ -119,7 +122,8 @@ void att_server_set_lsn(struct att_server *server, uint64_t lsn);
 /* Tells clients up to which LSN everything is on disk. */
 void att_server_set_durable(struct att_server *server, uint64_t lsn);
 
-/* Ends a session, with a reason for stderr that is a static string, at the next att_server_next or att_server_wait. */
+/* Ends a session, with a reason for stderr that is a static string, at the next att_server_next; once the server is
+ * retired, att_server_wait. */
 void att_server_end(struct att_server *server, uint64_t session, const char *reason);
 
 /* Whether one more chunk fits now; if not, att_server_wait returns when it does. False for a session that has ended. */
@@ -134,6 +138,10 @@ void att_server_flush(struct att_server *server);
  * millisecond. Returns at once when a request may be waiting; else, by the wait mode, spins a
  * little and then sleeps up to timeout_ms (-1: no limit) for a client, a wake or a signal. */
 void att_server_wait(struct att_server *server, int timeout_ms);
+
+/* The service ends: no client is let in any more, and no request is given. Replies go on, and att_server_wait ends the
+ * sessions that break the protocol or that att_server_end has named. */
+void att_server_retire(struct att_server *server);
 
 /* Any thread (and signal handlers): makes a sleeping or about-to-sleep att_server_wait return. A
  * system call only when the service sleeps. */

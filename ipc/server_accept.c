@@ -6,10 +6,12 @@
  * that idlers can't keep anybody out. Nothing here blocks. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -88,12 +90,20 @@ enum att_status att_accept_open(struct att_server *server, bool shared, struct a
 void att_accept_close(struct att_server *server)
 {
     struct stat file;
-    for (int i = 0; i < PENDING_MOST; i++)
+    for (int i = 0; i < PENDING_MOST; i++) {
         if (server->pending[i].fd >= 0)
             close(server->pending[i].fd);
+        server->pending[i].fd = -1;
+    }
+    server->pending_count = 0;
+    server->accept_paused_until = 0;
     if (server->socket_inode != 0 && lstat(server->address.sun_path, &file) == 0 &&
         file.st_dev == server->socket_device && file.st_ino == server->socket_inode)
         unlink(server->address.sun_path);
+    server->socket_inode = 0;
+    if (server->listen_fd >= 0)
+        close(server->listen_fd);
+    server->listen_fd = -1;
 }
 
 /* ---- Hello and welcome --------------------------------------------------------------------------------- */
@@ -132,10 +142,21 @@ static bool send_regions(const struct att_server *server, int fd)
         if (count > ATT_REGIONS_A_PACKET)
             count = ATT_REGIONS_A_PACKET;
         const struct att_regions packet = {.magic = ATT_REGIONS_MAGIC, .first = first, .count = count};
-        if (!att_packet_send(fd, &packet, sizeof packet, server->regions + first, count))
+        if (!att_packet_send(fd, &packet, sizeof packet, server->regions + (size_t)first * ATT_HEAD_FDS,
+                             (size_t)count * ATT_HEAD_FDS))
             return false;
     }
     return true;
+}
+
+/* What a client has not taken off its socket is on its way, and the kernel allows a user only so many descriptors on their
+ * way: so a client that asks and does not take gets no more. One that is sent only a part asks again. */
+void att_server_send_regions(struct att_server *server, uint64_t id)
+{
+    const struct att_session *session = att_session_find(server, id);
+    int on_its_way;
+    if (session && ioctl(session->fd, SIOCOUTQ, &on_its_way) == 0 && on_its_way == 0)
+        send_regions(server, session->fd);
 }
 
 /* The lasting session that the client asks for, if it does. */

@@ -114,6 +114,10 @@ struct att_server {
     uint32_t probe;         /* the quiet session looked at next, counted from active_count */
     unsigned char *request; /* the private copy of a message, largest_batch bytes */
 
+    bool retired;
+    uint64_t said_ns; /* since when `said` lines about clients have been written: see att_session_end */
+    uint32_t said, unsaid;
+
     struct att_spin spin;
     uint64_t polled_ns;
     uint32_t waits;

@@ -38,6 +38,7 @@ uint64_t att_slots_wanted(const struct att_server *server, uint32_t type)
     case ATT_REQ_ALL:
         return server->largest_reply_slots;
     case ATT_REQ_READS:
+    case ATT_REQ_REGIONS:
         return 0;
     default:
         return att_slots_for(sizeof(struct att_wire_reply));
@@ -163,13 +164,33 @@ void att_session_set_starved(struct att_server *server, struct att_session *sess
     atomic_store_explicit(&session->channel.control->wants_room, starved, memory_order_relaxed);
 }
 
+/* Clients must not be able to fill the log, nor to make the service wait for whoever reads it: so many lines a second. */
+enum { SAID_MOST = 100 };
+
+static void say_why(struct att_server *server, const struct att_session *session, const char *reason)
+{
+    const uint64_t now = att_now_ns();
+    if (now - server->said_ns > UINT64_C(1000000000)) {
+        if (server->unsaid > 0)
+            fprintf(stderr, "attnd: %u more sessions ended meanwhile\n", server->unsaid);
+        server->said_ns = now;
+        server->said = server->unsaid = 0;
+    }
+    if (server->said == SAID_MOST) {
+        server->unsaid++;
+        return;
+    }
+    server->said++;
+    fprintf(stderr, "attnd: client with pid %ld, uid %lu: session ended: %s\n", (long)session->pid,
+            (unsigned long)session->uid, reason);
+}
+
 void att_session_end(struct att_server *server, struct att_session *session, const char *reason)
 {
     uint64_t id = session->id;
     uint16_t slot = (uint16_t)(id & ((1u << SESSION_SLOT_BITS) - 1));
     if (reason)
-        fprintf(stderr, "attnd: client with pid %ld, uid %lu: session ended: %s\n", (long)session->pid,
-                (unsigned long)session->uid, reason);
+        say_why(server, session, reason);
     att_session_set_starved(server, session, 0);
     if (server->current == session)
         server->current = NULL;
@@ -218,7 +239,7 @@ bool att_session_ready(struct att_server *server, struct att_session *session)
     }
     if (session->broken)
         return true;
-    return !session->parked && !session->waits && !session->starved &&
+    return !server->retired && !session->parked && !session->waits && !session->starved &&
            att_consumer_peek(&session->requests) != ATT_RING_EMPTY && att_session_admits(server, session);
 }
 
@@ -314,7 +335,7 @@ void att_server_reply(struct att_server *server, uint64_t id, const struct att_w
                       size_t payload_bytes)
 {
     struct att_session *session = att_session_find(server, id);
-    if (!session || reply->type == ATT_REQ_READS)
+    if (!session || reply->type == ATT_REQ_READS || reply->type == ATT_REQ_REGIONS)
         return;
     uint64_t release;
     size_t bytes = reply_payload(server, session, reply, payload_bytes, &release);

@@ -169,9 +169,26 @@ static void sleep_until(struct att_server *server, uint64_t deadline)
     }
 }
 
+void att_server_retire(struct att_server *server)
+{
+    server->retired = true;
+    server->current = NULL;
+    att_accept_close(server);
+}
+
+/* What att_server_next does otherwise. */
+static void end_broken(struct att_server *server)
+{
+    for (uint32_t i = server->open_count; i-- > 0;) /* backwards: an end moves the last one here */
+        if (server->open[i]->broken)
+            att_session_end(server, server->open[i], server->open[i]->broken);
+}
+
 void att_server_wait(struct att_server *server, int timeout_ms)
 {
     att_server_flush(server);
+    if (server->retired)
+        end_broken(server);
     if (++server->waits % POLL_WAITS == 0 && att_now_ns() - server->polled_ns >= POLL_NS)
         poll_sockets(server, 0);
     int looks = server->spin.mode == ATT_WAIT_BLOCK ? 1 : ATT_QUICK_LOOKS;

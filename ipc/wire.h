@@ -12,6 +12,7 @@
 
 /* A request, followed by its payload: d floats when fields has ATT_WIRE_KEY, then d_v floats when ATT_WIRE_VALUE.
  * ATT_REQ_READS tells of `column` direct reads of row `index`; it has no reply.
+ * ATT_REQ_REGIONS asks for the published regions again, which come as after the welcome; it has no other reply.
  * ATT_REQ_BATCH carries `index` (1 to ATT_BATCH_REQUESTS) other requests, one after another with their payloads and without
  * gaps: queries, rows and updates. Each has its own reply; the batch has none. */
 struct att_wire_request {
@@ -30,6 +31,8 @@ struct att_wire_request {
 };
 enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };
 enum { ATT_WIRE_DURABLE = 1 };
+/* Descriptors of a head's published region: what is always there, and the bases. */
+enum { ATT_HEAD_FDS = 2 };
 /* A session's updates whose fate the client may still ask for, and so how many of them the daemon remembers. */
 #define ATT_SESSION_WINDOW UINT64_C(16384)
 static_assert(sizeof(struct att_wire_request) == 48, "att_wire_request");

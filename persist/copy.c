@@ -311,20 +311,23 @@ static enum att_status free_name(const char *directory, char *ret_name, size_t s
     return att_fail(error, ATT_EEXIST, "%s.before-repair and 998 more exist: remove some", directory);
 }
 
-/* The repaired state gets the name, in one step where the file system can. */
+/* The repaired state gets the name, in one step where the file system can. Before that step it takes the name that the
+ * original is kept under, so that no crash leaves the original under a name that says it may be removed. */
 static enum att_status exchange(const char *directory, const char *repaired, const char *kept, struct att_error *error)
 {
-    if (renameat2(AT_FDCWD, repaired, AT_FDCWD, directory, RENAME_EXCHANGE) == 0) {
-        if (rename(repaired, kept))
-            return fail_errno(error, errno, repaired, "is the state as it was, but cannot be given its name");
-    } else if (errno != EINVAL && errno != ENOSYS) {
-        return fail_errno(error, errno, directory, "cannot be given another name");
-    } else {
-        if (rename(directory, kept))
-            return fail_errno(error, errno, directory, "cannot be given another name");
-        if (rename(repaired, directory))
-            return fail_errno(error, errno, kept, "is the state as it was; the repaired one cannot be given its name");
-    }
+    if (rename(repaired, kept))
+        return fail_errno(error, errno, repaired, "cannot be given another name");
+    if (renameat2(AT_FDCWD, kept, AT_FDCWD, directory, RENAME_EXCHANGE) == 0)
+        return sync_parent(directory, error);
+    int code = errno;
+    if (rename(kept, repaired))
+        return fail_errno(error, errno, kept, "is the repaired state, but cannot be given its name");
+    if (code == EINVAL || code == ENOSYS)
+        code = rename(directory, kept) ? errno : 0;
+    if (code)
+        return fail_errno(error, code, directory, "cannot be given another name");
+    if (rename(repaired, directory))
+        return fail_errno(error, errno, kept, "is the state as it was; the repaired one cannot be given its name");
     return sync_parent(directory, error);
 }
 
@@ -345,6 +348,7 @@ enum att_status att_store_repair(const char *directory, uint64_t to_lsn, struct 
     struct att_store_options options = {.read_only = true, .exclusive = true, .limit_lsn = to_lsn, .limited = true};
     struct att_store *store = NULL;
     struct att_repair_info info = {0};
+    struct stat stat_data;
     char path[PATH_MAX], repaired[PERSIST_PATH];
     if (!realpath(directory, path))
         return fail_errno(error, errno, directory, "cannot look at it");
@@ -354,11 +358,16 @@ enum att_status att_store_repair(const char *directory, uint64_t to_lsn, struct 
     if (status)
         return status;
     status = free_name(path, info.kept, sizeof info.kept, error);
+    snprintf(repaired, sizeof repaired, "%s.repaired", path);
+    if (!status && !lstat(repaired, &stat_data))
+        status = att_fail(error, ATT_EEXIST,
+                          "%s: is what an interrupted repair left, or somebody else's: remove it, or give it another "
+                          "name",
+                          repaired);
     if (!status) {
         info.known_lsn = known_lsn(store);
         info.open_end = store->log_status != ATT_OK || store->without_log;
         info.lost_from = store->without_log ? store->chosen.replay_lsn + 1 : to_lsn + 1;
-        snprintf(repaired, sizeof repaired, "%s.repaired", path);
         status = att_store_copy(store, repaired, to_lsn, &info.copy, error);
     }
     if (!status)

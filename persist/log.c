@@ -95,11 +95,11 @@ void att_store_push(struct att_store *store)
     persist_ring(&log->bell, urgent);
 }
 
-void att_store_hurry(struct att_store *store)
+void att_store_hurry(struct att_store *store, uint64_t lsn)
 {
     publish(&store->log);
-    /* Release: what was appended comes before; partner: the acquire in cycle. */
-    atomic_store_explicit(&store->log.hurry, true, memory_order_release);
+    /* Release: what was appended comes before; partner: the acquire in pace. */
+    atomic_store_explicit(&store->log.hurry, lsn, memory_order_release);
     persist_ring(&store->log.bell, true);
 }
 
@@ -312,8 +312,6 @@ static void wait_for_room(struct att_store *store, const struct persist_failure 
 static bool cycle(struct att_store *store)
 {
     struct persist_log *log = &store->log;
-    /* Acquire: what somebody waits for is seen below; partner: the release in att_store_hurry. */
-    atomic_exchange_explicit(&log->hurry, false, memory_order_acquire);
     struct work work = {.head = atomic_load_explicit(&log->head, memory_order_relaxed)};
     work.tail = work.head + waiting(log);
     work.trim_to = atomic_load_explicit(&log->trim_to, memory_order_relaxed);
@@ -344,18 +342,14 @@ static bool cycle(struct att_store *store)
         persist_final(store, &store->log_env, &failure);
         return false;
     }
-    bool refuse = work.tail != work.head;
-    if (stopping(store)) {
-        if (refuse)
-            persist_say(store, "%s/log: stopped with updates that found no room on the disk", store->directory);
-        return false; /* a trim that is not finished is the next start's */
-    }
-    wait_for_room(store, &failure, refuse);
+    if (stopping(store))
+        return false; /* a trim that is not finished is the next start's; whoever stops us knows what is not durable */
+    wait_for_room(store, &failure, work.tail != work.head);
     return true;
 }
 
-/* Waits until the interval since the last commit is over, or the ring is half full, or we are to
- * stop. */
+/* Waits until the interval since the last commit is over, or the ring is half full, or somebody waits for what is not
+ * durable yet, or we are to stop. */
 static void pace(struct att_store *store, int64_t last_commit)
 {
     struct persist_log *log = &store->log;
@@ -365,8 +359,11 @@ static void pace(struct att_store *store, int64_t last_commit)
         if (left <= 0)
             return;
         persist_sleep_announce(&log->bell, PERSIST_PACING);
+        /* Acquire: the next look at tail sees what was pushed for it; partner: the release in att_store_hurry. The
+         * durable LSN is our own. */
         if (waiting(log) > ATT_LOG_BUFFER_BYTES / 2 || stopping(store) ||
-            atomic_load_explicit(&log->hurry, memory_order_relaxed)) {
+            atomic_load_explicit(&log->hurry, memory_order_acquire) >
+                atomic_load_explicit(&store->durable_lsn, memory_order_relaxed)) {
             persist_sleep_cancel(&log->bell);
             return;
         }
@@ -386,7 +383,7 @@ void *persist_log_main(void *argument)
     log->most = ATT_LOG_BUFFER_BYTES;
     /* With the interval counted from the first record that waits after idleness, a burst is one
      * commit, and no record waits longer than the interval. */
-    int64_t first_seen = 0;
+    int64_t first_seen = now_ns();
     for (;;) {
         bool stop = stopping(store); /* before the last look at the ring */
         bool work = waiting(log) > 0 || wants_trim(log);

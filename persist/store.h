@@ -115,8 +115,9 @@ enum att_status att_store_append(struct att_store *store, const struct att_recor
 /* After a run of appends: lets the log thread take them, when it is free. Wakes it only if it sleeps. */
 void att_store_push(struct att_store *store);
 
-/* Somebody waits for what was appended: pushes; with ATT_DURABLE_INTERVAL it is committed now, not when the interval is over. */
-void att_store_hurry(struct att_store *store);
+/* Pushes, and somebody waits for the LSNs up to this one, appended or to come: with ATT_DURABLE_INTERVAL they are committed
+ * as they come, not when the interval is over; what comes behind them is not. Calls with LSNs that never fall. */
+void att_store_hurry(struct att_store *store, uint64_t lsn);
 
 /* What the store's threads have reached. Any thread; wait-free. */
 struct att_store_state {

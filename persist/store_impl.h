@@ -120,7 +120,7 @@ struct persist_log {
     alignas(64) _Atomic uint64_t head; /* bytes that are durable and may be overwritten */
     uint64_t most; /* bytes of records in one transaction: all, or less after one that found no room */
     uint64_t trimmed;
-    _Atomic bool hurry;       /* set by the service thread, taken back by the log thread before it looks at tail */
+    _Atomic uint64_t hurry;   /* somebody waits for the LSNs up to here; written by the service thread */
     _Atomic uint64_t trim_to; /* written by the snapshot thread (and by start) */
 };
 

@@ -98,7 +98,7 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
                                    struct att_service *service, struct att_server **ret_server, struct att_error *error)
 {
     const struct att_service_options *s = &state->service;
-    static int regions[ATT_MAX_HEADS];
+    static int regions[ATT_MAX_HEADS * ATT_HEAD_FDS];
     struct att_server_options options = {
         .socket = path,
         .allowed = o->uids,
@@ -120,7 +120,8 @@ static enum att_status open_server(const struct attnd_options *o, const struct a
     };
 
     for (uint32_t head = 0; head < state->heads.count; head++)
-        regions[head] = att_engine_region_fd(state->heads.engines[head]);
+        memcpy(regions + head * ATT_HEAD_FDS, att_engine_region_fds(state->heads.engines[head]),
+               sizeof *regions * ATT_HEAD_FDS);
     if (!o->direct_off) {
         options.regions = regions;
         options.region_count = state->heads.count;
@@ -150,6 +151,9 @@ static enum att_status serve(const struct attnd_options *o, const char *path, st
     fflush(stdout);
     notify("READY=1");
     status = att_service_run(service, error);
+    /* It ends anyway, and what the handler speaks to is about to go. */
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
     notify("STOPPING=1");
     return status;
 }

@@ -46,6 +46,7 @@ static struct att_service_options service_options(const struct attnd_options *o,
 
     return (struct att_service_options){
         .name = o->name,
+        .directory = o->directory,
         .capacity = e->capacity,
         .n_q = e->n_q,
         .d = e->d,

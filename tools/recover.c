@@ -7,15 +7,6 @@
 
 #include "record.h"
 
-enum { SPARE_ENTRIES = 64, GROWTH = 4 };
-static const uint32_t MOST_ENTRIES = UINT32_MAX - 63;
-
-/* How many entries a head's log must hold for the replay. The engine compacts what it replays, of a token to one pair,
- * so `needed` will do at first but for what it does not compact; `most`, two for each record, always does. */
-struct demand {
-    uint64_t records, needed, most;
-};
-
 /* What the store's callbacks work on. */
 struct recovering {
     struct att_heads heads;
@@ -24,10 +15,7 @@ struct recovering {
     struct att_recovery *what;
     uint32_t d, d_v;
     struct att_record_arrays arrays;
-    struct demand *demands; /* of each head */
     bool without_log;
-    bool full; /* the entry log of full_head was too small for the replay */
-    uint32_t full_head;
 };
 
 static enum att_status take_entry(struct recovering *self, const struct att_session_entry *entry,
@@ -109,18 +97,6 @@ static enum att_status is_behind(const struct recovering *self, const struct att
     return ATT_OK;
 }
 
-static enum att_status count_record(void *context, const struct att_record *record, const void *payload,
-                                    struct att_error *error)
-{
-    (void)payload;
-    struct recovering *self = context;
-    bool behind = false;
-    enum att_status status = is_behind(self, record, &behind, error);
-    if (status == ATT_OK && behind)
-        self->demands[record->head].records++;
-    return status;
-}
-
 static enum att_status replay_record(void *context, const struct att_record *record, const void *payload,
                                      struct att_error *error)
 {
@@ -141,8 +117,6 @@ static enum att_status replay_record(void *context, const struct att_record *rec
     if (status != ATT_OK)
         return status;
     status = att_engine_apply(self->heads.engines[record->head], &op, record->lsn, &inner);
-    self->full = status == ATT_AGAIN;
-    self->full_head = record->head;
     if (status != ATT_OK)
         return att_fail(error, status, "replaying LSN %" PRIu64 " (%s, head %u, index %" PRIu32 "): %.400s",
                         record->lsn, att_record_kind_name(record->kind), record->head, record->index,
@@ -160,6 +134,7 @@ static enum att_status choose_options(const struct att_recovery *what, const str
     if (shape->precision > ATT_DOUBLE)
         return att_fail(error, ATT_ECORRUPT, "the snapshot names an unknown precision %" PRIu32, shape->precision);
     *ret = *wanted;
+    ret->heads = shape->heads;
     ret->n_q = shape->n_q;
     ret->d = shape->d;
     ret->d_v = shape->d_v;
@@ -176,54 +151,20 @@ static enum att_status choose_options(const struct att_recovery *what, const str
     return ATT_OK;
 }
 
-static enum att_status find_demands(struct att_store *store, struct recovering *self,
-                                    const struct att_engine_options *options, struct att_error *error)
-{
-    uint64_t after = self->what->snapshot.replay_lsn;
-    uint64_t items = (uint64_t)options->capacity + options->n_q;
-    struct att_log_info log;
-    att_store_log_info(store, &log);
-    uint64_t first = log.first_lsn > after ? log.first_lsn : after + 1;
-    uint32_t heads = self->what->snapshot.shape.heads;
-    enum att_status status = ATT_OK;
-    if (self->without_log)
-        return ATT_OK;
-    /* With one head they are all its own; with several, an engine for all of them each would waste memory. */
-    if (heads == 1)
-        self->demands[0].records = log.last_lsn >= first ? log.last_lsn - first + 1 : 0;
-    else
-        status = att_store_read_log(store, after, count_record, self, error);
-    for (uint32_t head = 0; head < heads; head++) {
-        struct demand *demand = &self->demands[head];
-        demand->needed = 2 * (demand->records < items ? demand->records : items) + SPARE_ENTRIES;
-        demand->most = 2 * demand->records + SPARE_ENTRIES;
-    }
-    return status;
-}
-
-/* The engine, with a log that holds the replay. What 0 chooses is known only afterwards. */
-static enum att_status create_engine(struct att_engine_options *options, uint64_t needed,
-                                     struct att_engine **ret_engine, struct att_error *error)
-{
-    struct att_engine_stats stats;
-    enum att_status status = att_engine_create(options, ret_engine, error);
-    if (status != ATT_OK)
-        return status;
-    att_engine_stats(*ret_engine, &stats);
-    if (stats.log_capacity >= needed)
-        return ATT_OK;
-    att_engine_free(*ret_engine);
-    *ret_engine = NULL;
-    options->log_capacity = needed < MOST_ENTRIES ? (uint32_t)needed : MOST_ENTRIES;
-    return att_engine_create(options, ret_engine, error);
-}
-
 /* Bases are meaningful only under the numerics and the scale that made them. */
 static bool bases_fit(const struct att_engine *engine, const struct att_state_shape *shape,
                       const struct att_engine_options *options)
 {
     return strncmp(att_engine_base_tag(engine), shape->base_tag, sizeof shape->base_tag) == 0 &&
            options->scale == shape->scale;
+}
+
+/* How many updates there are to replay, of all heads. */
+static uint64_t expected(struct att_store *store, const struct recovering *self)
+{
+    struct att_log_info log;
+    att_store_log_info(store, &log);
+    return log.last_lsn > self->what->snapshot.replay_lsn ? log.last_lsn - self->what->snapshot.replay_lsn : 0;
 }
 
 static enum att_status fill_engines(struct att_store *store, struct recovering *self, struct att_error *error)
@@ -234,6 +175,7 @@ static enum att_status fill_engines(struct att_store *store, struct recovering *
     self->what->bases_restored = self->what->bases_restored && self->what->bases_in_snapshot;
     for (uint32_t head = 0; head < self->heads.count; head++) {
         att_engine_set_lsn(self->heads.engines[head], self->cuts[head].lsn);
+        att_engine_expect(self->heads.engines[head], expected(store, self));
         if (att_engine_prepare(self->heads.engines[head], error) != ATT_OK)
             return att_heads_fail(self->heads.count, head, error);
     }
@@ -241,25 +183,19 @@ static enum att_status fill_engines(struct att_store *store, struct recovering *
                              : att_store_read_log(store, self->what->snapshot.replay_lsn, replay_record, self, error);
 }
 
-/* One attempt, with logs of at least what the heads demand. On failure no engine is left. */
-static enum att_status attempt(struct att_store *store, const struct att_engine_options *chosen,
-                               struct recovering *self, struct att_error *error)
+/* On failure no engine is left. */
+static enum att_status recover_heads(struct att_store *store, const struct att_engine_options *options,
+                                     struct recovering *self, struct att_error *error)
 {
     struct att_recovery *what = self->what;
     enum att_status status = att_heads_init(&self->heads, what->snapshot.shape.heads, error);
     if (status != ATT_OK)
         return status;
-    self->full = false;
-    if (self->sessions)
-        att_sessions_clear(self->sessions);
-    what->records = 0;
     what->last_lsn = what->snapshot.lsn;
-    for (uint32_t head = 0; head < self->heads.count && status == ATT_OK; head++) {
-        struct att_engine_options options = *chosen;
-        status = create_engine(&options, self->demands[head].needed, &self->heads.engines[head], error);
-    }
+    for (uint32_t head = 0; head < self->heads.count && status == ATT_OK; head++)
+        status = att_engine_create(options, &self->heads.engines[head], error);
     if (status == ATT_OK) {
-        what->bases_restored = bases_fit(self->heads.engines[0], &what->snapshot.shape, chosen);
+        what->bases_restored = bases_fit(self->heads.engines[0], &what->snapshot.shape, options);
         status = fill_engines(store, self, error);
     }
     if (status != ATT_OK)
@@ -267,19 +203,6 @@ static enum att_status attempt(struct att_store *store, const struct att_engine_
     else if (what->last_lsn < what->snapshot.lsn)
         what->last_lsn = what->snapshot.lsn;
     return status;
-}
-
-/* Attempts, until no head's log is too small. */
-static enum att_status attempt_all(struct att_store *store, const struct att_engine_options *options,
-                                   struct recovering *self, struct att_error *error)
-{
-    for (;;) {
-        enum att_status status = attempt(store, options, self, error);
-        struct demand *demand = &self->demands[self->full_head];
-        if (status == ATT_OK || !self->full || demand->needed >= demand->most)
-            return status;
-        demand->needed = demand->needed * GROWTH < demand->most ? demand->needed * GROWTH : demand->most;
-    }
 }
 
 enum att_status att_recover(struct att_store *store, const struct att_engine_options *wanted, unsigned overrides,
@@ -304,18 +227,14 @@ enum att_status att_recover(struct att_store *store, const struct att_engine_opt
     self.d_v = options.d_v;
     self.arrays.key = calloc(options.d, sizeof(float));
     self.arrays.value = calloc(options.d_v, sizeof(float));
-    self.demands = calloc(what.snapshot.shape.heads, sizeof *self.demands);
-    if (!self.arrays.key || !self.arrays.value || !self.demands)
+    if (!self.arrays.key || !self.arrays.value)
         status = att_fail(error, ATT_ENOMEM, "no memory to replay the log");
     if (status == ATT_OK)
-        status = find_demands(store, &self, &options, error);
-    if (status == ATT_OK)
-        status = attempt_all(store, &options, &self, error);
+        status = recover_heads(store, &options, &self, error);
     if (status == ATT_OK) {
         *ret_heads = self.heads;
         *ret_what = what;
     }
-    free(self.demands);
     free(self.arrays.value);
     free(self.arrays.key);
     return status;

@@ -8,6 +8,8 @@
 
 /* Requests between two looks at everything else. */
 enum { REQUESTS_A_TURN = 128, INIT_LOOK_MS = 100 };
+#define READING_NS UINT64_C(10000000000) /* after stop, for clients to read the answers that are going out */
+#define ROOM_NS    UINT64_C(1000000000)  /* after stop, for room on a full disk: the log thread tries a few times */
 
 enum att_status att_service_create(struct att_service **ret_service, struct att_error *error)
 {
@@ -51,7 +53,7 @@ enum att_status att_service_join(struct att_service *service, const struct att_s
     service->lsn = stats.lsn > att_store_last_lsn(store) ? stats.lsn : att_store_last_lsn(store);
     att_server_set_lsn(server, service->lsn);
     att_server_set_durable(server, state.durable_lsn);
-    service->changed_lsn = service->lsn;
+    service->snapshot_lsn = state.snapshot_lsn;
     service->snapshot_ns = att_clock_ns();
     /* Release: partner is the acquire in att_service_event. */
     atomic_store_explicit(&service->wakeable, server, memory_order_release);
@@ -92,7 +94,13 @@ static bool flush(struct att_service *service, const struct att_server_request *
     if (service->options.durability == ATT_DURABLE_OFF)
         return service_snapshot_wanted(service, request);
     service_reply_durable(service, request->session, &reply, NULL, 0, service->lsn);
-    att_store_hurry(service->store);
+    att_store_hurry(service->store, service->lsn);
+    return true;
+}
+
+static bool send_regions(struct att_service *service, const struct att_server_request *request)
+{
+    att_server_send_regions(service->server, request->session);
     return true;
 }
 
@@ -131,6 +139,8 @@ static bool handle(struct att_service *service, const struct att_server_request 
 
     if (type == ATT_REQ_READS)
         return service_note_reads(service, request);
+    if (type == ATT_REQ_REGIONS)
+        return send_regions(service, request);
     if (head >= service->heads.count) {
         snprintf(text, sizeof text, "head %u is out of range: there %s %u", head,
                  service->heads.count == 1 ? "is" : "are", service->heads.count);
@@ -197,13 +207,15 @@ static void look_around(struct att_service *service)
     service_collect(service);
     service_release_durable(service);
     service_snapshot_check(service);
-    if (service_pay_owed(service) && service->parked) {
+    if (service_pay_owed(service)) {
+        att_store_push(service->store); /* what was owed: nobody else may come and do it */
+        if (service->parked)
+            att_server_unpark(service->server);
         service->parked = false;
-        att_server_unpark(service->server);
     }
 }
 
-/* Until every row has had its first refresh: a bar on a terminal. */
+/* Until every row has had its first refresh (some may have gone cold again): a bar on a terminal. */
 static void show_init(struct att_service *service, int *timeout_ms)
 {
     struct att_engine_stats stats;
@@ -215,7 +227,7 @@ static void show_init(struct att_service *service, int *timeout_ms)
         return;
     service->init_ns = att_clock_ns();
     att_heads_stats(&service->heads, &stats);
-    if (stats.rows_cold == 0) {
+    if (stats.rows_cold == 0 || stats.refreshes >= service->init_rows) {
         service->initialising = false;
         fprintf(stderr, "attnd: all %llu rows are up to date after %.2f s\n", (unsigned long long)stats.rows_hot,
                 att_progress_end(&service->init));
@@ -237,8 +249,21 @@ static bool finished(struct att_service *service)
 
     att_store_state(service->store, &state);
     return service->deferred_count == 0 && service->jobs == 0 && !service->outgoing && !service->snapshot_running &&
-           (state.durable_lsn >= service->lsn || state.refusing == ATT_EIO ||
+           (state.durable_lsn >= service->lsn || state.refusing == ATT_EIO || service->gave_up ||
             service->options.durability == ATT_DURABLE_OFF);
+}
+
+/* After stop a full disk is waited for, but not for ever. */
+static void wait_for_room(struct att_service *service)
+{
+    struct att_store_state state;
+
+    att_store_state(service->store, &state);
+    if (state.refusing != ATT_ENOSPC)
+        service->full_ns = 0;
+    else if (service->full_ns == 0)
+        service->full_ns = att_clock_ns();
+    service->gave_up = service->full_ns != 0 && att_clock_ns() - service->full_ns > ROOM_NS;
 }
 
 /* After stop: nothing new is taken; what was taken is finished, then a snapshot, then the end. */
@@ -247,6 +272,9 @@ static void wind_up(struct att_service *service)
     struct att_store_state state;
     bool wanted = true;
 
+    att_server_retire(service->server);
+    att_store_hurry(service->store, service->lsn); /* with what is still owed */
+    service->stopped_ns = att_clock_ns();
     while (!finished(service) || wanted) {
         if (wanted && finished(service)) {
             att_store_state(service->store, &state);
@@ -256,21 +284,44 @@ static void wind_up(struct att_service *service)
         }
         service_pay_owed(service);
         att_store_push(service->store);
+        wait_for_room(service);
         look_around(service);
         service_send_chunks(service);
-        att_server_flush(service->server);
+        if (att_clock_ns() - service->stopped_ns > READING_NS)
+            service_end_readers(service);
         att_server_wait(service->server, 10);
         atomic_store(&service->events, true);
     }
 }
 
-enum att_status att_service_run(struct att_service *service, struct att_error *error)
+/* Whether all is on disk; else why not. */
+static enum att_status outcome(const struct att_service *service, struct att_error *error)
 {
+    const enum att_durability durability = service->options.durability;
     struct att_store_state state;
     char text[400];
+
+    att_store_state(service->store, &state);
+    if (state.refusing != ATT_EIO &&
+        (state.durable_lsn >= service->lsn || (durability == ATT_DURABLE_OFF && !state.snapshot_failed)))
+        return ATT_OK;
+    if (service->gave_up)
+        return att_fail(error, ATT_ENOSPC,
+                        "%s: the disk is full: updates %llu to %llu, which were%s acknowledged, are not on it",
+                        service->options.directory, (unsigned long long)state.durable_lsn + 1,
+                        (unsigned long long)service->lsn, durability == ATT_DURABLE_ALWAYS ? " not" : "");
+    att_store_message(service->store, text, sizeof text);
+    return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
+}
+
+enum att_status att_service_run(struct att_service *service, struct att_error *error)
+{
+    struct att_engine_stats stats;
     int timeout_ms;
 
     service->initialising = true;
+    att_heads_stats(&service->heads, &stats);
+    service->init_rows = stats.refreshes + stats.rows_cold;
     att_progress_start(&service->init, "init", (uint64_t)service->options.n_q * service->heads.count);
     while (!atomic_load_explicit(&service->stop, memory_order_acquire)) {
         bool busy = serve_requests(service);
@@ -282,9 +333,5 @@ enum att_status att_service_run(struct att_service *service, struct att_error *e
         att_server_wait(service->server, busy ? 0 : timeout_ms);
     }
     wind_up(service);
-    att_store_state(service->store, &state);
-    if (state.refusing == ATT_OK && (!state.snapshot_failed || state.durable_lsn >= service->lsn))
-        return ATT_OK;
-    att_store_message(service->store, text, sizeof text);
-    return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
+    return outcome(service, error);
 }

@@ -13,7 +13,7 @@
 struct att_service;
 
 struct att_service_options {
-    const char *name;
+    const char *name, *directory;
     uint32_t capacity, n_q, d, d_v; /* of each head */
     double scale;
     enum att_precision precision;

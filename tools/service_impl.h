@@ -60,13 +60,17 @@ struct att_service {
     _Atomic(struct att_server *) wakeable; /* `server`, once it is there */
     struct att_progress init;              /* the background refresh of all rows, shown on a terminal */
     bool initialising;
-    uint64_t init_ns; /* when it was last looked at */
-    bool *touched;    /* [heads]: had a request in this turn, so its merge thread may have to be woken */
+    uint64_t init_ns;    /* when it was last looked at */
+    uint64_t init_rows;  /* refreshes that make it complete */
+    uint64_t stopped_ns; /* when the end began */
+    bool *touched;       /* [heads]: had a request in this turn, so its merge thread may have to be woken */
 
     /* updates */
-    uint64_t lsn; /* of the newest update */
-    bool owed;    /* `record` is applied but the store had no room for it: nothing else is applied before it */
-    bool parked;  /* some session is */
+    uint64_t lsn;     /* of the newest update */
+    bool owed;        /* `record` is applied but the store had no room for it: nothing else is applied before it */
+    bool parked;      /* some session is */
+    uint64_t full_ns; /* after stop: since when the disk has been full; 0: it is not */
+    bool gave_up;     /* that was too long: what is not on disk now will not be */
     struct att_record record;
     void *record_payload;
 
@@ -91,7 +95,7 @@ struct att_service {
     uint32_t snapshot_head;       /* whose turn it is: one head at a time hands out its pieces */
     uint64_t snapshot_generation; /* before it */
     uint64_t log_bytes;           /* appended since the last one began */
-    uint64_t changed_lsn;         /* the LSN when it began */
+    uint64_t snapshot_lsn;        /* the newest complete one holds all up to here */
     uint64_t snapshot_ns;         /* when the last one began */
     struct att_job merge_job, snapshot_job;
     struct cutter cutter;
@@ -127,6 +131,7 @@ bool service_wide(struct att_service *service, const struct att_server_request *
 bool service_merge(struct att_service *service, const struct att_server_request *request);
 void service_collect(struct att_service *service);
 bool service_send_chunks(struct att_service *service);
+void service_end_readers(struct att_service *service);
 void service_drop_outgoing(struct att_service *service);
 
 /* service_reply.c */

@@ -229,7 +229,9 @@ static void finish(struct att_service *service, struct att_job *job)
     service->jobs--;
     att_server_computed(service->server, work->session);
     if (job->status != ATT_OK && job->status != ATT_EMPTY) {
-        service_refuse_late(service, work->session, &work->request, job->status, "not enough memory for this answer");
+        service_refuse_late(service, work->session, &work->request, job->status,
+                            job->status == ATT_ENOMEM ? "not enough memory for this answer"
+                                                      : "scores are too large for the precision");
         work_end(service, work);
     } else if (job->kind == ATT_JOB_ROW) {
         finish_row(service, work);
@@ -281,6 +283,14 @@ bool service_send_chunks(struct att_service *service)
         }
     }
     return progress;
+}
+
+/* attnd does not go on for those who don't read. */
+void service_end_readers(struct att_service *service)
+{
+    for (const struct work *work = service->outgoing; work; work = work->next)
+        att_server_end(service->server, work->session,
+                       "it has not read its answer in the 10 s since attnd was told to end");
 }
 
 void service_drop_outgoing(struct att_service *service)

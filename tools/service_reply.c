@@ -50,6 +50,15 @@ static bool grow(struct att_service *service)
     return true;
 }
 
+static void fail_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply)
+{
+    char text[400];
+    const struct att_wire_request request = {.type = reply->type, .tag = reply->tag};
+
+    att_store_message(service->store, text, sizeof text);
+    service_refuse_late(service, session, &request, ATT_EIO, text);
+}
+
 /* Keeps the reply until `lsn` is durable; sends it at once when it is. Called with LSNs that never fall. */
 void service_reply_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply,
                            const double *payload, size_t payload_bytes, uint64_t lsn)
@@ -60,6 +69,10 @@ void service_reply_durable(struct att_service *service, uint64_t session, const 
     att_store_state(service->store, &state);
     if (state.durable_lsn >= lsn && service->deferred_count == 0) {
         att_server_reply(service->server, session, reply, payload, payload_bytes);
+        return;
+    }
+    if (state.durable_lsn < lsn && state.refusing == ATT_EIO) {
+        fail_durable(service, session, reply); /* it will never be, and no event comes any more to say so */
         return;
     }
     /* Memory for a reply that was promised: without it the promise is broken, so this is the end. */
@@ -76,16 +89,7 @@ void service_reply_durable(struct att_service *service, uint64_t session, const 
     service->deferred_count++;
 }
 
-static void fail_deferred(struct att_service *service, struct deferred *entry)
-{
-    char text[400];
-    const struct att_wire_request request = {.type = entry->reply.type, .tag = entry->reply.tag};
-
-    att_store_message(service->store, text, sizeof text);
-    service_refuse_late(service, entry->session, &request, ATT_EIO, text);
-}
-
-/* Sends what has become durable. After a failed sync nothing will: then the clients are told. */
+/* Sends what has become durable. After a failed sync, or at an end without room, nothing will: then the clients are told. */
 void service_release_durable(struct att_service *service)
 {
     struct att_store_state state;
@@ -96,8 +100,8 @@ void service_release_durable(struct att_service *service)
         struct deferred *entry = &service->deferred[service->deferred_first];
         if (entry->lsn <= state.durable_lsn)
             att_server_reply(service->server, entry->session, &entry->reply, entry->payload, entry->payload_bytes);
-        else if (state.refusing == ATT_EIO)
-            fail_deferred(service, entry);
+        else if (state.refusing == ATT_EIO || service->gave_up)
+            fail_durable(service, entry->session, &entry->reply);
         else
             return;
         free(entry->payload);

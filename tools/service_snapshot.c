@@ -97,7 +97,6 @@ void service_snapshot_begin(struct att_service *service)
     service->waiting = service->waiting_next;
     service->waiting_next = NULL;
     service->snapshot_generation = state.generation;
-    service->changed_lsn = service->lsn;
     service->log_bytes = 0;
     service->snapshot_ns = att_clock_ns();
     status = att_store_snapshot_begin(service->store, &shape, &error);
@@ -141,38 +140,41 @@ void service_snapshot_job_done(struct att_service *service, const struct att_job
         begin_head(service, head + 1);
     } else {
         att_store_snapshot_end(service->store);
+        att_store_hurry(service->store, service->lsn); /* its manifest waits until its cuts are durable */
         service->snapshot_handed = true;
     }
 }
 
-/* The store's part is done when it says that no snapshot is running. */
+/* The store's part is done when it says that no snapshot is running, and over when its cuts will not be durable. */
 void service_snapshot_check(struct att_service *service)
 {
     struct att_store_state state;
     char text[400] = "the snapshot failed";
 
     att_store_state(service->store, &state);
-    if (!service->snapshot_running || !service->snapshot_handed || state.snapshot_running)
+    if (!service->snapshot_running || !service->snapshot_handed || (state.snapshot_running && !service->gave_up))
         return;
     service->snapshot_running = false;
-    if (state.snapshot_failed) {
+    if (state.snapshot_failed || state.snapshot_running) {
         att_store_message(service->store, text, sizeof text);
         fprintf(stderr, "attnd: no snapshot: %s\n", text);
         answer_waiters(service, state.refusing != ATT_OK ? state.refusing : ATT_EIO, text);
     } else {
+        service->snapshot_lsn = state.snapshot_lsn;
         answer_waiters(service, ATT_OK, "");
     }
     if (service->waiting_next)
         service_snapshot_begin(service);
 }
 
-/* By log size, or by time when anything has changed. *ret_timeout_ms: when to ask again; -1: when something changes. */
+/* By log size, or by time when anything is in no snapshot. Both count from the last attempt, so that one that fails is
+ * tried again, and not all the time. *ret_timeout_ms: when to ask again; -1: when something changes. */
 bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms)
 {
     const uint64_t period = service->options.snapshot_seconds * UINT64_C(1000000000);
     uint64_t age;
 
-    if (service->snapshot_running || service->lsn == service->changed_lsn)
+    if (service->snapshot_running || service->lsn == service->snapshot_lsn)
         return false;
     if (service->log_bytes >= service->options.snapshot_bytes)
         return true;

@@ -37,26 +37,21 @@ struct att_sessions *att_sessions_create(void)
 {
     struct att_sessions *sessions = calloc(1, sizeof *sessions);
 
-    if (sessions)
-        att_sessions_clear(sessions);
-    return sessions;
-}
-
-void att_sessions_clear(struct att_sessions *sessions)
-{
-    for (uint32_t i = 0; i < sessions->used; i++)
-        free(sessions->places[i].notes);
-    free(sessions->places);
-    *sessions = (struct att_sessions){.free_first = ATT_NO_SESSION};
+    if (!sessions)
+        return NULL;
+    sessions->free_first = ATT_NO_SESSION;
     for (uint32_t i = 0; i < BUCKETS; i++)
         sessions->buckets[i] = ATT_NO_SESSION;
+    return sessions;
 }
 
 void att_sessions_free(struct att_sessions *sessions)
 {
     if (!sessions)
         return;
-    att_sessions_clear(sessions);
+    for (uint32_t i = 0; i < sessions->used; i++)
+        free(sessions->places[i].notes);
+    free(sessions->places);
     free(sessions);
 }
 

@@ -34,7 +34,6 @@ struct att_session_state {
 /* NULL: no memory. */
 struct att_sessions *att_sessions_create(void);
 void att_sessions_free(struct att_sessions *sessions); /* NULL is allowed */
-void att_sessions_clear(struct att_sessions *sessions);
 
 /* The place of a session, good until it expires; ATT_NO_SESSION. */
 uint32_t att_sessions_find(const struct att_sessions *sessions, uint64_t id);

@@ -20,7 +20,7 @@
 #include "oracle.h"
 #include "random.h"
 
-enum { HEADS = 3, N_Q = 6, TOKENS = 40, CAPACITY = 48, D = 4, D_V = 3 };
+enum { HEADS = 3, N_Q = 6, TOKENS = 40, CAPACITY = 48, D = 4, D_V = 3, LOG = 64 };
 
 struct world {
     struct daemon daemon;
@@ -283,6 +283,7 @@ static struct att_client *restarted(struct world *world, struct att_client *clie
     verify(world);
     start(world, false, durability);
     client = connected(world);
+    assert_int_equal(stat_of(client).log_capacity, HEADS * LOG); /* however much was replayed */
     check_answers(world, client);
     return client;
 }

@@ -22,6 +22,7 @@ struct outcome {
     uint64_t acknowledged, sent;
     enum att_status refused; /* what ended the writing */
     char message[400];
+    enum att_status flushed; /* after a failed sync */
     int exit_code;
 };
 
@@ -71,22 +72,14 @@ static struct outcome run_with_fault(struct daemon *daemon, const struct image b
             att_snapshot(client); /* it may fail: the log has everything */
             write_updates(client, HALF + 1, UPDATES, &outcome);
         }
+        if (outcome.refused == ATT_EIO)
+            outcome.flushed = att_flush(client);
         att_close(client);
         int status = daemon_stop(daemon, SIGTERM);
         outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     }
     outcome.hit = access(mark, F_OK) == 0;
     return outcome;
-}
-
-static bool log_says(const struct daemon *daemon, const char *word)
-{
-    struct image log = {0};
-    image_load(&log, daemon->log);
-    image_reserve(&log, log.size + 1); /* a NUL */
-    bool says = strstr((const char *)log.bytes, word) != NULL;
-    free(log.bytes);
-    return says;
 }
 
 static void print_log(const struct daemon *daemon)
@@ -121,6 +114,9 @@ static void check_outcome(const struct daemon *daemon, const struct fault *fault
         fail_msg("%s: only %llu of %d updates, exit %d: %s", where, (unsigned long long)outcome->acknowledged, UPDATES,
                  outcome->exit_code, outcome->message);
     }
+    if (outcome->refused == ATT_EIO && outcome->flushed != ATT_EIO)
+        fail_msg("%s: updates were refused for good, and a flush ended with %s", where,
+                 att_status_name(outcome->flushed));
     if (outcome->refused == ATT_EIO && outcome->exit_code != 1)
         fail_msg("%s: updates were refused for good, but exit %d", where, outcome->exit_code);
 }

@@ -197,6 +197,17 @@ static void UNUSED image_load(struct image *image, const char *path)
     close(fd);
 }
 
+/* Whether attnd has said this on its standard error. */
+static bool UNUSED log_says(const struct daemon *daemon, const char *word)
+{
+    struct image log = {0};
+    image_load(&log, daemon->log);
+    image_reserve(&log, log.size + 1); /* a NUL */
+    bool says = strstr((const char *)log.bytes, word) != NULL;
+    free(log.bytes);
+    return says;
+}
+
 static void UNUSED image_copy(struct image *to, const struct image *from)
 {
     to->size = 0;

@@ -1,9 +1,12 @@
 /* What goes wrong around attnd: a disk that is really full (a tmpfs of 8 MB, when root), several daemons that are
- * started on one directory at the same moment, a wall clock that is set back all the time. */
+ * started on one directory at the same moment, a wall clock that is set back all the time; and an interval of an hour,
+ * which nobody may have to wait out. */
 #include "fault_support.h"
 
 #include <sys/mount.h>
 #include <sys/statvfs.h>
+
+enum { PATH = 170 };
 
 static const char *const resume[] = {"--durability", "always", "--log-capacity", "64", NULL};
 
@@ -21,7 +24,7 @@ static void put_ballast(const char *path, uint64_t left)
     close(fd);
 }
 
-/* Writes one update after the other from *n on, until one is not acknowledged within 2 s. */
+/* Writes one update after the other from *n on, until one is not acknowledged within 2 s, or refused. */
 static void write_until_full(struct att_client *client, uint64_t *n)
 {
     struct att_completion done;
@@ -30,8 +33,8 @@ static void write_until_full(struct att_client *client, uint64_t *n)
         assert_int_equal(submit_update(client, *n), ATT_OK);
         int count = att_complete(client, &done, 1, 2000);
         assert_true(count >= 0);
-        if (count == 0)
-            return; /* it is applied, and waits */
+        if (count == 0 || done.status == ATT_ENOSPC)
+            return; /* it is applied, and waits; or those before it are acknowledged, and wait */
         if (done.status != ATT_OK)
             fail_msg("update %llu: %s: %s", (unsigned long long)*n, att_status_name(done.status),
                      att_last_error(client));
@@ -71,53 +74,99 @@ static void check_full(const struct daemon *daemon, struct att_client *client, u
     assert_int_equal(done.status, ATT_OK);
 }
 
+/* A daemon on a file system of its own, which is full but for a few updates. False: there can't be one here. */
+static bool start_on_small_disk(struct daemon *daemon, const char *durability, char *ret_disk, char *ret_ballast)
+{
+    char q[200], k[200], v[200];
+    daemon_init(daemon);
+    snprintf(ret_disk, PATH, "%s/disk", daemon->root);
+    snprintf(ret_ballast, PATH, "%s/disk/ballast", daemon->root);
+    assert_int_equal(mkdir(ret_disk, 0700), 0);
+    if (geteuid() != 0 || mount("attnd-test", ret_disk, "tmpfs", 0, "size=8m,mode=700") != 0) {
+        print_message("skipped: needs root, and the right to mount a tmpfs\n");
+        daemon_release(daemon);
+        return false;
+    }
+    write_state_arrays(daemon);
+    snprintf(daemon->dir, sizeof daemon->dir, "%s/disk/state", daemon->root);
+    snprintf(q, sizeof q, "%s/Q.npy", daemon->root);
+    snprintf(k, sizeof k, "%s/K.npy", daemon->root);
+    snprintf(v, sizeof v, "%s/V.npy", daemon->root);
+    const char *create[] = {"--q", q, "--k", k, "--v", v, "--durability", durability, NULL};
+    assert_true(daemon_start(daemon, create));
+    put_ballast(ret_ballast, 200 << 10);
+    return true;
+}
+
+static void release_small_disk(struct daemon *daemon, const char *disk)
+{
+    umount2(disk, MNT_DETACH);
+    daemon_release(daemon);
+}
+
 static void a_full_disk_loses_nothing_and_goes_on_with_room(void **state)
 {
     (void)state;
     struct daemon daemon;
-    char disk[150], ballast[170];
+    char disk[PATH], ballast[PATH];
     uint64_t n = 1;
-    daemon_init(&daemon);
-    snprintf(disk, sizeof disk, "%s/disk", daemon.root);
-    assert_int_equal(mkdir(disk, 0700), 0);
-    if (geteuid() != 0 || mount("attnd-test", disk, "tmpfs", 0, "size=8m,mode=700") != 0) {
-        print_message("skipped: needs root, and the right to mount a tmpfs\n");
-        daemon_release(&daemon);
+    if (!start_on_small_disk(&daemon, "always", disk, ballast))
         skip();
+    struct att_client *client = connect_to(&daemon);
+    for (int round = 0; round < 2; round++) { /* full, room, full again, room again */
+        uint64_t before = n;
+        write_until_full(client, &n);
+        check_full(&daemon, client, n, ballast);
+        write_more(client, n + 1, n + 100);
+        print_message("full after %llu updates, room again, 100 more\n", (unsigned long long)(n - before));
+        n += 101;
+        if (round == 0)
+            put_ballast(ballast, 200 << 10);
     }
-    write_state_arrays(&daemon);
-    snprintf(daemon.dir, sizeof daemon.dir, "%s/disk/state", daemon.root);
-    snprintf(ballast, sizeof ballast, "%s/ballast", disk);
-    char q[200], k[200], v[200];
-    snprintf(q, sizeof q, "%s/Q.npy", daemon.root);
-    snprintf(k, sizeof k, "%s/K.npy", daemon.root);
-    snprintf(v, sizeof v, "%s/V.npy", daemon.root);
-    const char *create[] = {"--q", q, "--k", k, "--v", v, "--durability", "always", NULL};
-    bool good = daemon_start(&daemon, create);
-    if (good) {
-        put_ballast(ballast, 200 << 10);
+    att_close(client);
+    int status = daemon_stop(&daemon, SIGTERM);
+    struct recovered found = recover_directory(daemon.dir, true);
+    release_small_disk(&daemon, disk);
+    assert_int_equal(status, 0);
+    if (found.wrong[0] || found.updates != n - 1)
+        fail_msg("%llu updates of %llu: %s", (unsigned long long)found.updates, (unsigned long long)n - 1, found.wrong);
+}
+
+/* It ends, with 1 and a word about what is not on disk; who waits for an update or a snapshot is told. */
+static void an_end_on_a_full_disk_waits_for_no_room(void **state)
+{
+    (void)state;
+    static const char *const durabilities[] = {"always", "interval:20"};
+    const struct att_request snapshot = {.type = ATT_REQ_SNAPSHOT};
+    for (int i = 0; i < 2; i++) {
+        struct daemon daemon;
+        struct att_completion done[2];
+        struct att_stat stat;
+        char disk[PATH], ballast[PATH];
+        uint64_t n = 1;
+        if (!start_on_small_disk(&daemon, durabilities[i], disk, ballast))
+            skip();
         struct att_client *client = connect_to(&daemon);
-        for (int round = 0; round < 2; round++) { /* full, room, full again, room again */
-            uint64_t before = n;
-            write_until_full(client, &n);
-            check_full(&daemon, client, n, ballast);
-            write_more(client, n + 1, n + 100);
-            print_message("full after %llu updates, room again, 100 more\n", (unsigned long long)(n - before));
-            n += 101;
-            if (round == 0)
-                put_ballast(ballast, 200 << 10);
-        }
-        att_close(client);
+        write_until_full(client, &n);
+        assert_int_equal(att_submit(client, &snapshot), ATT_OK);
+        assert_int_equal(att_get_stat(client, &stat), ATT_OK); /* so that has been taken */
         int status = daemon_stop(&daemon, SIGTERM);
-        good = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        int count = att_complete(client, done, 2, 5000);
+        bool told = log_says(&daemon, i == 0 ? "which were not acknowledged, are not on it"
+                                             : "which were acknowledged, are not on it");
+        unlink(ballast);
         struct recovered found = recover_directory(daemon.dir, true);
-        if (found.wrong[0] || found.updates != n - 1)
+        att_close(client);
+        release_small_disk(&daemon, disk);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+        assert_true(told);
+        assert_int_equal(count, i == 0 ? 2 : 1);
+        for (int c = 0; c < count; c++)
+            assert_int_equal(done[c].status, done[c].type == ATT_REQ_SNAPSHOT ? ATT_ENOSPC : ATT_EIO);
+        if (found.wrong[0] || (i == 0 ? found.updates != n - 1 : found.updates >= n - 1))
             fail_msg("%llu updates of %llu: %s", (unsigned long long)found.updates, (unsigned long long)n - 1,
                      found.wrong);
     }
-    umount2(disk, MNT_DETACH);
-    daemon_release(&daemon);
-    assert_true(good);
 }
 
 /* ---- Several daemons at once ------------------------------------------------------------------------------- */
@@ -151,13 +200,8 @@ static void of_daemons_started_at_once_one_serves(void **state)
             waitpid(starters[i], &how, 0);
             assert_true(WIFEXITED(how) && (WEXITSTATUS(how) == 0 || WEXITSTATUS(how) == 7));
             served += WEXITSTATUS(how) == 0;
-            if (WEXITSTATUS(how) == 7) {
-                struct image log = {0};
-                image_load(&log, rivals[i].log);
-                image_reserve(&log, log.size + 1);
-                assert_non_null(strstr((const char *)log.bytes, "another daemon serves it"));
-                free(log.bytes);
-            }
+            if (WEXITSTATUS(how) == 7)
+                assert_true(log_says(&rivals[i], "another daemon serves it"));
         }
         assert_int_equal(served, 1);
     }
@@ -202,6 +246,33 @@ static void a_wall_clock_that_is_set_back_changes_nothing(void **state)
     daemon_release(&daemon);
 }
 
+/* ---- An interval of an hour ---------------------------------------------------------------------------------- */
+
+static void a_snapshot_and_an_end_do_not_wait_out_the_interval(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    const char *const arguments[] = {"--durability", "interval:3600000", NULL};
+    uint64_t n = 0;
+    make_daemon_state(&daemon);
+    for (int round = 0; round < 2; round++) {
+        assert_true(daemon_start(&daemon, arguments));
+        struct att_client *client = connect_to(&daemon);
+        write_more(client, n + 1, n + 10);
+        assert_int_equal(att_snapshot(client), ATT_OK);
+        write_more(client, n + 11, n + 20);
+        n += 20;
+        if (round == 1)
+            assert_int_equal(att_shutdown(client), ATT_OK);
+        assert_int_equal(daemon_stop(&daemon, round == 1 ? 0 : SIGTERM), 0);
+        att_close(client);
+        struct recovered found = recover_directory(daemon.dir, false);
+        if (found.wrong[0] || found.updates != n)
+            fail_msg("%llu updates: %s", (unsigned long long)found.updates, found.wrong);
+    }
+    daemon_release(&daemon);
+}
+
 int main(void)
 {
     if (!daemon_has("attnd")) {
@@ -210,8 +281,10 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_disk_loses_nothing_and_goes_on_with_room),
+        cmocka_unit_test(an_end_on_a_full_disk_waits_for_no_room),
         cmocka_unit_test(of_daemons_started_at_once_one_serves),
         cmocka_unit_test(a_wall_clock_that_is_set_back_changes_nothing),
+        cmocka_unit_test(a_snapshot_and_an_end_do_not_wait_out_the_interval),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

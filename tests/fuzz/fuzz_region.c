@@ -28,8 +28,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
                                                .log_capacity = LOG,
                                                .threads = 1};
     struct att_region region;
-    int fd;
-    if (att_region_create(&options, &region, &fd, NULL) != ATT_OK)
+    int fds[ATT_REGION_FDS];
+    if (att_region_create(&options, &region, fds, NULL) != ATT_OK)
         abort();
     for (uint32_t row = 0; row < N_Q; row++) {
         struct att_row *base = &att_region_tile(&region, row / ATT_TILE_ROWS)->rows[row % ATT_TILE_ROWS];

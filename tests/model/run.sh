@@ -78,6 +78,9 @@ check tiles fails "without the row id, when rows are dropped" NO_ROW_ID
 check tiles fails "with a refresh put into a tile at P without folding" REFRESH_UNFOLDED
 check tiles holds "with tiles of cold rows that merges leave behind" LEAVE_BEHIND
 check tiles fails "without the tail check, with tiles left behind" NO_TAIL_CHECK LEAVE_BEHIND
+check tiles holds "with the memory of the bases replaced" REPLACE
+check tiles fails "without the tail check, with the memory replaced" NO_TAIL_CHECK REPLACE
+check tiles fails "with the memory replaced in the middle of a flip" REPLACE_HALF_WRITTEN REPLACE
 check tiles fails "with tail published before the tiles flip" TAIL_EARLY
 check tiles fails "with settled published before the settled tokens" SETTLED_EARLY
 check tiles fails "with the settled row of Q written before its drop is flipped" Q_EARLY

@@ -1,5 +1,6 @@
 /* The reader's protocol: tile flips, reuse of log slots, the token index, changes of a row of Q, drops, refreshes.
- * core/reader.c (top), core/entries.c, core/merge.c, core/tiles.c, core/rebuild.c, core/update.c.
+ * core/reader.c (top), core/entries.c, core/merge.c, core/tiles.c, core/rebuild.c, core/update.c; with -DREPLACE also
+ * core/give_back.c.
  *
  * One token, one row of Q (ROW), one logical tile, two physical tiles (one is the spare), a log of CAP slots. Entry p
  * adds 2^p to the token's value, so value[c] = the state after c entries tells c; an entry of Q adds nothing and changes
@@ -16,6 +17,11 @@
 #define N 3   /* entries in all */
 #define CAP 2 /* log slots */
 #define REFRESHES 1
+#ifdef REPLACE /* rows are dropped for their Q only: states enough */
+#define DROPS 0
+#else
+#define DROPS 1
+#endif
 #define ROW 0
 #define NO_ROW 1
 
@@ -34,6 +40,12 @@ typedef physical_tile {
     short sum
 };
 
+#ifdef REPLACE
+#define MAPPED(field) (has_old && replaced -> left[PHYSICAL(word)].field : tile[PHYSICAL(word)].field)
+#else
+#define MAPPED(field) tile[PHYSICAL(word)].field
+#endif
+
 /* Owner: service. */
 byte count;
 byte row_version;
@@ -45,6 +57,10 @@ byte newest;          /* 1 + position of the token's newest + entry */
 byte settled, tail;
 byte words = 2;           /* version 1, physical tile 0 */
 physical_tile tile[2];
+#ifdef REPLACE
+physical_tile left[2]; /* the memory that tile[] has replaced */
+bool replaced;
+#endif
 byte settled_value;
 byte settled_q;       /* the settled row of Q, known by its version */
 /* What the reader is bound to see. */
@@ -137,15 +153,46 @@ inline settle_q()
     }
 }
 
+#ifdef REPLACE
+/* give_back.c: the tile in use is copied, the spare is a hole in the new memory. Who mapped the old one still reads it; nobody
+ * writes it any more. */
+inline replace_memory()
+{
+    d_step {
+        replaced = true;
+        left[0].position = tile[0].position;
+        left[0].row = tile[0].row;
+        left[0].q_version = tile[0].q_version;
+        left[0].sum = tile[0].sum;
+        left[1].position = tile[1].position;
+        left[1].row = tile[1].row;
+        left[1].q_version = tile[1].q_version;
+        left[1].sum = tile[1].sum;
+        spare = 1 - PHYSICAL(words);
+#ifdef REPLACE_HALF_WRITTEN /* in the middle of a flip: a new position before its base */
+        left[spare].position = settled;
+#endif
+        tile[spare].position = 0;
+        tile[spare].row = NO_ROW;
+        tile[spare].q_version = 0;
+        tile[spare].sum = 0;
+        spare = 0
+    }
+}
+#endif
+
 active proctype merge()
 {
     physical_tile work;
     byte cut, at, spare, newest_value;
-    byte refreshes = REFRESHES, drops = 1;
+    byte refreshes = REFRESHES, drops = DROPS;
     bool changed_q, changed, behind, drop;
 
     do
     :: settled == N -> break
+#ifdef REPLACE
+    :: !replaced -> replace_memory()
+#endif
     /* att_refresh_some: between two merges all tiles stand at `settled`. */
     :: refreshes > 0 ->
         d_step {
@@ -241,6 +288,15 @@ active proctype reader()
     short sum;
     bool early;
 
+#ifdef REPLACE
+    bool has_old; /* it mapped the memory before it was replaced, if it is */
+
+    if
+    :: has_old = true
+    :: true
+    fi;
+#endif
+
 #ifdef COUNT_FIRST
     c = count;
 #endif
@@ -268,11 +324,11 @@ active proctype reader()
 #ifdef VERSION_FIRST
     version_read = row_version;
 #endif
-    position = tile[PHYSICAL(word)].position; /* 3 */
+    position = MAPPED(position); /* 3 */
     d_step { /* copy_base */
-        row = tile[PHYSICAL(word)].row;
-        q_version = tile[PHYSICAL(word)].q_version;
-        sum = tile[PHYSICAL(word)].sum
+        row = MAPPED(row);
+        q_version = MAPPED(q_version);
+        sum = MAPPED(sum)
     }
     atomic {
 #ifndef NO_DISTANCE_CHECK

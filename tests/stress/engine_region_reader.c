@@ -76,18 +76,18 @@ static int check(const double *values, uint32_t d_v, double bound, uint64_t befo
     return 0;
 }
 
-static int read_all_the_time(int fd, size_t bytes, struct shared *shared, uint64_t seed)
+static int read_all_the_time(const int *fds, struct shared *shared, uint64_t seed)
 {
     struct att_region region;
     struct att_error error;
     struct test_random random;
-    void *memory = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
 
     random_init(&random, seed);
-    if (memory == MAP_FAILED || att_region_attach(memory, bytes, &region, &error) != ATT_OK)
+    if (att_region_map(fds, &region, &error) != ATT_OK)
         return 2;
-    if (mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED)
-        return 3; /* nobody but the daemon may ever write it */
+    for (int i = 0; i < ATT_REGION_FDS; i++)
+        if (mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fds[i], 0) != MAP_FAILED)
+            return 3; /* nobody but the daemon may ever write it */
     while (!atomic_load(&shared->stop)) {
         double values[MOST_D_V], bound, entry, entry_bound;
         const uint32_t row = random_below(&random, region.n_q), column = random_below(&random, region.d_v);
@@ -186,7 +186,7 @@ static void run(const struct shape *shape, uint64_t updates)
     for (uint32_t i = 0; i < shape->readers; i++) {
         readers[i] = fork();
         if (readers[i] == 0)
-            _exit(read_all_the_time(att_engine_region_fd(engine), stats.region_bytes, shared, i));
+            _exit(read_all_the_time(att_engine_region_fds(engine), shared, i));
     }
     update_all_the_time(engine, shape, shared, updates);
     atomic_store(&shared->stop, true);

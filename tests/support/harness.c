@@ -84,10 +84,9 @@ void harness_update(struct att_engine *engine, struct model *model, struct att_o
         fail_msg("update of kind %d, index %u: %s: %s", (int)asked.kind, asked.index, att_status_name(status),
                  error.text);
     if (asked.kind == ATT_OP_APPEND && asked.index == ATT_ANY_INDEX) {
-        if (op->index >= model->capacity || model->live[op->index])
-            fail_msg("append took index %u, which is %s", op->index,
-                     op->index >= model->capacity ? "beyond the capacity" : "in use");
-        asked.index = op->index;
+        asked.index = model_lowest_free(model);
+        if (op->index != asked.index)
+            fail_msg("append took token %u, not the lowest that is free, %u", op->index, asked.index);
     }
     model_apply(model, &asked);
     if (asked.kind == ATT_OP_ADD_K || asked.kind == ATT_OP_ADD_V) {

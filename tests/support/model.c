@@ -112,6 +112,14 @@ enum att_status model_judge(const struct model *model, const struct att_op *op)
     }
 }
 
+uint32_t model_lowest_free(const struct model *model)
+{
+    uint32_t token = 0;
+    while (token < model->capacity && model->live[token])
+        token++;
+    return token;
+}
+
 static void set_token(struct model *model, const struct att_op *op)
 {
     size_t i = op->index;

@@ -34,6 +34,9 @@ enum att_status model_judge(const struct model *model, const struct att_op *op);
 /* Applies an update that the engine took; an append needs its index filled in. ADD kinds add. */
 void model_apply(struct model *model, const struct att_op *op);
 
+/* The lowest token that is not live, the capacity when all are: what an append takes. */
+uint32_t model_lowest_free(const struct model *model);
+
 /* The oracle's view of it; valid as long as the model. */
 struct oracle_input model_view(const struct model *model);
 

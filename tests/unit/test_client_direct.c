@@ -22,6 +22,7 @@
 #include "attn.h"
 #include "daemon.h"
 #include "handshake.h"
+#include "region.h"
 
 enum { N_Q = 200, N_K = 300, D = 8, D_V = 6 };
 
@@ -229,12 +230,12 @@ static void switched_off_is_said_by_name(void **unused)
     daemon_release(&attnd);
 }
 
-static int receive_region(int *ret_socket)
+static void receive_region(int *ret_socket, int region[ATT_HEAD_FDS])
 {
     struct sockaddr_un address;
     struct att_welcome welcome;
     struct att_regions regions;
-    int fds[2], region;
+    int fds[2];
     size_t count;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     struct pollfd wait = {.fd = fd, .events = POLLIN};
@@ -251,10 +252,9 @@ static int receive_region(int *ret_socket)
     close(fds[0]);
     close(fds[1]);
     assert_int_equal(poll(&wait, 1, 5000), 1);
-    assert_int_equal(att_packet_receive(fd, &regions, sizeof regions, &region, 1, &count), sizeof regions);
-    assert_int_equal(count, 1);
+    assert_int_equal(att_packet_receive(fd, &regions, sizeof regions, region, ATT_HEAD_FDS, &count), sizeof regions);
+    assert_int_equal(count, ATT_HEAD_FDS);
     *ret_socket = fd;
-    return region;
 }
 
 static void assert_not_writable(int fd, size_t bytes)
@@ -268,16 +268,10 @@ static void assert_not_writable(int fd, size_t bytes)
     assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
 }
 
-static void region_cannot_be_written(void **unused)
+static void assert_sealed(int region)
 {
-    (void)unused;
     char path[64];
     struct stat file;
-    int sock;
-    start(NULL, NULL);
-    struct att_client *ring = connect_to(false), *direct = connect_to(true);
-    await_hot(ring);
-    const int region = receive_region(&sock);
     assert_int_equal(fstat(region, &file), 0);
     const size_t bytes = (size_t)file.st_size;
     assert_not_writable(region, bytes);
@@ -294,10 +288,83 @@ static void region_cannot_be_written(void **unused)
         close(reopened);
     }
     assert_int_equal(open(path, O_RDWR | O_TRUNC | O_CLOEXEC), -1);
+}
+
+static void region_cannot_be_written(void **unused)
+{
+    (void)unused;
+    int region[ATT_HEAD_FDS], sock;
+    start(NULL, NULL);
+    struct att_client *ring = connect_to(false), *direct = connect_to(true);
+    await_hot(ring);
+    receive_region(&sock, region);
+    for (int i = 0; i < ATT_HEAD_FDS; i++) {
+        assert_sealed(region[i]);
+        close(region[i]);
+    }
     for (uint32_t row = 0; row < N_Q; row++)
         assert_same(ring, direct, row);
-    close(region);
     close(sock);
+    att_close(direct);
+    att_close(ring);
+    daemon_release(&attnd);
+}
+
+static bool same_file(int a, int b)
+{
+    struct stat of_a, of_b;
+    assert_int_equal(fstat(a, &of_a), 0);
+    assert_int_equal(fstat(b, &of_b), 0);
+    return of_a.st_ino == of_b.st_ino;
+}
+
+static uint64_t epoch_of(int region)
+{
+    uint64_t epoch;
+    assert_int_equal(pread(region, &epoch, sizeof epoch, offsetof(struct att_region_header, epoch)), sizeof epoch);
+    return epoch;
+}
+
+static void change_and_merge(struct att_client *ring, uint32_t i)
+{
+    const float vector[D_V] = {(float)i, 2, 3, 4, 5, 6};
+    assert_int_equal(att_set_v(ring, i % N_K, vector), ATT_OK);
+    assert_int_equal(att_merge(ring), ATT_OK);
+}
+
+/* When most rows have gone cold the daemon replaces the memory of the bases. A client goes on reading directly. */
+static void memory_that_is_replaced_is_mapped_again(void **unused)
+{
+    (void)unused;
+    enum { HOT = 4 };
+    int old[ATT_HEAD_FDS], now[ATT_HEAD_FDS], sock, another;
+    double value, bound;
+    start(NULL, NULL);
+    struct att_client *ring = connect_to(false), *direct = connect_to(true);
+    await_hot(ring);
+    receive_region(&sock, old);
+    for (uint32_t i = 1; epoch_of(old[0]) == 0; i++) {
+        assert_true(i < 20000);
+        change_and_merge(ring, i);
+        for (uint32_t row = 0; row < HOT; row++)
+            assert_same(ring, direct, row);
+    }
+    change_and_merge(ring, 0); /* from now on the old memory answers nothing */
+    for (const uint64_t end = now_ns() + 300000000; now_ns() < end;)
+        assert_same(ring, direct, (uint32_t)(now_ns() % HOT));
+    kill(attnd.pid, SIGSTOP);
+    for (uint32_t i = 0; i < 20000; i++)
+        assert_int_equal(att_query(direct, i % HOT, i % D_V, &value, &bound), ATT_OK);
+    kill(attnd.pid, SIGCONT);
+    receive_region(&another, now);
+    assert_true(same_file(old[0], now[0]) && !same_file(old[1], now[1]));
+    assert_sealed(now[1]);
+    close(another);
+    close(sock);
+    for (int i = 0; i < ATT_HEAD_FDS; i++) {
+        close(old[i]);
+        close(now[i]);
+    }
     att_close(direct);
     att_close(ring);
     daemon_release(&attnd);
@@ -313,6 +380,7 @@ int main(void)
         cmocka_unit_test(death_is_noticed_by_direct_readers),
         cmocka_unit_test(switched_off_is_said_by_name),
         cmocka_unit_test(region_cannot_be_written),
+        cmocka_unit_test(memory_that_is_replaced_is_mapped_again),
     };
     if (!daemon_has("attnd"))
         return 77;

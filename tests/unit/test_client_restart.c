@@ -126,6 +126,30 @@ static void what_is_in_flight_ends_with_a_status(void **unused)
     daemon_release(&attnd);
 }
 
+/* The state is full but for two tokens, and has seen the one that the second append takes; the snapshot has neither. */
+static void no_token_is_lost_to_appends(void **unused)
+{
+    (void)unused;
+    static const float key[D], value[D_V];
+    uint32_t first, second;
+    uint64_t round_trip;
+    start_new();
+    struct att_client *client = connect_with(20000, false);
+    assert_int_equal(att_delete(client, N_K - 2), ATT_OK);
+    assert_int_equal(att_delete(client, N_K - 1), ATT_OK);
+    assert_int_equal(att_snapshot(client), ATT_OK);
+    assert_int_equal(att_append(client, key, value, &first), ATT_OK);
+    restart();
+    while (att_ping(client, &round_trip) == ATT_ECLOSED)
+        ;
+    assert_int_equal(att_append(client, key, value, &second), ATT_OK);
+    assert_int_equal(first, N_K - 2);
+    assert_int_equal(second, N_K - 1);
+    assert_int_equal(att_append(client, key, value, &second), ATT_ECAPACITY);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 /* Submitting connects again too; what was in flight before is still to be had. */
 static void submitting_after_the_end(void **unused)
 {
@@ -182,9 +206,8 @@ static void giving_up_and_other_states(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(handles_connect_again_by_themselves),
-        cmocka_unit_test(what_is_in_flight_ends_with_a_status),
-        cmocka_unit_test(submitting_after_the_end),
+        cmocka_unit_test(handles_connect_again_by_themselves), cmocka_unit_test(what_is_in_flight_ends_with_a_status),
+        cmocka_unit_test(no_token_is_lost_to_appends),         cmocka_unit_test(submitting_after_the_end),
         cmocka_unit_test(giving_up_and_other_states),
     };
     if (!daemon_has("attnd"))

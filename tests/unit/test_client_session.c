@@ -141,13 +141,61 @@ static void in_flight_at_a_crash_takes_effect_once(void **unused)
 static void what_was_acknowledged_and_lost_is_repeated(void **unused)
 {
     (void)unused;
+    struct att_stat stat;
     start_new("interval:60000");
     struct att_client *client = connect_session(7, false);
     for (int i = 0; i < 20; i++)
-        assert_int_equal(att_update_v(client, 3, 1, 1.0), ATT_OK); /* acknowledged; not on disk */
+        assert_int_equal(att_update_v(client, 3, 1, 1.0), ATT_OK);
+    assert_int_equal(att_get_stat(client, &stat), ATT_OK);
+    assert_int_equal(stat.lsn, 21); /* with the session's beginning, which alone is on disk: nobody asks for more */
+    assert_int_equal(stat.durable_lsn, 1);
     restart();
     assert_int_equal(att_flush(client) == ATT_ECLOSED ? att_flush(client) : ATT_OK, ATT_OK); /* the first finds out */
     assert_true(added(client) > 19.99 && added(client) < 20.01);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
+/* Its window is empty, not full: what somebody else has written is left to the interval. */
+static void a_session_that_keeps_nothing_asks_for_no_flush(void **unused)
+{
+    (void)unused;
+    struct att_stat stat;
+    start_new("interval:60000");
+    struct att_client *client = connect_session(8, false), *other = connect_session(0, false);
+    assert_int_equal(att_update_v(other, 0, 1, 1.0), ATT_OK);
+    assert_int_equal(att_update_v(client, 0, 1, 1.0), ATT_OK);
+    usleep(50000); /* far longer than a commit takes */
+    assert_int_equal(att_get_stat(other, &stat), ATT_OK);
+    assert_int_equal(stat.lsn, 3);
+    assert_int_equal(stat.durable_lsn, 1);
+    att_close(other);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
+/* Two tokens are free at the snapshot, and the append that was lost took one of them. */
+static void a_repeated_append_gets_the_same_token(void **unused)
+{
+    (void)unused;
+    const float row[2] = {0};
+    uint32_t token;
+    start_new("interval:60000");
+    struct att_client *client = connect_session(17, false);
+    for (uint32_t i = 0; i < 20; i++)
+        assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+    assert_int_equal(att_delete(client, 3), ATT_OK);
+    assert_int_equal(att_delete(client, 7), ATT_OK);
+    assert_int_equal(att_flush(client), ATT_OK);
+    assert_int_equal(att_snapshot(client), ATT_OK);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(att_update_v(client, 5, 1, 1.0), ATT_OK);
+    assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+    assert_int_equal(token, 3);
+    restart();
+    assert_int_equal(att_flush(client) == ATT_ECLOSED ? att_flush(client) : ATT_OK, ATT_OK);
+    assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+    assert_int_equal(token, 7);
     att_close(client);
     daemon_release(&attnd);
 }
@@ -303,6 +351,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(in_flight_at_a_crash_takes_effect_once),
         cmocka_unit_test(what_was_acknowledged_and_lost_is_repeated),
+        cmocka_unit_test(a_session_that_keeps_nothing_asks_for_no_flush),
+        cmocka_unit_test(a_repeated_append_gets_the_same_token),
         cmocka_unit_test(a_new_client_takes_the_session_over),
         cmocka_unit_test(an_unknown_session_is_not_resumed),
         cmocka_unit_test(refused_updates_stay_refused),

@@ -1,6 +1,7 @@
 /* What the engine refuses, with which status, and that nothing has changed afterwards. */
 #include <float.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -156,8 +157,8 @@ static void reads_out_of_range_are_refused(void **state)
 static void options_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
-    struct att_engine_options good = harness_options(&fixture.model), bad[8];
-    for (int i = 0; i < 8; i++)
+    struct att_engine_options good = harness_options(&fixture.model), bad[9];
+    for (int i = 0; i < 9; i++)
         bad[i] = good;
     bad[0].n_q = 0;
     bad[1].d = 0;
@@ -167,7 +168,8 @@ static void options_that_make_no_sense_are_refused(void **state)
     bad[5].d_v = ATT_MAX_COLUMNS + 1;
     bad[6].scale = (double)NAN;
     bad[7].scale = (double)INFINITY;
-    for (int i = 0; i < 8; i++) {
+    bad[8].scale = -1.5e308; /* finite, but log2(e) times it is not */
+    for (int i = 0; i < 9; i++) {
         struct att_error error = {0};
         struct att_engine *engine = (struct att_engine *)&error;
         if (att_engine_create(&bad[i], &engine, &error) != ATT_EINVAL)
@@ -186,7 +188,7 @@ static void heads_that_memory_cannot_hold_together_are_refused(void **state)
     struct att_error error = {0};
     struct att_engine *engine = NULL;
     const double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
-    options.capacity = (uint32_t)fmin(machine / 4 / (4 * (D + D_V + 1) + 34), 2e9);
+    options.capacity = (uint32_t)fmin(machine / 4 / (4 * (D + D_V + 1) + 31), 2e9);
     options.heads = 10;
     assert_int_equal(att_engine_create(&options, &engine, &error), ATT_ENOMEM);
     assert_null(engine);
@@ -199,6 +201,21 @@ static void heads_that_memory_cannot_hold_together_are_refused(void **state)
     options.capacity /= 1000;
     assert_int_equal(att_engine_create(&options, &engine, &error), ATT_OK);
     att_engine_free(engine);
+}
+
+/* A log whose entries the machine could hold but once is refused: a merge packs them beside it. */
+static void a_log_that_memory_cannot_hold_packed_is_refused(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    struct att_error error = {0};
+    struct att_engine *engine = NULL;
+    const double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    options.log_capacity = (uint32_t)fmin(0.07 * machine / (8 * (D + D_V) + 100), INT32_MAX / 2);
+    options.heads = 10; /* so that little is touched when it is not refused */
+    assert_int_equal(att_engine_create(&options, &engine, &error), ATT_ENOMEM);
+    assert_null(engine);
+    assert_non_null(strstr(error.text, "this machine has"));
 }
 
 /* The start must be refused, and name where the bad number is. */
@@ -240,6 +257,65 @@ static void scores_that_overflow_float32_are_refused_in_single(void **state)
     struct att_op q = {.kind = ATT_OP_SET_Q, .index = 0, .key = huge};
     assert_int_equal(att_engine_apply(engine, &q, 1, &error), ATT_EMAGNITUDE);
     harness_check_state(engine, &fixture.model);
+    att_engine_free(engine);
+}
+
+/* The keys do not matter: s q in float32 would be infinite, and times 0 it is no number. */
+static void rows_of_q_that_overflow_float32_are_refused_in_single(void **state)
+{
+    (void)state;
+    struct model zero;
+    model_init(&zero, N_Q, D, D_V, CAPACITY, 2);
+    zero.live[0] = 1;
+    zero.tokens = 1;
+    zero.v[0] = 1;
+    zero.max_value = 1;
+    struct att_engine_options options = harness_options(&zero);
+    options.precision = ATT_SINGLE;
+    struct att_engine *engine = harness_start(&zero, &options);
+    struct att_error error = {0};
+    const float huge[D] = {0, 3e38f, 0}, large[D] = {0, 4e36f, 0};
+    struct att_op op = {.kind = ATT_OP_SET_Q, .index = 1, .key = huge};
+    assert_int_equal(att_engine_apply(engine, &op, 1, &error), ATT_EMAGNITUDE);
+    assert_non_null(strstr(error.text, "Q[1]"));
+    harness_check_state(engine, &zero);
+    op.key = large;
+    uint64_t lsn = 0;
+    harness_update(engine, &zero, &op, &lsn);
+    harness_check_row(engine, &zero, 1, harness_tolerance(ATT_SINGLE));
+    att_engine_free(engine);
+    memcpy(zero.q + 2 * D, huge, sizeof huge);
+    engine = harness_create(&zero, &options);
+    assert_int_equal(att_engine_start(engine, &error), ATT_EMAGNITUDE);
+    assert_non_null(strstr(error.text, "Q[2]"));
+    att_engine_free(engine);
+    model_release(&zero);
+}
+
+/* What no door lets in is put in behind its back. */
+static void a_denominator_that_is_no_number_gives_an_error_instead_of_an_answer(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.precision = ATT_SINGLE;
+    struct att_engine *engine = harness_create(&fixture.model, &options);
+    struct att_error error = {0};
+    double values[N_Q * D_V], bounds[N_Q];
+    size_t bytes;
+    float *q = att_engine_array(engine, ATT_ARRAY_Q, &bytes);
+    assert_int_equal(att_engine_prepare(engine, &error), ATT_OK);
+    q[1 * D] = INFINITY;
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    struct att_job row = {.kind = ATT_JOB_ROW, .index = 1, .values = values, .bounds = bounds};
+    assert_int_equal(harness_job(engine, &row), ATT_EMAGNITUDE);
+    struct att_job column = {.kind = ATT_JOB_COLUMN, .index = 1, .values = values, .bounds = bounds};
+    assert_int_equal(harness_job(engine, &column), ATT_EMAGNITUDE);
+    struct att_job all = {.kind = ATT_JOB_ALL, .values = values, .bounds = bounds};
+    assert_int_equal(harness_job(engine, &all), ATT_EMAGNITUDE);
+    for (uint32_t j = 0; j < D_V; j++)
+        assert_true(isnan(values[1 * D_V + j]) && isfinite(values[2 * D_V + j]));
+    row.index = 2;
+    assert_int_equal(harness_job(engine, &row), ATT_OK);
     att_engine_free(engine);
 }
 
@@ -286,6 +362,33 @@ static void an_update_that_came_back_absolute_changes_nothing_when_repeated(void
         harness_check_row(fixture.engine, &fixture.model, i, harness_tolerance(ATT_MIXED));
 }
 
+/* A snapshot's sink that keeps the merge thread, which then empties no log, until it is let go. */
+static atomic_bool kept, keeping;
+
+static void keep_merge_thread(void *context, uint64_t lsn, uint32_t tokens_used)
+{
+    (void)context, (void)lsn, (void)tokens_used;
+    kept = true;
+    while (keeping)
+        harness_sleep_us(100);
+}
+
+static bool sink_room(void *context)
+{
+    (void)context;
+    return true;
+}
+
+static void sink_piece(void *context, const struct att_piece *piece)
+{
+    (void)context, (void)piece;
+}
+
+static void sink_end(void *context)
+{
+    (void)context;
+}
+
 static void a_full_log_refuses_and_loses_nothing(void **state)
 {
     (void)state;
@@ -299,10 +402,16 @@ static void a_full_log_refuses_and_loses_nothing(void **state)
     options.log_capacity = 64;
     struct att_engine *engine = harness_create(model, &options);
     struct att_error error = {0};
-    assert_int_equal(att_engine_prepare(engine, &error), ATT_OK); /* no merge thread: nothing empties the log */
+    const struct att_sink sink = {.begin = keep_merge_thread, .room = sink_room, .piece = sink_piece, .end = sink_end};
+    struct att_job snapshot = {.kind = ATT_JOB_SNAPSHOT, .sink = &sink};
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    keeping = true;
+    att_engine_submit(engine, &snapshot);
+    while (!kept)
+        harness_sleep_us(100);
     uint32_t taken = 0;
     enum att_status status = ATT_OK;
-    for (; taken < MANY; taken++) { /* another token each: before the start a token's entry is replaced in place */
+    for (; taken < MANY; taken++) {
         struct att_op op = {.kind = ATT_OP_ADD_V, .index = taken, .column = 1, .number = 0.25};
         struct att_op asked = op;
         status = att_engine_apply(engine, &op, taken + 1, &error);
@@ -313,7 +422,9 @@ static void a_full_log_refuses_and_loses_nothing(void **state)
     assert_int_equal(status, ATT_AGAIN);
     assert_int_equal(taken, 64 / 2); /* -old and +new each */
     harness_check_state(engine, model);
-    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    keeping = false;
+    while (!att_engine_completed(engine))
+        harness_sleep_us(100);
     harness_check_row(engine, model, 0, harness_tolerance(ATT_MIXED));
     uint64_t lsn = taken + 1;
     struct att_op op = {.kind = ATT_OP_ADD_V, .index = 0, .column = 1, .number = 0.25};
@@ -329,12 +440,16 @@ int main(void)
         cmocka_unit_test_setup_teardown(indices_out_of_range_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(numbers_that_are_not_finite_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(heads_that_memory_cannot_hold_together_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_log_that_memory_cannot_hold_packed_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(an_append_beyond_the_capacity_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_kinds_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_out_of_range_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(options_that_make_no_sense_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(arrays_that_are_not_finite_do_not_start, setup, teardown),
         cmocka_unit_test_setup_teardown(scores_that_overflow_float32_are_refused_in_single, setup, teardown),
+        cmocka_unit_test_setup_teardown(rows_of_q_that_overflow_float32_are_refused_in_single, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_denominator_that_is_no_number_gives_an_error_instead_of_an_answer, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_piece_that_does_not_fit_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(an_update_that_came_back_absolute_changes_nothing_when_repeated, setup,
                                         teardown),

@@ -269,6 +269,67 @@ static void replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_sta
     replace_everything(ATT_SINGLE, 1);
 }
 
+/* A row of Q lies in the log until it is merged. With |q| of 1e8 and |k| of 1e-8, as a key it would have scores of 1e16. */
+static void rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending(void **state)
+{
+    (void)state;
+    enum { N_Q = 8, D = 4, D_V = 3, TOKENS = 40, TIMES = 40 };
+    struct model model;
+    struct test_random random;
+    uint64_t lsn = 0;
+    random_init(&random, 36);
+    model_init(&model, N_Q, D, D_V, TOKENS, 1);
+    model_fill(&model, &random, TOKENS, 1e-8);
+    random_normals(&random, model.q, N_Q * D, 1e8);
+    struct att_engine_options options = harness_options(&model);
+    options.log_capacity = 64;
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    att_engine_hold(engine, true);
+    struct harness_counts before = harness_counts();
+    for (uint32_t n = 0; n < TIMES; n++) {
+        float q[D];
+        random_normals(&random, q, D, 1e8);
+        struct att_op op = {.kind = ATT_OP_SET_Q, .index = 0, .key = q};
+        harness_update(engine, &model, &op, &lsn);
+        for (uint32_t row = 1; row < N_Q; row++)
+            harness_check_row(engine, &model, row, harness_tolerance(ATT_MIXED));
+    }
+    assert_int_equal(harness_counts().jobs, before.jobs);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+/* With d = 1 the door lets in scores of -4.6e13, -6.7e13 octaves: a shift like any other. All tokens but one have such a
+ * score, then one comes that outweighs them all. */
+static void the_lowest_scores_that_there_can_be_are_shifts_like_others(void **state)
+{
+    (void)state;
+    enum { N_Q = 2, TOKENS = 20 };
+    const struct tolerance tolerance = {.error = 0.2, .bound = 0.2}; /* kappa times the score is 1/16 */
+    struct model model;
+    uint64_t lsn = 0;
+    model_init(&model, N_Q, 1, 1, TOKENS, 1);
+    for (uint32_t token = 0; token < TOKENS; token++) {
+        model.k[token] = -4.6e6f;
+        model.v[token] = 1;
+        model.live[token] = 1;
+    }
+    model.tokens = TOKENS;
+    model.max_value = 1;
+    model.q[0] = 1e7f;
+    struct att_engine_options options = harness_options(&model);
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    const float key = 0, value = -1;
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 3, .key = &key, .value = &value};
+    harness_update(engine, &model, &op, &lsn);
+    for (uint32_t row = 0; row < N_Q; row++)
+        harness_check_row(engine, &model, row, tolerance);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -278,6 +339,8 @@ int main(void)
         cmocka_unit_test(a_key_that_held_the_mass_is_masked),
         cmocka_unit_test(huge_scores_stay_right_in_mixed),
         cmocka_unit_test(huge_scores_stay_right_in_double),
+        cmocka_unit_test(rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending),
+        cmocka_unit_test(the_lowest_scores_that_there_can_be_are_shifts_like_others),
         cmocka_unit_test(replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

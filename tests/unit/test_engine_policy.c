@@ -27,6 +27,7 @@ static struct world *world_create(bool hot)
     world->engine.region.columns = 68;
     world->engine.region.n_q = ROWS;
     world->engine.index.used = world->engine.merger.used = TOKENS;
+    world->engine.index.started = true;
     world->engine.last_read = world->last_read;
     for (uint32_t row = 0; row < ROWS; row++)
         world->hot[row] = hot;

@@ -3,7 +3,7 @@
 
 #include "harness.h"
 #include "kernel.h"
-#include "row.h"
+#include "stretch.h"
 
 static const double largest[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
 
@@ -68,6 +68,17 @@ static void a_raise_scales_sums_and_errors_exactly(void **state)
         assert_true(row.error[c] > 0);
 }
 
+/* Sums may be as large as 2^500, so that a power of two too small for float64 leaves something of them. */
+static void a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left(void **state)
+{
+    (void)state;
+    struct att_row row = {.tokens = 1, .shift = -300, .error = {0x1p400, 0, 0, 0}};
+    double sums[ATT_HEAD_COLUMNS] = {0x1.8p500, -0x1p450, 0, 1};
+    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 900, largest);
+    assert_true(sums[0] == 0x1.8p-700 && sums[1] == -0x1p-750 && sums[3] == 0);
+    assert_true(row.error[0] >= 0x1p-800 && row.error[0] < 1.001 * 0x1p-800);
+}
+
 static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **state)
 {
     (void)state;
@@ -78,6 +89,31 @@ static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **stat
     assert_int_equal(att_row_check(&row, sums, 1e300), ATT_OK);
     row.tokens = 0;
     assert_int_equal(att_row_check(&row, sums, 1e300), ATT_EMPTY);
+}
+
+/* Computes a row over so many tokens, all the weight in the first block, and merges one block more into it. */
+static enum att_status check_fresh(enum att_precision precision, uint32_t tokens, double budget)
+{
+    const struct att_numerics numerics = att_numerics(precision, 64, tokens, budget);
+    const double nothing[ATT_HEAD_COLUMNS] = {0}, all[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
+    struct att_row row = {.tokens = tokens};
+    att_row_account(&row, nothing, all, ATT_BLOCK, largest);
+    for (uint32_t done = ATT_BLOCK; done < tokens + ATT_BLOCK; done += ATT_BLOCK)
+        att_row_account(&row, all, nothing, ATT_BLOCK, largest);
+    return att_row_check(&row, all, numerics.budget);
+}
+
+static void a_row_just_computed_is_within_the_budget(void **state)
+{
+    (void)state;
+    for (enum att_precision precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++)
+        for (uint64_t tokens = 1000; tokens <= 1000000000; tokens *= 100) {
+            assert_int_equal(check_fresh(precision, (uint32_t)tokens, 0), ATT_OK);
+            assert_int_equal(check_fresh(precision, (uint32_t)tokens, 1e-15), ATT_OK);
+        }
+    assert_true(att_numerics(ATT_DOUBLE, 64, 1000000, 0).budget == 1e-11);
+    assert_true(att_numerics(ATT_MIXED, 64, INT32_MAX, 0).budget == 5e-7);
+    assert_true(att_numerics(ATT_DOUBLE, 64, 1000000, 1e-9).budget == 1e-9);
 }
 
 /* D is off by all of E0 one way, C by all of E1 the other way. */
@@ -100,7 +136,9 @@ int main(void)
         cmocka_unit_test(the_account_covers_additions_that_all_lose_the_same),
         cmocka_unit_test(the_account_covers_the_sum_inside_a_block),
         cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
+        cmocka_unit_test(a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left),
         cmocka_unit_test(a_denominator_that_may_be_rounding_alone_gives_no_answer),
+        cmocka_unit_test(a_row_just_computed_is_within_the_budget),
         cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

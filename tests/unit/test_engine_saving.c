@@ -208,23 +208,12 @@ static void check_replayed(struct snapshot *snapshot, struct recorded *records, 
 {
     struct att_engine *second = restore(snapshot, bases);
     struct att_error error = {0};
-    bool started = false;
     for (uint32_t n = 0; n < count; n++) {
-        if (records[n].lsn <= snapshot->lsn)
-            continue;
         struct att_op op = records[n].op;
-        enum att_status status = att_engine_apply(second, &op, records[n].lsn, &error);
-        if (status == ATT_AGAIN && !started) {
-            started = true;
-            assert_int_equal(att_engine_start(second, &error), ATT_OK);
-        }
-        if (status == ATT_AGAIN)
-            status = harness_apply(second, &op, records[n].lsn, &error);
-        if (status != ATT_OK)
+        if (records[n].lsn > snapshot->lsn && att_engine_apply(second, &op, records[n].lsn, &error) != ATT_OK)
             fail_msg("replay of LSN %lu: %s", (unsigned long)records[n].lsn, error.text);
     }
-    if (!started)
-        assert_int_equal(att_engine_start(second, &error), ATT_OK);
+    assert_int_equal(att_engine_start(second, &error), ATT_OK);
     harness_check_state(second, &fixture.model);
     for (uint32_t i = 0; i < N_Q; i++) {
         double a, a_bound, b, b_bound;
@@ -292,6 +281,79 @@ static void a_snapshot_under_updates_and_merges_is_one_cut(void **state)
     free(records);
 }
 
+/* An engine of many hot rows, and a second one that was restored from its snapshot, bases included. */
+static struct att_engine *start_and_restore(uint32_t n_q)
+{
+    struct snapshot snapshot = {.patience = 1};
+    struct att_sink sink = sink_of(&snapshot);
+    struct att_job job = {.kind = ATT_JOB_SNAPSHOT, .sink = &sink};
+    att_engine_free(fixture.engine);
+    model_release(&fixture.model);
+    model_init(&fixture.model, n_q, D, D_V, CAPACITY, 0.25);
+    model_fill(&fixture.model, &fixture.random, TOKENS, 1);
+    fixture.options = harness_options(&fixture.model);
+    fixture.options.log_capacity = 64;
+    fixture.engine = harness_start(&fixture.model, &fixture.options);
+    harness_settle(fixture.engine);
+    assert_int_equal(harness_job(fixture.engine, &job), ATT_OK);
+    struct att_engine *second = restore(&snapshot, true);
+    snapshot_release(&snapshot);
+    return second;
+}
+
+/* The log keeps its size, whatever is replayed: when it is full it is merged, into the bases too; rows are hot at the start,
+ * and nobody holds against them that they were not read before. But where that would hold up the start for long all start
+ * cold, and become hot in the background. */
+static void replay_more_than_the_log_holds(uint32_t n_q, uint32_t updates, uint32_t expected, bool keeps_bases)
+{
+    struct att_engine *second = start_and_restore(n_q);
+    struct att_engine_stats ours, stats;
+    struct att_error error = {0};
+    struct draft draft;
+    att_engine_stats(second, &stats);
+    assert_int_equal(stats.rows_hot, n_q);
+    att_engine_expect(second, expected);
+    for (uint32_t n = 0; n < updates; n++) {
+        struct att_op op = draw(&draft);
+        if (op.kind != ATT_OP_SET_Q)
+            harness_update(second, &fixture.model, &op, &fixture.lsn);
+    }
+    att_engine_stats(fixture.engine, &ours);
+    att_engine_stats(second, &stats);
+    assert_true(stats.log_capacity == 64 && stats.log_pending <= 64 && stats.region_bytes == ours.region_bytes);
+    assert_true(stats.merges >= updates / 64);
+    assert_int_equal(stats.rows_hot, keeps_bases ? n_q : 0);
+    assert_int_equal(att_engine_start(second, &error), ATT_OK);
+    harness_check_state(second, &fixture.model);
+    harness_settle(second);
+    struct att_job merge = {.kind = ATT_JOB_MERGE};
+    for (int i = 0; i < 2; i++) {
+        struct att_op op = {.kind = ATT_OP_ADD_V, .index = 0, .number = 1};
+        while (!fixture.model.live[op.index])
+            op.index++;
+        harness_update(second, &fixture.model, &op, &fixture.lsn);
+        assert_int_equal(harness_job(second, &merge), ATT_OK);
+    }
+    att_engine_stats(second, &stats);
+    assert_int_equal(stats.rows_hot, n_q);
+    for (uint32_t row = 0; row < n_q; row += (n_q + 99) / 100)
+        harness_check_row(second, &fixture.model, row, harness_tolerance(ATT_MIXED));
+    att_engine_free(second);
+}
+
+static void a_long_replay_keeps_the_log_and_the_bases(void **state)
+{
+    (void)state;
+    replay_more_than_the_log_holds(N_Q, 4000, 4000, true);
+}
+
+static void a_replay_that_would_take_long_drops_the_bases(void **state)
+{
+    (void)state;
+    replay_more_than_the_log_holds(500, 100, 1000000, false);
+    replay_more_than_the_log_holds(20000, 6000, 0, false); /* nor much longer when nothing was said */
+}
+
 static void a_second_snapshot_at_once_is_busy(void **state)
 {
     (void)state;
@@ -333,6 +395,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_quiet_snapshot_gives_the_same_answers_bit_for_bit, setup, teardown),
         cmocka_unit_test_setup_teardown(a_snapshot_under_updates_and_merges_is_one_cut, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_long_replay_keeps_the_log_and_the_bases, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_replay_that_would_take_long_drops_the_bases, setup, teardown),
         cmocka_unit_test_setup_teardown(a_second_snapshot_at_once_is_busy, setup, teardown),
         cmocka_unit_test_setup_teardown(an_engine_that_is_freed_drops_its_jobs, setup, teardown),
     };

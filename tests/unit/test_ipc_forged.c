@@ -38,7 +38,7 @@ static const char *forge_generation(struct raw *raw)
 static const char *forge_type(struct raw *raw)
 {
     struct att_wire_request request = ping(raw);
-    request.type = ATT_REQ_BATCH + 1;
+    request.type = ATT_REQ_REGIONS + 1;
     raw_send(raw, &request, 0);
     return "unknown type";
 }

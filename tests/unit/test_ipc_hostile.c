@@ -239,6 +239,35 @@ static void descriptors_sent_and_not_received(void **unused)
     service_stop(&service);
 }
 
+/* Regions that a client asks for and does not take off its socket are sent once: no more descriptors are on their way. */
+static void regions_asked_for_and_not_taken(void **unused)
+{
+    (void)unused;
+    struct service service;
+    struct raw raw;
+    struct att_regions packet;
+    int fds[2];
+    size_t count;
+    const int regions[ATT_HEAD_FDS] = {0, 0};
+    service_start_with(&service, (struct att_server_options){.regions = regions, .region_count = 1});
+    raw_open(&service, &raw);
+    struct att_wire_request ask = ping(&raw);
+    ask.type = ATT_REQ_REGIONS;
+    for (int taken = 0; taken < 3; taken++) {
+        for (int i = 0; i < 1000; i++)
+            raw_send(&raw, &ask, 0);
+        assert_open(&raw); /* so all have been dealt with */
+        assert_int_equal(raw_receive(raw.fd, &packet, sizeof packet, fds, &count), sizeof packet);
+        assert_int_equal(count, ATT_HEAD_FDS);
+        assert_int_equal(packet.count, 1);
+        close(fds[0]);
+        close(fds[1]);
+        assert_int_equal(att_packet_receive(raw.fd, &packet, sizeof packet, fds, 2, &count), -1);
+    }
+    raw_close(&raw);
+    service_stop(&service);
+}
+
 /* Connections without end, half with a hello, all dropped at once: others are answered, and new ones get in. */
 static void flood_of_connections(void **unused)
 {
@@ -343,7 +372,7 @@ int main(void)
         cmocka_unit_test(scribbling_hurts_nobody_else),         cmocka_unit_test(holes_and_writers_through_proc),
         cmocka_unit_test(messages_changed_while_they_are_read), cmocka_unit_test(scribbled_futex_words),
         cmocka_unit_test(descriptors_sent_and_not_received),    cmocka_unit_test(flood_of_connections),
-        cmocka_unit_test(descriptors_that_nobody_receives),
+        cmocka_unit_test(descriptors_that_nobody_receives),     cmocka_unit_test(regions_asked_for_and_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,6 +126,9 @@ static inline void service_answer(struct service_state *state, const struct att_
     double row[D_V];
     struct att_stat stat = {0};
     switch (header->type) {
+    case ATT_REQ_REGIONS:
+        att_server_send_regions(state->server, request->session);
+        return;
     case ATT_REQ_QUERY:
         service_query(state, request->session, reply, header);
         return;

@@ -94,42 +94,6 @@ static void a_full_buffer_says_again_and_takes_nothing(void **state)
     att_store_close(store);
 }
 
-static _Atomic int events;
-
-static void count_event(void *context)
-{
-    (void)context;
-    events++;
-}
-
-static void an_interval_groups_commits_and_is_kept(void **state)
-{
-    (void)state;
-    make_state(0);
-    struct att_store_options options = {.durability = ATT_DURABLE_INTERVAL,
-                                        .interval_ms = 200,
-                                        .on_event = count_event};
-    struct att_store *store = NULL;
-    assert_status(att_store_open(test_dir, &options, &store, &test_error), ATT_OK);
-    assert_status(att_store_start(store, &test_error), ATT_OK);
-    events = 0;
-    double start = seconds();
-    for (uint64_t lsn = 1; lsn <= 100; lsn++) {
-        append_all(store, lsn, lsn, 1);
-        usleep(1000);
-    }
-    wait_until(state_of(store).durable_lsn == 100);
-    double took = seconds() - start;
-    assert_true(took > 0.15);
-    assert_true(took < 20);
-    assert_true(events <= 10 + (int)(took / 0.2));
-    append_all(store, 101, 101, 1);
-    att_store_close(store); /* does not wait for the interval, loses nothing */
-    store = open_to_read();
-    assert_log(store, 0, 101);
-    att_store_close(store);
-}
-
 static void without_a_log_the_snapshot_is_what_is_durable(void **state)
 {
     (void)state;
@@ -489,7 +453,6 @@ int main(void)
         TEST(appends_must_be_consecutive_and_well_formed),
         TEST(a_hundred_thousand_records_share_a_few_commits),
         TEST(a_full_buffer_says_again_and_takes_nothing),
-        TEST(an_interval_groups_commits_and_is_kept),
         TEST(without_a_log_the_snapshot_is_what_is_durable),
         TEST(a_log_that_stopped_below_a_snapshot_goes_on_above_it),
         TEST(two_generations_are_kept_and_the_log_is_trimmed_to_the_older),

@@ -1,6 +1,9 @@
-/* Copies of a state, beside a daemon that writes, and several heads with a cut each. */
+/* Copies of a state, beside a daemon that writes, and several heads with a cut each; repairs that are interrupted. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+
+#include <sys/syscall.h>
 
 #include "test_store_support.h"
 
@@ -234,6 +237,97 @@ static void nobody_repairs_what_is_served(void **state)
     att_store_close(store);
 }
 
+/* ---- Interrupted repairs: these take the place of libc's ---- */
+
+static int dies_at;      /* renaming number so and so ends the process; 0: none does */
+static bool no_exchange; /* as on a file system that cannot */
+
+static void count_renaming(void)
+{
+    if (dies_at > 0 && --dies_at == 0)
+        _exit(9);
+}
+
+int rename(const char *from, const char *to)
+{
+    count_renaming();
+    return renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
+
+int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    count_renaming();
+    if (no_exchange) {
+        errno = EINVAL;
+        return -1;
+    }
+    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+}
+
+/* The newest LSN of the state DIR + suffix; 0: there is none. */
+static uint64_t last_lsn_at(const char *suffix)
+{
+    struct att_store_options options = {.read_only = true};
+    struct att_store *store = NULL;
+    char path[160];
+    snprintf(path, sizeof path, "%s%s", test_dir, suffix);
+    if (att_store_open(path, &options, &store, &test_error))
+        return 0;
+    uint64_t lsn = att_store_last_lsn(store);
+    att_store_close(store);
+    return lsn;
+}
+
+/* A repair of a state of 10 updates to 5 that dies at renaming `at`. True: there were not so many. */
+static bool interrupted_repair_is_harmless(int at)
+{
+    struct att_repair_info info;
+    char path[160];
+    int how;
+    snprintf(test_dir, sizeof test_dir, "%s/state-%d-%d", test_root, no_exchange, at);
+    make_state(10);
+    pid_t child = fork();
+    if (child == 0) {
+        dies_at = at;
+        _exit(att_store_repair(test_dir, 5, &info, &test_error) != ATT_OK);
+    }
+    waitpid(child, &how, 0);
+    assert_true(WIFEXITED(how) && (WEXITSTATUS(how) == 0 || WEXITSTATUS(how) == 9));
+    if (last_lsn_at("") != 10 && last_lsn_at(".before-repair") != 10)
+        fail_msg("died at renaming %d: the original is not under its name", at);
+    if (last_lsn_at("") == 0) { /* only without exchange: both are there, under their names */
+        assert_true(no_exchange);
+        assert_int_equal(last_lsn_at(".repaired"), 5);
+        return false;
+    }
+    static const char *const left[] = {".repaired.unfinished", ".repaired"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s%s", test_dir, left[i]);
+        if (access(path, F_OK))
+            continue;
+        assert_status(att_store_repair(test_dir, 5, &info, &test_error), ATT_EEXIST);
+        assert_non_null(strstr(test_error.text, path));
+        assert_non_null(strstr(test_error.text, "remove it"));
+        assert_int_equal(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    }
+    assert_status(att_store_repair(test_dir, 5, &info, &test_error), ATT_OK);
+    assert_int_equal(last_lsn_at(""), 5);
+    return WEXITSTATUS(how) == 0;
+}
+
+static void an_interrupted_repair_leaves_the_original_under_its_name(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        int at = 1;
+        no_exchange = i == 1;
+        while (!interrupted_repair_is_harmless(at))
+            at++;
+        assert_true(at > 3);
+    }
+    no_exchange = false;
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_copy, remove_directory)
@@ -244,6 +338,7 @@ int main(void)
         TEST(the_cuts_of_several_heads_are_kept),
         TEST(copies_beside_a_writer_are_whole),
         TEST(nobody_repairs_what_is_served),
+        TEST(an_interrupted_repair_leaves_the_original_under_its_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -220,7 +220,7 @@ static void a_commit_takes_no_more_than_was_pushed(void **state)
     snapshot(store, 20, 2);
     wait_until((att_store_log_info(store, &info), info.first_lsn == 11));
     assert_int_equal(state_of(store).durable_lsn, 20);
-    att_store_hurry(store); /* pushes */
+    att_store_hurry(store, 21); /* pushes */
     wait_until(state_of(store).durable_lsn == 21);
     assert_int_equal(append(store, 22, 1), ATT_OK);
     att_store_close(store); /* so does this */

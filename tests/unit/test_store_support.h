@@ -75,7 +75,7 @@ static enum att_status UNUSED try_open(bool create, bool read_only, enum att_dur
     return att_store_open(test_dir, &options, ret_store, &test_error);
 }
 
-static struct att_store *UNUSED open_started(bool create, enum att_durability durability)
+static UNUSED struct att_store *open_started(bool create, enum att_durability durability)
 {
     struct att_store *store = NULL;
     assert_status(try_open(create, false, durability, &store), ATT_OK);
@@ -83,7 +83,7 @@ static struct att_store *UNUSED open_started(bool create, enum att_durability du
     return store;
 }
 
-static struct att_store *UNUSED open_to_read(void)
+static UNUSED struct att_store *open_to_read(void)
 {
     struct att_store *store = NULL;
     assert_status(try_open(false, true, ATT_DURABLE_ALWAYS, &store), ATT_OK);

@@ -1,0 +1,83 @@
+/* attnd ends when it is told to, whatever its clients do meanwhile. */
+#include "test_ipc_raw.h"
+
+#include "daemon.h"
+
+static void write_arrays_and_start(struct daemon *daemon, unsigned rows, unsigned tokens, unsigned columns)
+{
+    char q[200], k[200], v[200];
+    daemon_init(daemon);
+    daemon_write_arrays(daemon, rows, tokens, 4, columns, 3);
+    snprintf(q, sizeof q, "%s/Q.npy", daemon->root);
+    snprintf(k, sizeof k, "%s/K.npy", daemon->root);
+    snprintf(v, sizeof v, "%s/V.npy", daemon->root);
+    const char *create[] = {"--q", q, "--k", k, "--v", v, NULL};
+    assert_true(daemon_start(daemon, create));
+}
+
+/* Its exit code when it ends within so many seconds; else it is killed, and -1. */
+static int ends_within(struct daemon *daemon, double seconds)
+{
+    int status = -1;
+    for (double waited = 0; waited < seconds; waited += 0.01) {
+        if (waitpid(daemon->pid, &status, WNOHANG) == daemon->pid) {
+            daemon->pid = 0;
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        }
+        usleep(10000);
+    }
+    return -1;
+}
+
+/* An answer is computed, and before it can go out its reader breaks the protocol: that must be noticed now too. */
+static void a_client_that_lies_during_the_end_does_not_hold_it_up(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    struct service service;
+    struct raw raw;
+    write_arrays_and_start(&daemon, 20000, 8000, 64);
+    snprintf(service.socket, sizeof service.socket, "%.99s", daemon.socket);
+    raw_open(&service, &raw);
+    struct att_wire_request all = ping(&raw);
+    all.type = ATT_REQ_ALL;
+    raw_send(&raw, &all, 0);
+    usleep(30000); /* it is taken, and takes some tenths of a second */
+    kill(daemon.pid, SIGTERM);
+    usleep(30000);
+    atomic_store(&raw.channel.control->reply_tail, UINT64_MAX / 2);
+    assert_int_equal(ends_within(&daemon, 8), 0); /* one that does nothing has 10 s */
+    raw_close(&raw);
+    daemon_release(&daemon);
+}
+
+static void any_number_of_signals_end_it_in_order(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    write_arrays_and_start(&daemon, 10, 10, 4);
+    for (int i = 0; i < 20; i++) {
+        int status;
+        while (waitpid(daemon.pid, &status, WNOHANG) == 0) {
+            kill(daemon.pid, SIGTERM);
+            usleep(50);
+        }
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        assert_true(daemon_start(&daemon, NULL));
+    }
+    assert_int_equal(daemon_stop(&daemon, SIGTERM), 0);
+    daemon_release(&daemon);
+}
+
+int main(void)
+{
+    if (!daemon_has("attnd")) {
+        printf("skipped: attnd is not built\n");
+        return 77;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_client_that_lies_during_the_end_does_not_hold_it_up),
+        cmocka_unit_test(any_number_of_signals_end_it_in_order),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,190 @@
+/* The door keeps what is there within what the precision can hold, and forgets what has gone. */
+#include "harness.h"
+
+enum { N_Q = 6, D = 3, D_V = 2, CAPACITY = 60, TOKENS = 50 };
+
+struct fixture {
+    struct model model;
+    struct test_random random;
+    struct att_engine *engine;
+    uint64_t lsn;
+};
+
+static struct fixture fixture;
+
+/* Small keys, so that a row of Q may be large. */
+static int setup(void **state)
+{
+    (void)state;
+    random_init(&fixture.random, 41);
+    model_init(&fixture.model, N_Q, D, D_V, CAPACITY, 1);
+    model_fill(&fixture.model, &fixture.random, TOKENS, 1e-8);
+    fixture.lsn = 0;
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.log_capacity = 64;
+    fixture.engine = harness_start(&fixture.model, &options);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    att_engine_free(fixture.engine);
+    model_release(&fixture.model);
+    return 0;
+}
+
+static void update(struct att_op op)
+{
+    harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
+}
+
+static void refused(struct att_op op)
+{
+    struct att_error error = {0};
+    assert_int_equal(harness_apply(fixture.engine, &op, fixture.lsn + 1, &error), ATT_EMAGNITUDE);
+    harness_check_state(fixture.engine, &fixture.model);
+}
+
+static void merge(void)
+{
+    struct att_job job = {.kind = ATT_JOB_MERGE};
+    assert_int_equal(harness_job(fixture.engine, &job), ATT_OK);
+}
+
+static void check_rows(void)
+{
+    for (uint32_t row = 0; row < N_Q; row++)
+        harness_check_row(fixture.engine, &fixture.model, row, harness_tolerance(ATT_MIXED));
+}
+
+static const float large_key[D] = {1e12f, 0, 0}, small_key[D] = {1e-8f, -1e-8f, 0};
+static const float large_q[D] = {1e8f, 1e8f, 0}, small_q[D] = {1, 0, 0};
+static const struct att_op large_token = {.kind = ATT_OP_SET_TOKEN, .index = 7, .key = large_key};
+static const struct att_op small_token = {.kind = ATT_OP_SET_TOKEN, .index = 7, .key = small_key};
+static const struct att_op no_token = {.kind = ATT_OP_DELETE, .index = 7};
+static const struct att_op large_row = {.kind = ATT_OP_SET_Q, .index = 2, .key = large_q};
+static const struct att_op small_row = {.kind = ATT_OP_SET_Q, .index = 2, .key = small_q};
+
+static void a_large_token_is_in_the_way_of_large_rows_until_it_is_replaced(void **state)
+{
+    (void)state;
+    update(large_token);
+    refused(large_row);
+    update(small_token);
+    update(large_row);
+    refused(large_token);
+    check_rows();
+}
+
+static void a_large_token_is_in_the_way_of_large_rows_until_it_is_deleted(void **state)
+{
+    (void)state;
+    update(large_token);
+    merge();
+    refused(large_row);
+    update(no_token);
+    update(large_row);
+    check_rows();
+    merge();
+    check_rows();
+}
+
+static void a_large_row_is_in_the_way_of_large_tokens_until_it_is_replaced(void **state)
+{
+    (void)state;
+    update(large_row);
+    refused(large_token);
+    update(small_row);
+    update(large_token);
+    refused(large_row);
+    merge();
+    refused(large_row);
+}
+
+static void what_a_full_log_kept_out_is_not_in_the_way(void **state)
+{
+    (void)state;
+    struct att_error error = {0};
+    struct att_op op = large_token;
+    update(large_token);
+    refused(large_row);
+    update(small_token);
+    update(large_row);
+    update(small_row);
+    merge();
+    att_engine_hold(fixture.engine, true);
+    for (int n = 0; n < 32; n++)
+        update(small_token);
+    assert_int_equal(att_engine_apply(fixture.engine, &op, fixture.lsn + 1, &error), ATT_AGAIN);
+    update(large_row);
+    check_rows();
+}
+
+/* Replay puts entries in the place of earlier ones. */
+static void replay_lets_in_what_came_after_the_large_had_gone(void **state)
+{
+    (void)state;
+    struct att_error error = {0};
+    att_engine_free(fixture.engine);
+    struct att_engine_options options = harness_options(&fixture.model);
+    fixture.engine = harness_create(&fixture.model, &options);
+    assert_int_equal(att_engine_prepare(fixture.engine, &error), ATT_OK);
+    update(large_token);
+    refused(large_row);
+    update(small_token);
+    update(large_row);
+    update(small_row);
+    update(large_token);
+    update(no_token);
+    update(large_row);
+    assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
+    check_rows();
+}
+
+/* A token that has gone leaves its key where it was: in the settled tokens, and in the log around the base's position. With a row
+ * that came later it would have a score beyond every mask. */
+static void what_has_gone_does_not_meet_what_came_later(void **state)
+{
+    (void)state;
+    for (uint32_t n = 0; n < 24; n++) {
+        update(large_token);
+        if (n % 3 == 0)
+            merge();
+        update(n % 2 == 0 ? small_token : no_token);
+        if (n % 3 == 1)
+            merge();
+        update(large_row);
+        check_rows(); /* by a job: the row's base is that of its former row of Q */
+        merge();
+        harness_settle(fixture.engine);
+        att_engine_hold(fixture.engine, true);
+        const uint64_t jobs = harness_counts().jobs;
+        for (uint32_t k = 0; k < 20; k++) { /* from its base, across the tile in which the token came and left */
+            update((struct att_op){.kind = ATT_OP_SET_TOKEN, .index = 10 + k, .key = small_key});
+            if (k % 4 == 0)
+                check_rows();
+        }
+        assert_int_equal(harness_counts().jobs, jobs);
+        att_engine_hold(fixture.engine, false);
+        update(small_row);
+        if (n % 2 != 0)
+            update((struct att_op){
+                .kind = ATT_OP_APPEND, .index = large_token.index, .key = small_key, .value = fixture.model.v});
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(a_large_token_is_in_the_way_of_large_rows_until_it_is_replaced, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_large_token_is_in_the_way_of_large_rows_until_it_is_deleted, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_large_row_is_in_the_way_of_large_tokens_until_it_is_replaced, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(what_a_full_log_kept_out_is_not_in_the_way, setup, teardown),
+        cmocka_unit_test_setup_teardown(replay_lets_in_what_came_after_the_large_had_gone, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_has_gone_does_not_meet_what_came_later, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,216 @@
+/* What the merge thread does next: nothing that waits is passed over for ever, and reads that a merge would make cheap make
+ * one due. */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "harness.h"
+
+enum { N_Q = 3000, D = 8, D_V = 4, TOKENS = 300, CHAIN = 100000 };
+
+struct fixture {
+    struct model model;
+    struct test_random random;
+    struct att_engine *engine;
+    uint64_t lsn;
+};
+
+static struct fixture fixture;
+
+static void start(struct att_engine_options options)
+{
+    struct att_error error = {0};
+    if (att_engine_start(fixture.engine = harness_create(&fixture.model, &options), &error) != ATT_OK)
+        fail_msg("%s", error.text);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    fixture.lsn = 0;
+    random_init(&fixture.random, 21);
+    model_init(&fixture.model, N_Q, D, D_V, TOKENS, 0.25);
+    model_fill(&fixture.model, &fixture.random, TOKENS, 1);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    att_engine_free(fixture.engine);
+    model_release(&fixture.model);
+    return 0;
+}
+
+static void change(enum att_op_kind kind, uint32_t index)
+{
+    float key[D], value[D_V];
+    random_normals(&fixture.random, key, D, 1);
+    random_normals(&fixture.random, value, D_V, 1);
+    struct att_op op = {.kind = kind, .index = index, .key = key, .value = kind == ATT_OP_SET_Q ? NULL : value};
+    harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
+    att_engine_kick(fixture.engine);
+}
+
+static uint64_t merges(void)
+{
+    struct att_engine_stats stats;
+    att_engine_stats(fixture.engine, &stats);
+    return stats.merges;
+}
+
+/* Reads the row until something has merged: how often. */
+static uint32_t reads_until_a_merge(uint32_t row, uint32_t most)
+{
+    const uint64_t before = merges();
+    for (uint32_t n = 0; n < most; n++) {
+        if (merges() != before)
+            return n;
+        harness_check_row(fixture.engine, &fixture.model, row, harness_tolerance(ATT_MIXED));
+    }
+    fail_msg("no merge in %u reads", most);
+    return most;
+}
+
+/* Its base is of the row of Q before, so each read computes it: a few of them pay for the merge. */
+static void reads_of_a_row_whose_q_changed_make_a_merge_due(void **state)
+{
+    (void)state;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    change(ATT_OP_SET_Q, 7);
+    reads_until_a_merge(7, 1000);
+    harness_settle(fixture.engine);
+    const uint64_t jobs = harness_counts().jobs;
+    for (int n = 0; n < 10; n++)
+        harness_check_row(fixture.engine, &fixture.model, 7, harness_tolerance(ATT_MIXED));
+    assert_int_equal(harness_counts().jobs, jobs);
+}
+
+/* Each of them packs the entries that are pending. */
+static void reads_of_cold_rows_make_a_merge_due(void **state)
+{
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.never_keep = true;
+    start(options);
+    for (uint32_t n = 0; n < 100; n++)
+        change(ATT_OP_SET_TOKEN, n);
+    reads_until_a_merge(9, 1000);
+}
+
+/* ---- A chain of row jobs: one is submitted as soon as one ends, so that one always waits ---- */
+
+static struct chain {
+    struct att_job *jobs;
+    double (*values)[D_V + 1];
+    _Atomic uint32_t next;
+    uint32_t at_everything; /* how many had been submitted when everything was ready */
+    struct att_job everything;
+    uint32_t pieces;
+} chain;
+
+static void submit_next(void)
+{
+    const uint32_t n = atomic_load(&chain.next);
+    if (n == CHAIN)
+        return;
+    chain.jobs[n] = (struct att_job){.kind = ATT_JOB_ROW,
+                                     .index = n % N_Q,
+                                     .values = chain.values[n % N_Q],
+                                     .bounds = &chain.values[n % N_Q][D_V]};
+    atomic_store(&chain.next, n + 1);
+    att_engine_submit(fixture.engine, &chain.jobs[n]);
+}
+
+/* On the merge thread, while the service, which is this test, only waits: so the submission is nobody's in between. */
+static void on_completion(void *context)
+{
+    (void)context;
+    if (chain.everything.lsn != UINT64_MAX && chain.at_everything == 0)
+        chain.at_everything = atomic_load(&chain.next);
+    submit_next();
+}
+
+static void sink_begin(void *context, uint64_t lsn, uint32_t used)
+{
+    (void)context, (void)lsn, (void)used;
+}
+
+static bool sink_room(void *context)
+{
+    (void)context;
+    return true;
+}
+
+static void sink_piece(void *context, const struct att_piece *piece)
+{
+    (void)context, (void)piece;
+    chain.pieces++;
+}
+
+static void sink_end(void *context)
+{
+    (void)context;
+}
+
+static void wait_for(uint32_t others)
+{
+    const double begin = harness_seconds();
+    while (others > 0) {
+        struct att_job *job = att_engine_completed(fixture.engine);
+        if (job)
+            others -= job->kind != ATT_JOB_ROW;
+        else
+            harness_sleep_us(100);
+        if (harness_seconds() - begin > 60)
+            fail_msg("%u jobs still wait behind rows", others);
+    }
+    if (atomic_load(&chain.next) == CHAIN)
+        fail_msg("the others came only when no more rows were asked for");
+}
+
+static void rows_that_keep_coming_hold_nothing_else_up(void **state)
+{
+    (void)state;
+    const struct att_sink sink = {.begin = sink_begin, .room = sink_room, .piece = sink_piece, .end = sink_end};
+    struct att_engine_options options = harness_options(&fixture.model);
+    double *values = calloc((size_t)N_Q * (D_V + 1), sizeof *values);
+
+    chain = (struct chain){.jobs = calloc(CHAIN, sizeof *chain.jobs), .values = calloc(N_Q, sizeof *chain.values)};
+    chain.everything = (struct att_job){.kind = ATT_JOB_ALL,
+                                        .values = values,
+                                        .bounds = values + (size_t)N_Q * D_V,
+                                        .lsn = UINT64_MAX};
+    struct att_job merge = {.kind = ATT_JOB_MERGE}, snapshot = {.kind = ATT_JOB_SNAPSHOT, .sink = &sink};
+    options.never_keep = true; /* every row is computed */
+    options.on_completion = on_completion;
+    fixture.engine = harness_create(&fixture.model, &options);
+    /* Before the start, so that all of them are there at the first turn. */
+    att_engine_submit(fixture.engine, &chain.everything);
+    att_engine_submit(fixture.engine, &merge);
+    att_engine_submit(fixture.engine, &snapshot);
+    submit_next();
+    struct att_error error = {0};
+    assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
+    wait_for(3);
+    assert_int_equal(chain.everything.status, ATT_OK);
+    assert_int_equal(snapshot.status, ATT_OK);
+    assert_true(chain.pieces > 0);
+    /* Everything is computed a group of rows at a time, and rows that are asked for meanwhile come in between. */
+    assert_in_range(chain.at_everything, 4, 20);
+    att_engine_free(fixture.engine);
+    fixture.engine = NULL;
+    free(values);
+    free(chain.jobs);
+    free(chain.values);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
+        cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
+        cmocka_unit_test_setup_teardown(rows_that_keep_coming_hold_nothing_else_up, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

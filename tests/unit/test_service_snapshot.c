@@ -1,0 +1,109 @@
+/* When the service takes a snapshot: after one that failed too, without an update that reminds it. */
+#include "test_store_support.h"
+
+#include "harness.h"
+#include "service_impl.h"
+
+static struct att_service *service;
+static struct att_heads heads;
+static struct att_store *store;
+static struct att_server *server;
+static struct att_sessions *sessions;
+
+/* A service of one head with a store that is not started, so that it takes no snapshot yet. */
+static int setup_service(void **state)
+{
+    struct att_service_options options = {
+        .n_q = 3, .d = 4, .d_v = 4, .capacity = 10, .precision = ATT_MIXED, .durability = ATT_DURABLE_OFF};
+    struct att_server_options served = {.info = {.heads = 1, .n_q = 3, .d = 4, .d_v = 4, .capacity = 10}};
+    struct att_error error;
+    struct model model;
+    char path[120];
+    if (setup_directory(state))
+        return -1;
+    snprintf(path, sizeof path, "%s/socket", test_root);
+    served.socket = path;
+    model_init(&model, 3, 4, 4, 10, 1.0);
+    const struct att_engine_options engine = harness_options(&model);
+    assert_int_equal(att_heads_init(&heads, 1, &error), ATT_OK);
+    heads.engines[0] = harness_start(&model, &engine);
+    model_release(&model);
+    assert_status(try_open(true, false, ATT_DURABLE_OFF, &store), ATT_OK);
+    assert_int_equal(att_server_create(&served, &server, &error), ATT_OK);
+    sessions = att_sessions_create();
+    assert_int_equal(att_service_create(&service, &error), ATT_OK);
+    assert_int_equal(att_service_join(service, &options, &heads, store, server, sessions, &error), ATT_OK);
+    return 0;
+}
+
+static int release_service(void **state)
+{
+    att_heads_release(&heads);
+    att_store_close(store);
+    att_server_free(server);
+    att_service_free(service);
+    att_sessions_free(sessions);
+    return remove_directory(state);
+}
+
+static bool is_due(int *ret_timeout_ms)
+{
+    *ret_timeout_ms = -1;
+    return service_snapshot_due(service, ret_timeout_ms);
+}
+
+static void take(bool spoil)
+{
+    service_snapshot_begin(service);
+    for (int i = 0; i < (spoil ? 2 : 0); i++)
+        att_store_snapshot_piece(store, 0, 0, "x", 1); /* one that comes twice fails it */
+    wait_until((service_collect(service), service_snapshot_check(service), !service->snapshot_running));
+    assert_int_equal(state_of(store).snapshot_failed, spoil);
+}
+
+static void a_failed_snapshot_is_tried_again_without_an_update(void **state)
+{
+    (void)state;
+    int timeout;
+    assert_false(is_due(&timeout));
+    service->lsn = 1; /* an update */
+    assert_true(is_due(&timeout));
+    service_snapshot_begin(service); /* the store is not started */
+    assert_false(service->snapshot_running);
+    assert_true(is_due(&timeout));
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    take(true);
+    assert_true(is_due(&timeout));
+    take(false);
+    assert_int_equal(state_of(store).durable_lsn, 1);
+    assert_false(is_due(&timeout));
+    assert_int_equal(timeout, -1);
+}
+
+static void a_failed_snapshot_is_not_tried_again_at_once(void **state)
+{
+    (void)state;
+    int timeout;
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    service->options.snapshot_seconds = 1000;
+    service->options.snapshot_bytes = 100;
+    service->lsn = 1;
+    assert_false(is_due(&timeout));
+    service->log_bytes = 100;
+    assert_true(is_due(&timeout));
+    take(true);
+    assert_false(is_due(&timeout));
+    assert_in_range(timeout, 1, 1000001); /* but after the time, or as much log again */
+    service->log_bytes = 100;
+    assert_true(is_due(&timeout));
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_service, release_service)
+    const struct CMUnitTest tests[] = {
+        TEST(a_failed_snapshot_is_tried_again_without_an_update),
+        TEST(a_failed_snapshot_is_not_tried_again_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
