@@ -178,6 +178,18 @@ static enum att_status ask_for_session(struct att_server *server, struct att_ses
     return status;
 }
 
+/* It could not be given what it needs. ETOOMANYREFS: too many descriptors are on their way to clients that have not
+ * received them. */
+static void turn_away(struct att_server *server, struct att_session *session, bool welcomed, int failed)
+{
+    char text[200];
+    const bool gone = failed == EPIPE || failed == ECONNRESET;
+    snprintf(text, sizeof text, "it could not be given its descriptors: %s", strerror(failed));
+    if (!welcomed && !gone)
+        send_refusal(session->fd, ATT_EBUSY, "the daemon cannot pass descriptors now: its log says why");
+    att_session_end(server, session, gone ? NULL : text);
+}
+
 /* Opens a session for a client that has passed all checks, and tells it. Owns fd. */
 static void welcome_client(struct att_server *server, int fd, const struct ucred *peer, const struct att_hello *hello)
 {
@@ -222,10 +234,10 @@ static void welcome_client(struct att_server *server, int fd, const struct ucred
         .fence = grant.fence,
     };
     const int fds[] = {channel_fd, server->page_fd};
-    bool sent = att_packet_send(fd, &welcome, sizeof welcome, fds, 2) && (!regions || send_regions(server, fd));
+    const bool welcomed = att_packet_send(fd, &welcome, sizeof welcome, fds, 2);
+    if (!welcomed || (regions && !send_regions(server, fd)) || !att_epoll_add(server, fd, session->id))
+        turn_away(server, session, welcomed, errno);
     close(channel_fd);
-    if (!sent || !att_epoll_add(server, fd, session->id))
-        att_session_end(server, session, sent ? "epoll_ctl failed" : NULL);
 }
 
 /* Reads a hello and answers. False: there is none yet, and fd stays the caller's. */

@@ -3,7 +3,10 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+
+enum { FEW = 60 }; /* descriptors that a daemon may have on their way */
 
 /* Scribbles all over the channel, lengths and numbers made plausible by being small. */
 static void scribbling_hurts_nobody_else(void **unused)
@@ -305,13 +308,71 @@ static void flood_of_connections(void **unused)
     service_stop(&service);
 }
 
+/* A daemon that may have few descriptors on their way, without the rights of root. */
+static void start_with_few_descriptors(struct service *service)
+{
+    static const uid_t allowed[] = {0};
+    const struct att_server_options options = {.socket = service->socket,
+                                               .allowed = allowed,
+                                               .allowed_count = 1,
+                                               .info = {.heads = 1, .n_q = N_Q, .d = D, .d_v = D_V}};
+    struct att_server *server;
+    strcpy(service->directory, "/tmp/attnd-test-XXXXXX");
+    assert_non_null(mkdtemp(service->directory));
+    snprintf(service->socket, sizeof service->socket, "%s/s.sock", service->directory);
+    snprintf(service->log, sizeof service->log, "%s/log", service->directory);
+    if (geteuid() == 0)
+        assert_int_equal(chown(service->directory, 65534, 65534), 0);
+    fflush(NULL);
+    service->pid = fork();
+    if (service->pid == 0) {
+        dup2(open(service->log, O_CREAT | O_WRONLY | O_APPEND, 0600), 2);
+        if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){FEW, FEW}) != 0 || (geteuid() == 0 && setuid(65534) != 0) ||
+            att_server_create(&options, &server, NULL) != ATT_OK)
+            _exit(1);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        service_loop(server);
+    }
+    const struct att_connect_options first = {.socket = service->socket};
+    struct att_client *client = NULL;
+    for (int i = 0; i < 2000 && att_connect(&first, &client, NULL) != ATT_OK; i++)
+        usleep(1000);
+    att_close(client);
+}
+
+/* Clients that never receive what they are sent keep new ones out; those are told, and the log says so. */
+static void descriptors_that_nobody_receives(void **unused)
+{
+    (void)unused;
+    struct service service;
+    struct att_client *client = NULL;
+    struct att_error error;
+    int fds[FEW], count = 0;
+    start_with_few_descriptors(&service);
+    const struct att_hello hello = {.magic = ATT_HELLO_MAGIC, .protocol = ATT_PROTOCOL_VERSION};
+    const struct att_connect_options options = {.socket = service.socket, .timeout_ms = 5000};
+    for (; count < FEW / 2 + 2; count++) {
+        fds[count] = raw_socket(&service);
+        assert_true(att_packet_send(fds[count], &hello, sizeof hello, NULL, 0));
+    }
+    assert_int_equal(att_connect(&options, &client, &error), ATT_EBUSY);
+    service_await_log(&service, "could not be given its descriptors");
+    while (count > 0)
+        close(fds[--count]);
+    for (int i = 0; i < 1000 && att_connect(&options, &client, &error) != ATT_OK; i++)
+        usleep(1000);
+    assert_works(client);
+    att_close(client);
+    service_stop(&service);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scribbling_hurts_nobody_else),         cmocka_unit_test(holes_and_writers_through_proc),
         cmocka_unit_test(messages_changed_while_they_are_read), cmocka_unit_test(scribbled_futex_words),
         cmocka_unit_test(descriptors_sent_and_not_received),    cmocka_unit_test(flood_of_connections),
-        cmocka_unit_test(regions_asked_for_and_not_taken),
+        cmocka_unit_test(descriptors_that_nobody_receives),     cmocka_unit_test(regions_asked_for_and_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
