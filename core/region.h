@@ -92,7 +92,7 @@ static_assert(sizeof(struct att_region_header) == 384, "att_region_header");
 
 /* The bases' memory begins with this; the tiles follow. Written before it is shared, then constant. */
 struct att_bases_header {
-    _Atomic uint64_t epoch; /* which of the memories it is: the first, 0, or the how manieth to replace another */
+    _Atomic uint64_t epoch; /* 0 of the first memory, and one more of each that replaced another */
     uint64_t reserved[7];
 };
 static_assert(sizeof(struct att_bases_header) == 64, "att_bases_header");
