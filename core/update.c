@@ -21,7 +21,7 @@ static enum att_status check_row(const char *what, uint32_t index, const float *
 static enum att_status check_scores(const struct att_engine *engine, const char *what, uint32_t index, double q_norm,
                                     double g, struct att_error *error)
 {
-    const double score = fmax(1.0, q_norm) * g;
+    const double score = att_larger(1.0, q_norm) * g;
 
     if (score * engine->region.numerics.kappa <= 0x1p-4)
         return ATT_OK;
@@ -58,13 +58,13 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
                         "the bias of token %u would be %g: it must be finite, or -inf to mask the token", index,
                         (double)token->bias);
     att_head(norm_largest, token->bias, token->head);
-    if (!((double)token->head[2] * fmax(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
+    if (!((double)token->head[2] * att_larger(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
         return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
                         (double)token->head[2], (double)token->head[1], ATT_LARGEST_PRODUCT);
     status = check_scores(engine, "K", index, engine->index.q_largest, token->head[2], error);
     if (status != ATT_OK)
         return status;
-    engine->index.g_largest = fmax(engine->index.g_largest, token->head[2]);
+    engine->index.g_largest = att_larger(engine->index.g_largest, token->head[2]);
     note_largest(region, token->head);
     return ATT_OK;
 }
@@ -78,7 +78,7 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
         return status;
     status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
     if (status == ATT_OK)
-        engine->index.q_largest = fmax(engine->index.q_largest, norm);
+        engine->index.q_largest = att_larger(engine->index.q_largest, norm);
     return status;
 }
 
