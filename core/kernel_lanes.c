@@ -1,5 +1,5 @@
-/* The kernel over sixteen lanes. Compiled once for each instruction set, with its own flags; KERNEL_TABLE and
- * KERNEL_NAME say which of kernel.h's tables this is. */
+/* The kernel over sixteen lanes. Compiled once for each instruction set, with its own flags; KERNEL_ISA says which of
+ * kernel.h's tables this is. */
 #include "kernel_scores.h"
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
@@ -204,5 +204,5 @@ static void product(const struct att_product *work)
         product_band(work, row, 1, LONE_VECTORS);
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_NAME, head,        pack_keys,   widen,  scale_q,
-                                        weights,     KERNEL_READ, KERNEL_SUMS, product};
+const struct att_kernel KERNEL_TABLE = {
+    KERNEL_QUOTE(KERNEL_ISA), head, pack_keys, widen, scale_q, weights, KERNEL_READ, KERNEL_SUMS, product};

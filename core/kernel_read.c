@@ -1,6 +1,6 @@
-/* One row against a stretch of the log: a query. Compiled once for each instruction set; KERNEL_READ and KERNEL_SUMS name
- * its functions. In 256-bit registers also where there are wider ones: widening four floats from memory is one operation
- * there, eight are four (measured on Zen 4: docs/numerics.md), and a query widens every key once for each use. */
+/* One row against a stretch of the log: a query. Compiled once for each instruction set. In 256-bit registers also where
+ * there are wider ones: widening four floats from memory is one operation there, eight are four (measured on Zen 4:
+ * docs/numerics.md), and a query widens every key once for each use. */
 #define LANES_256
 
 #include "kernel_scores.h"
@@ -15,8 +15,8 @@ enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
 #endif
 /* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured. */
 enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
-/* Vectors of sums that share a weight. */
-enum { FEW_VECTORS = 8 };
+/* Vectors of sums, and columns of values, that share a weight. */
+enum { FEW_VECTORS = 8, SUMS_TOGETHER = 4 };
 
 /* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
  * constants after inlining. */
@@ -141,19 +141,39 @@ void KERNEL_READ(const struct att_weights *work, const float *heads, const float
     add_up(work->weights, work->tiles, heads, values, columns, ret);
 }
 
+/* `together` columns side by side, for one would wait for itself; together is a constant after inlining. */
+LANES_INLINE void sum_columns(const double *weight, uint32_t tiles, const float *values, size_t columns,
+                              uint32_t together, double *ret_sums)
+{
+    f64x8 sum[SUMS_TOGETHER];
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < together; c++)
+        sum[c] = f64x8_set(0.0);
+    for (uint32_t tile = 0; tile < tiles; tile++)
+#pragma GCC unroll 2
+        for (size_t lane = 0; lane < ATT_LANES; lane += 8) {
+            const f64x8 w = f64x8_load(weight + (size_t)tile * ATT_LANES + lane);
+            const float *x = values + (size_t)tile * columns * ATT_LANES + lane;
+#pragma GCC unroll 4
+            for (uint32_t c = 0; c < together; c++)
+                sum[c] = f64x8_fma(w, f64x8_widen(x + (size_t)c * ATT_LANES), sum[c]);
+        }
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < together; c++)
+        ret_sums[c] = f64x8_sum(sum[c]);
+}
+
 void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
                  uint32_t count, double *ret_sums)
 {
-    for (uint32_t column = first; column < first + count; column++) {
-        const float *x = values + (size_t)column * ATT_LANES;
-        f64x8 sum = f64x8_set(0.0);
-        for (uint32_t tile = 0; tile < tiles; tile++)
-#pragma GCC unroll 2
-            for (size_t half = 0; half < 16; half += 8)
-                sum = f64x8_fma(f64x8_load(weight + (size_t)tile * ATT_LANES + half),
-                                f64x8_widen(x + (size_t)tile * columns * ATT_LANES + half), sum);
-        ret_sums[column - first] = f64x8_sum(sum);
-    }
+    uint32_t done = 0;
+
+    values += (size_t)first * ATT_LANES;
+    for (; done + SUMS_TOGETHER <= count; done += SUMS_TOGETHER)
+        sum_columns(weight, tiles, values + (size_t)done * ATT_LANES, columns, SUMS_TOGETHER, ret_sums + done);
+    for (; done < count; done++)
+        sum_columns(weight, tiles, values + (size_t)done * ATT_LANES, columns, 1, ret_sums + done);
 }
 
 LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision precision)

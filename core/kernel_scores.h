@@ -196,8 +196,19 @@ LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
         sums[j] += sign * some[j];
 }
 
+/* The build says which instruction set this is, as KERNEL_ISA: plain, avx2 or avx512; names end in it. */
+#define KERNEL_JOIN_(what, isa) att_kernel_##what##isa
+#define KERNEL_JOIN(what, isa)  KERNEL_JOIN_(what, isa)
+#define KERNEL_QUOTE_(isa)      #isa
+#define KERNEL_QUOTE(isa)       KERNEL_QUOTE_(isa)
+#define KERNEL_TABLE            KERNEL_JOIN(, KERNEL_ISA)
+#define KERNEL_FEW_WEIGHTS      KERNEL_JOIN(few_weights_, KERNEL_ISA)
+#define KERNEL_FEW_PRODUCT      KERNEL_JOIN(few_product_, KERNEL_ISA)
+#define KERNEL_READ             KERNEL_JOIN(read_, KERNEL_ISA)
+#define KERNEL_SUMS             KERNEL_JOIN(sums_, KERNEL_ISA)
+
 /* struct att_kernel's `read` and `sums`, and its `weights` and `product` of few rows over floats as they lie, in
- * kernel_read.c; the build names them. */
+ * kernel_read.c. */
 void KERNEL_FEW_WEIGHTS(const struct att_weights *work);
 void KERNEL_FEW_PRODUCT(const struct att_product *work);
 void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,

@@ -39,14 +39,19 @@ enum {
     ATT_READ_ATTEMPTS = 4, /* a reader starts again about once a merge; more often means it is being outrun */
 #ifdef ATTND_TSAN
     CHUNK_TILES = 1, /* copied lane by lane: see load_chunk */
+    COPIED = 1,      /* so are a row of Q and biases */
 #else
     CHUNK_TILES = 16,
+    COPIED = 0,
 #endif
     CHUNK = CHUNK_TILES * ATT_TILE_LANES
 };
 
 /* Scores up to this, in octaves 1.44 times as many, leave masks below ATT_NO_SHIFT. */
 #define MASKABLE 1e14
+
+/* Into the reads of an entry and of a row, one by one: so the copies for an entry are of constant size, and no calls. */
+#define READER_INLINE static inline __attribute__((always_inline))
 
 /* A row being read: a private copy of its base and the columns that are asked for. Not set to zero first: a query with
  * nothing pending would notice. */
@@ -63,7 +68,8 @@ struct reading {
 struct chunk {
     const float *keys, *heads, *values; /* of whole tiles */
     const float *rows[ATT_TILE_LANES];  /* of a part: each lane's key and value */
-    float bias[CHUNK];                  /* -inf where no entry of the stretch is */
+    const float *bias;                  /* -inf where no entry of the stretch is */
+    float masked[CHUNK];                /* the same, where the log's is not as it should be */
     const void *scaled_q;
     uint32_t tiles, entries;
     bool is_part;
@@ -103,6 +109,19 @@ static void load_chunk(const struct att_region *region, size_t tile, struct chun
 }
 #endif
 
+/* Masks what is not of the stretch, which begins at lane `first`. */
+static void mask_others(struct chunk *chunk, uint64_t first)
+{
+    const uint32_t lanes = chunk->tiles * ATT_TILE_LANES;
+
+    att_shared_load(chunk->masked, chunk->bias, sizeof(float) * lanes);
+    for (uint64_t lane = 0; lane < first; lane++)
+        chunk->masked[lane] = -INFINITY;
+    for (uint64_t lane = first + chunk->entries; lane < lanes; lane++)
+        chunk->masked[lane] = -INFINITY;
+    chunk->bias = chunk->masked;
+}
+
 /* The tiles from `position` on, up to a chunk, the ring's end, or the last that is full at `end`; or, when that is reached,
  * the part of a tile up to `end`. A tile's lanes are written when it is full: until then its entries are rows only. */
 static void take_chunk(const struct att_region *region, uint64_t position, uint64_t end, struct chunk *chunk)
@@ -119,11 +138,9 @@ static void take_chunk(const struct att_region *region, uint64_t position, uint6
     chunk->entries =
         (uint32_t)((first + tiles * ATT_TILE_LANES < end ? first + tiles * ATT_TILE_LANES : end) - position);
     load_chunk(region, tile, chunk);
-    att_shared_load(chunk->bias, region->log_bias + tile * ATT_TILE_LANES, sizeof(float) * tiles * ATT_TILE_LANES);
-    for (uint64_t lane = 0; lane < position - first; lane++)
-        chunk->bias[lane] = -INFINITY;
-    for (uint64_t lane = position - first + chunk->entries; lane < tiles * ATT_TILE_LANES; lane++)
-        chunk->bias[lane] = -INFINITY;
+    chunk->bias = region->log_bias + tile * ATT_TILE_LANES;
+    if (COPIED || region->causal || chunk->entries < tiles * ATT_TILE_LANES)
+        mask_others(chunk, position - first);
 }
 
 /* The causal mask: row i sees tokens 0..i. Counts what it does see, where the service's count is of no use. */
@@ -136,8 +153,8 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
         uint32_t index;
         att_shared_load(&index, &region->log_entries[att_log_slot(region, first + lane)].index, sizeof index);
         if (index > att_row_id(reading->row))
-            chunk->bias[lane] = -INFINITY;
-        if (chunk->bias[lane] > -INFINITY)
+            chunk->masked[lane] = -INFINITY;
+        if (chunk->masked[lane] > -INFINITY)
             reading->row->tokens +=
                 (int64_t)chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_COLUMNS * ATT_TILE_LANES +
                                       lane % ATT_TILE_LANES];
@@ -197,7 +214,8 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 {
     const struct att_region *region = reading->region;
     struct att_read_sums read;
-    double weights[CHUNK], added[64], *values = reading->sums + ATT_HEAD_COLUMNS;
+    _Alignas(64) double weights[CHUNK]; /* a vector across two cache lines is slow to read back */
+    double added[64], *values = reading->sums + ATT_HEAD_COLUMNS;
     double largest = weigh_chunk(reading, chunk, weights, &read);
 
     if (largest > ATT_NO_SHIFT && largest - reading->row->shift > ATT_SHIFT_HEADROOM) {
@@ -216,7 +234,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
     }
 }
 
-static void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot)
+READER_INLINE void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot)
 {
     const struct att_region *region = reading->region;
     double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
@@ -228,15 +246,20 @@ static void copy_base(struct reading *reading, struct att_tile *tile, uint32_t s
 }
 
 /* Folds the entries [position, count) into the base that was copied. */
-static void fold_pending(struct reading *reading, uint32_t row, uint64_t position, uint64_t count)
+static __attribute__((noinline)) void fold_pending(struct reading *reading, uint32_t row, uint64_t position,
+                                                   uint64_t count)
 {
     const struct att_region *region = reading->region;
-    float q[ATT_MAX_COLUMNS];
-    double scaled_q[ATT_MAX_COLUMNS];
+    const float *q = region->q + (size_t)row * region->d;
+    float copied[COPIED * ATT_MAX_COLUMNS + 1];
+    _Alignas(64) double scaled_q[ATT_MAX_COLUMNS];
     struct chunk chunk;
     uint32_t visible;
 
-    att_shared_load(q, region->q + (size_t)row * region->d, sizeof(float) * region->d);
+    if (COPIED) {
+        att_shared_load(copied, q, sizeof(float) * region->d);
+        q = copied;
+    }
     region->kernel->scale(region->precision, region->scale, region->d, q, scaled_q);
     chunk.scaled_q = scaled_q;
     for (int c = 0; c < 4; c++)
@@ -256,7 +279,7 @@ static void fold_pending(struct reading *reading, uint32_t row, uint64_t positio
 }
 
 /* One attempt. ATT_OK: reading holds a consistent state. ATT_AGAIN: it was disturbed. ATT_ENOENT: there is no base. */
-static enum att_status read_once(struct reading *reading, uint32_t row)
+READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row)
 {
     const struct att_region *region = reading->region;
     struct att_region_header *header = region->header;
@@ -291,7 +314,8 @@ static enum att_status read_once(struct reading *reading, uint32_t row)
 }
 
 /* The answer of the columns that `reading` names, into its sums; then as values. */
-static enum att_status read_row(struct reading *reading, uint32_t row, double *ret_values, double *ret_error_bound)
+READER_INLINE enum att_status read_row(struct reading *reading, uint32_t row, double *ret_values,
+                                       double *ret_error_bound)
 {
     const struct att_numerics *numerics = &reading->region->numerics;
     enum att_status status = ATT_AGAIN;

@@ -72,6 +72,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
         .capacity = h->capacity,
         .log_capacity = h->log_capacity,
         .log_tiles = h->log_capacity / ATT_TILE_LANES,
+        .log_inverse = UINT64_MAX / (h->log_capacity / ATT_TILE_LANES),
         .tiles = h->tiles,
         .physical_tiles = h->physical_tiles,
         .precision = (enum att_precision)h->precision,

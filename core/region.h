@@ -108,6 +108,7 @@ struct att_region {
     struct att_numerics numerics;
     size_t bytes, tile_bytes;
     size_t bases_offset; /* where the second memory begins */
+    uint64_t log_inverse; /* 2^64 / log_tiles, rounded down */
     const struct att_kernel *kernel;
     float *log_keys;       /* [log_tiles][d][16] */
     float *log_heads;      /* [log_tiles][4][16], each times its sign */
@@ -173,9 +174,14 @@ static inline double *att_tile_sums(struct att_tile *tile, uint32_t row, uint32_
 /* |s| |q|_2, rounded up. */
 double att_q_norm(double scale, uint32_t d, const float *q);
 
+/* (p / 16) % log_tiles; by the inverse, whose quotient is right or 1 too small: an update asks ten times. */
 static inline size_t att_log_tile(const struct att_region *region, uint64_t position)
 {
-    return (size_t)((position / ATT_TILE_LANES) % region->log_tiles);
+    const uint64_t tile = position / ATT_TILE_LANES;
+    const uint64_t quotient = (uint64_t)((unsigned __int128)tile * region->log_inverse >> 64);
+    const uint64_t rest = tile - quotient * region->log_tiles;
+
+    return (size_t)(rest < region->log_tiles ? rest : rest - region->log_tiles);
 }
 
 static inline size_t att_log_slot(const struct att_region *region, uint64_t position)

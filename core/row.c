@@ -83,11 +83,11 @@ void att_row_answer(const struct att_row *row, const double sums[4], const doubl
 
     for (uint32_t j = 0; j < count; j++) {
         ret_values[j] = numerators[j] * per_weight;
-        size = fabs(ret_values[j]) > size ? fabs(ret_values[j]) : size;
+        size = att_larger(fabs(ret_values[j]), size);
     }
     drift = e[1] + size * e[0];
     weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
-    scores = numerics->kappa * fmax(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
+    scores = numerics->kappa * att_larger(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
     *ret_bound =
         (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) / (sums[0] - e[0]) + 4.0 * UNIT * size + 0x1p-1060;
 }

@@ -36,6 +36,12 @@ static inline void att_row_set_id(struct att_row *row, uint32_t id)
     row->inverted = ~id;
 }
 
+/* fmax of numbers that are no NaN, without a call. */
+static inline double att_larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. From what the kernel's
  * `head` gives. */
 void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS]);

@@ -127,7 +127,7 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
                         "the bias of token %u would be %g: it must be finite, or -inf to mask the token", index,
                         (double)token->bias);
     att_head(norm_largest, token->bias, token->head);
-    if (!((double)token->head[2] * fmax(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
+    if (!((double)token->head[2] * att_larger(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
         return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
                         (double)token->head[2], (double)token->head[1], ATT_LARGEST_PRODUCT);
     if (!fits(engine, engine->index.q_largest, token->head[2])) {
@@ -136,7 +136,7 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
         if (status != ATT_OK)
             return status;
     }
-    engine->index.g_largest = fmax(engine->index.g_largest, token->head[2]);
+    engine->index.g_largest = att_larger(engine->index.g_largest, token->head[2]);
     note_largest(region, token->head);
     return ATT_OK;
 }
@@ -158,7 +158,7 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
         find_largest_g(engine);
     status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
     if (status == ATT_OK)
-        engine->index.q_largest = fmax(engine->index.q_largest, norm);
+        engine->index.q_largest = att_larger(engine->index.q_largest, norm);
     return status;
 }
 

@@ -42,10 +42,7 @@ for set in plain:-O1 avx2:"-O0 -fno-sanitize=all -mavx2 -mfma" avx512:"-O0 -fno-
     name=${set%%:*}
     for part in lanes read; do
         # shellcheck disable=SC2086
-        compile "kernel_${part}_$name" "$source/core/kernel_$part.c" ${set#*:} \
-            -DKERNEL_TABLE="att_kernel_$name" -DKERNEL_NAME="\"$name\"" \
-            -DKERNEL_READ="att_kernel_read_$name" -DKERNEL_SUMS="att_kernel_sums_$name" \
-            -DKERNEL_FEW_WEIGHTS="att_kernel_few_weights_$name" -DKERNEL_FEW_PRODUCT="att_kernel_few_product_$name"
+        compile "kernel_${part}_$name" "$source/core/kernel_$part.c" ${set#*:} -DKERNEL_ISA="$name"
     done
 done
 status=0

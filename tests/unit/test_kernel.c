@@ -13,6 +13,7 @@
 
 #include "kernel.h"
 #include "random.h"
+#include "region.h"
 
 enum { TILES = 64, LANES = TILES * ATT_TILE_LANES };
 
@@ -328,12 +329,27 @@ static void a_masked_entry_weighs_nothing_under_any_shift(void **state)
     }
 }
 
+static void a_position_of_the_log_lies_in_the_tile_that_division_says(void **state)
+{
+    struct test_random random;
+    (void)state;
+    random_seed(&random, 77, "positions");
+    for (int i = 0; i < 100000; i++) {
+        const uint32_t tiles = 1 + (uint32_t)random_below(&random, i % 2 ? 9 : 1u << 26);
+        const struct att_region region = {.log_tiles = tiles, .log_inverse = UINT64_MAX / tiles};
+        const uint64_t turns = (random_u64(&random) >> (4 + i % 50)) / tiles * tiles;
+        for (uint64_t tile = turns > 0 ? turns - 1 : 0; tile < turns + 2; tile++)
+            assert_int_equal(att_log_tile(&region, tile * ATT_TILE_LANES + 5), tile % tiles);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_error_of_exp_stays_below_what_the_bounds_assume),
         cmocka_unit_test(every_instruction_set_and_shape_gives_the_same_bits),
         cmocka_unit_test(a_masked_entry_weighs_nothing_under_any_shift),
+        cmocka_unit_test(a_position_of_the_log_lies_in_the_tile_that_division_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
