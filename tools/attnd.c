@@ -1,4 +1,5 @@
 /* attnd, the daemon: options, the state, the service, signals. */
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -158,6 +159,14 @@ static enum att_status serve(const struct attnd_options *o, const char *path, st
     return status;
 }
 
+/* A commit and a snapshot's pieces take megabytes and free them soon: what is given back to the system each time comes back
+ * as page faults of the threads that write. */
+static void keep_memory(void)
+{
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    mallopt(M_TRIM_THRESHOLD, 32 << 20);
+}
+
 int main(int count, char **arguments)
 {
     struct attnd_options options;
@@ -171,6 +180,7 @@ int main(int count, char **arguments)
 
     wait_passively(arguments);
     allow_descriptors();
+    keep_memory();
     if (attnd_parse(count, arguments, &options, &code) != ATT_OK)
         return code;
     status = choose_socket(&options, path, sizeof path, &error);

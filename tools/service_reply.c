@@ -34,15 +34,21 @@ bool service_refuse(struct att_service *service, const struct att_server_request
     return true;
 }
 
+/* The i-th of those that wait; the one after the last is the next that will. */
+static struct deferred *deferred_at(const struct att_service *service, size_t i)
+{
+    return &service->deferred[(service->deferred_first + i) & (service->deferred_capacity - 1)];
+}
+
 static bool grow(struct att_service *service)
 {
-    size_t capacity = service->deferred_capacity ? 2 * service->deferred_capacity : 1024;
+    size_t capacity = service->deferred_capacity ? 2 * service->deferred_capacity : 1024; /* a power of two */
     struct deferred *larger = malloc(capacity * sizeof *larger);
 
     if (!larger)
         return false;
     for (size_t i = 0; i < service->deferred_count; i++)
-        larger[i] = service->deferred[(service->deferred_first + i) % service->deferred_capacity];
+        larger[i] = *deferred_at(service, i);
     free(service->deferred);
     service->deferred = larger;
     service->deferred_first = 0;
@@ -66,10 +72,12 @@ void service_reply_durable(struct att_service *service, uint64_t session, const 
     struct att_store_state state;
     struct deferred *entry;
 
-    att_store_state(service->store, &state);
-    if (state.durable_lsn >= lsn && service->deferred_count == 0) {
-        att_server_reply(service->server, session, reply, payload, payload_bytes);
-        return;
+    if (service->deferred_count == 0) {
+        att_store_state(service->store, &state);
+        if (state.durable_lsn >= lsn) {
+            att_server_reply(service->server, session, reply, payload, payload_bytes);
+            return;
+        }
     }
     if (state.durable_lsn < lsn && state.refusing == ATT_EIO) {
         fail_durable(service, session, reply); /* it will never be, and no event comes any more to say so */
@@ -78,7 +86,7 @@ void service_reply_durable(struct att_service *service, uint64_t session, const 
     /* Memory for a reply that was promised: without it the promise is broken, so this is the end. */
     if (service->deferred_count == service->deferred_capacity && !grow(service))
         abort();
-    entry = &service->deferred[(service->deferred_first + service->deferred_count) % service->deferred_capacity];
+    entry = deferred_at(service, service->deferred_count);
     *entry = (struct deferred){.lsn = lsn, .session = session, .reply = *reply, .payload_bytes = payload_bytes};
     if (payload_bytes > 0) {
         entry->payload = malloc(payload_bytes);
@@ -87,6 +95,10 @@ void service_reply_durable(struct att_service *service, uint64_t session, const 
         memcpy(entry->payload, payload, payload_bytes);
     }
     service->deferred_count++;
+    /* The one after the next: in a ring as long as all that waits for a disk no line is near any more. */
+    char *ahead = (char *)deferred_at(service, service->deferred_count + 1);
+    __builtin_prefetch(ahead, 1);
+    __builtin_prefetch(ahead + 64, 1);
 }
 
 /* Sends what has become durable. After a failed sync, or at an end without room, nothing will: then the clients are told. */
@@ -97,7 +109,7 @@ void service_release_durable(struct att_service *service)
     att_store_state(service->store, &state);
     att_server_set_durable(service->server, state.durable_lsn);
     while (service->deferred_count > 0) {
-        struct deferred *entry = &service->deferred[service->deferred_first];
+        struct deferred *entry = deferred_at(service, 0);
         if (entry->lsn <= state.durable_lsn)
             att_server_reply(service->server, entry->session, &entry->reply, entry->payload, entry->payload_bytes);
         else if (state.refusing == ATT_EIO || service->gave_up)
@@ -105,7 +117,7 @@ void service_release_durable(struct att_service *service)
         else
             return;
         free(entry->payload);
-        service->deferred_first = (service->deferred_first + 1) % service->deferred_capacity;
+        service->deferred_first++;
         service->deferred_count--;
     }
 }
@@ -113,7 +125,7 @@ void service_release_durable(struct att_service *service)
 void service_drop_deferred(struct att_service *service)
 {
     for (size_t i = 0; i < service->deferred_count; i++)
-        free(service->deferred[(service->deferred_first + i) % service->deferred_capacity].payload);
+        free(deferred_at(service, i)->payload);
     free(service->deferred);
     service->deferred = NULL;
     service->deferred_count = 0;
