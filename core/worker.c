@@ -151,8 +151,11 @@ static void wake(struct att_engine *engine)
 void att_engine_kick(struct att_engine *engine)
 {
     att_entries_offer(engine);
-    if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed))
-        return; /* nothing that the caller has done can be wanted: it is not to wait for its stores */
+    /* Nothing that the caller has done can be wanted: it is not to wait for its stores. An appender that found no room can
+     * have said so just after the merge that made it, and has to be told. */
+    if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed) &&
+        !atomic_load_explicit(&engine->hungry, memory_order_relaxed))
+        return;
     /* After the release of what is offered, or of a job. Partner: the fence in sleep_until_wanted. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&engine->sleeping, memory_order_relaxed) && wanted(engine))

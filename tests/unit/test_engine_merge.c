@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "engine_impl.h"
 #include "harness.h"
 
 enum { N_Q = 90, D = 24, D_V = 7, TOKENS = 150 };
@@ -134,6 +135,41 @@ static void an_eager_engine_merges_whatever_there_is(void **state)
     model_release(&model);
 }
 
+static void told(void *context)
+{
+    atomic_store((atomic_bool *)context, true);
+}
+
+/* An appender finds the log full while a merge settles all of it, and says so when the merge thread has gone to sleep:
+ * then nothing is pending, and still it waits to be told. */
+static void who_finds_the_log_full_is_told_of_room_that_is_there_already(void **state)
+{
+    (void)state;
+    static atomic_bool room;
+    struct model model;
+    struct test_random random;
+    random_init(&random, 28);
+    model_init(&model, N_Q, D, D_V, TOKENS, 0.3);
+    model_fill(&model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&model);
+    options.on_completion = told;
+    options.context = &room;
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    double begin = harness_seconds();
+    while (!atomic_load(&engine->sleeping) && harness_seconds() - begin < 30)
+        harness_sleep_us(500);
+    atomic_store(&room, false);
+    atomic_store(&engine->hungry, true); /* as att_engine_apply does */
+    att_engine_kick(engine);
+    for (begin = harness_seconds(); !atomic_load(&room) && harness_seconds() - begin < 30;)
+        harness_sleep_us(500);
+    assert_true(atomic_load(&room));
+    assert_false(atomic_load(&engine->hungry));
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -141,6 +177,7 @@ int main(void)
         cmocka_unit_test(queries_race_with_merges_of_a_small_log),
         cmocka_unit_test(merges_happen_by_themselves_when_the_log_is_half_full),
         cmocka_unit_test(an_eager_engine_merges_whatever_there_is),
+        cmocka_unit_test(who_finds_the_log_full_is_told_of_room_that_is_there_already),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

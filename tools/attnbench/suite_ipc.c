@@ -269,7 +269,7 @@ static double run_ring_queries(void *context)
         for (int left = DEPTH; left > 0;) {
             int count = att_complete(p->client, done, left, 10000);
             if (count <= 0)
-                bench_die("attnd does not answer");
+                bench_die("%s", count < 0 ? att_last_error(p->client) : "attnd does not answer");
             left -= count;
         }
     }
