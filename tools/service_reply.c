@@ -51,7 +51,7 @@ static bool grow(struct att_service *service)
 }
 
 /* Keeps the reply until `lsn` is durable; sends it at once when it is. Called with LSNs that never fall. */
-void service_reply_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply,
+void service_reply_durable(struct att_service *service, uint64_t session, struct att_wire_reply *reply,
                            const double *payload, size_t payload_bytes, uint64_t lsn)
 {
     struct att_store_state state;
