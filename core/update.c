@@ -54,7 +54,7 @@ static double live_q_norm(const struct att_engine *engine, uint32_t row)
 /* Scores must stay where the precision can hold them: see docs/numerics.md, "the door". */
 static bool fits(const struct att_engine *engine, double q_norm, double g)
 {
-    return fmax(1.0, q_norm) * g * engine->region.numerics.kappa <= 0x1p-4;
+    return att_larger(1.0, q_norm) * g * engine->region.numerics.kappa <= 0x1p-4;
 }
 
 static enum att_status check_scores(const struct att_engine *engine, const char *what, uint32_t index, double q_norm,
@@ -64,7 +64,7 @@ static enum att_status check_scores(const struct att_engine *engine, const char 
         return ATT_OK;
     return att_fail(error, ATT_EMAGNITUDE,
                     "%s[%u]: scores could reach %.3g, precision %s holds them up to %.3g: scale the data down%s", what,
-                    index, fmax(1.0, q_norm) * g,
+                    index, att_larger(1.0, q_norm) * g,
                     engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
                     0x1p-4 / engine->region.numerics.kappa,
                     engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
@@ -80,7 +80,7 @@ static void find_largest_q(struct att_engine *engine)
         return;
     index->q_largest = 0.0;
     for (uint32_t row = 0; row < engine->region.n_q; row++)
-        index->q_largest = fmax(index->q_largest, live_q_norm(engine, row));
+        index->q_largest = att_larger(index->q_largest, live_q_norm(engine, row));
     index->q_largest_gone = !index->started;
 }
 
@@ -96,7 +96,7 @@ static void find_largest_g(struct att_engine *engine)
         if (!index->live[token])
             continue;
         load_head(engine, token, head);
-        index->g_largest = fmax(index->g_largest, head[2]);
+        index->g_largest = att_larger(index->g_largest, head[2]);
     }
     index->g_largest_gone = !index->started;
 }

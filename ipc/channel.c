@@ -250,34 +250,59 @@ static void gather(uint64_t words[ATT_SLOT_WORDS], const struct att_part **part,
         memset(out + filled, 0, ATT_SLOT_DATA - filled);
 }
 
+/* Words from the memory of the slot's data, and zeros. */
+static void store_words(struct att_slot *slot, const void *data, size_t count)
+{
+    for (size_t w = 0; w < ATT_SLOT_WORDS; w++) {
+        uint64_t word = 0;
+        if (w < count)
+            memcpy(&word, (const unsigned char *)data + w * sizeof word, sizeof word);
+        atomic_store_explicit(&slot->words[w], word, memory_order_relaxed);
+    }
+}
+
+/* The consumer has the lines of a message; fetching them one by one, as the stores come to them, would take as many misses
+ * in a row. In a batch the next message's are fetched too. */
+static inline void own_ahead(const struct att_producer *producer, uint64_t slots)
+{
+    for (uint64_t i = 1; i < slots && i < 2 * ATT_AHEAD; i++)
+        __builtin_prefetch(&producer->slots[(producer->head + i) & producer->mask], 1);
+    if (producer->held > 0)
+        for (uint64_t i = producer->held == 1 ? 0 : ATT_AHEAD; i <= ATT_AHEAD; i++)
+            __builtin_prefetch(&producer->slots[(producer->head + slots + i) & producer->mask], 1);
+}
+
+/* The number of a slot that has been filled. */
+static inline void put_number(const struct att_producer *producer, struct att_slot *slot, uint64_t position)
+{
+    /* relaxed: nobody looks at it before the release store in att_producer_publish */
+    if (position != producer->published)
+        atomic_store_explicit(&slot->seq, position + 1, memory_order_relaxed);
+}
+
 void att_producer_put(struct att_producer *producer, const struct att_part *parts, size_t count)
 {
     const struct att_part *part = parts, *end = parts + count;
     size_t offset = 0, bytes = 0;
     for (size_t i = 0; i < count; i++)
         bytes += parts[i].bytes;
-    uint64_t first = producer->head;
-    uint64_t slots = att_slots_for(bytes);
-    /* The consumer has these lines; fetching them one by one, as the stores come to them, would take as many misses in
-     * a row. In a batch the next message's are fetched too. */
-    for (uint64_t i = 1; i < slots && i < 2 * ATT_AHEAD; i++)
-        __builtin_prefetch(&producer->slots[(first + i) & producer->mask], 1);
-    if (producer->held > 0)
-        for (uint64_t i = producer->held == 1 ? 0 : ATT_AHEAD; i <= ATT_AHEAD; i++)
-            __builtin_prefetch(&producer->slots[(first + slots + i) & producer->mask], 1);
-    for (uint64_t i = 0; i < slots; i++) {
-        uint64_t position = first + i;
+    const uint64_t slots = bytes <= ATT_SLOT_DATA ? 1 : att_slots_for(bytes), first = producer->head;
+    own_ahead(producer, slots);
+    producer->head += slots;
+    producer->held++;
+    if (count == 1 && slots == 1 && bytes % sizeof(uint64_t) == 0) { /* a header without a payload: most messages */
+        struct att_slot *slot = &producer->slots[first & producer->mask];
+        store_words(slot, parts->data, bytes / sizeof(uint64_t));
+        put_number(producer, slot, first);
+        return;
+    }
+    for (uint64_t position = first; position != first + slots; position++) {
         struct att_slot *slot = &producer->slots[position & producer->mask];
         uint64_t words[ATT_SLOT_WORDS];
         gather(words, &part, end, &offset);
-        for (int w = 0; w < ATT_SLOT_WORDS; w++)
-            atomic_store_explicit(&slot->words[w], words[w], memory_order_relaxed);
-        /* relaxed: nobody looks at it before the release store in att_producer_publish */
-        if (position != producer->published)
-            atomic_store_explicit(&slot->seq, position + 1, memory_order_relaxed);
+        store_words(slot, words, ATT_SLOT_WORDS);
+        put_number(producer, slot, position);
     }
-    producer->head = first + slots;
-    producer->held++;
 }
 
 bool att_producer_publish(struct att_producer *producer)
@@ -311,7 +336,7 @@ void att_consumer_init(struct att_consumer *consumer, struct att_slot *slots, ui
 bool att_consumer_read(const struct att_consumer *consumer, uint64_t first, void *data, size_t bytes)
 {
     unsigned char *out = data;
-    for (uint64_t i = 1; i < att_slots_for(bytes) && i < 2 * ATT_AHEAD; i++)
+    for (uint64_t i = 1; i * ATT_SLOT_DATA < bytes && i < 2 * ATT_AHEAD; i++)
         __builtin_prefetch(&consumer->slots[(consumer->tail + first + i) & consumer->mask], 0);
     for (uint64_t position = consumer->tail + first; bytes > 0; position++) {
         const struct att_slot *slot = &consumer->slots[position & consumer->mask];
@@ -319,16 +344,19 @@ bool att_consumer_read(const struct att_consumer *consumer, uint64_t first, void
         /* relaxed: ordered by the acquire load of the message's first number in att_consumer_peek */
         if (atomic_load_explicit(&slot->seq, memory_order_relaxed) != position + 1)
             return false;
-        for (int w = 0; w < ATT_SLOT_WORDS; w++)
-            words[w] = atomic_load_explicit(&slot->words[w], memory_order_relaxed);
-        if (bytes >= ATT_SLOT_DATA) {
-            memcpy(out, words, ATT_SLOT_DATA);
-            out += ATT_SLOT_DATA;
-            bytes -= ATT_SLOT_DATA;
-        } else {
+        if (bytes < ATT_SLOT_DATA) {
+            for (int w = 0; w < ATT_SLOT_WORDS; w++)
+                words[w] = atomic_load_explicit(&slot->words[w], memory_order_relaxed);
             memcpy(out, words, bytes);
-            bytes = 0;
+            return true;
         }
+        /* Not by way of `words`: a load of several words waits until the stores of all of them are in the cache. */
+        for (int w = 0; w < ATT_SLOT_WORDS; w++) {
+            const uint64_t word = atomic_load_explicit(&slot->words[w], memory_order_relaxed);
+            memcpy(out + (size_t)w * sizeof word, &word, sizeof word);
+        }
+        out += ATT_SLOT_DATA;
+        bytes -= ATT_SLOT_DATA;
     }
     return true;
 }

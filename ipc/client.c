@@ -33,7 +33,8 @@ void att_client_free_flight(struct att_client *client, uint32_t place)
     case FLIGHT_FREE:
         break;
     }
-    free(flight->text);
+    if (flight->text)
+        free(flight->text);
     flight->text = NULL;
     flight->state = FLIGHT_FREE;
     flight->next = client->free_first;
@@ -171,17 +172,19 @@ uint32_t att_client_launch(struct att_client *client, const struct att_request *
     if (place == NO_FLIGHT)
         return place;
     struct att_flight *flight = &client->flights[place];
-    *flight = (struct att_flight){
-        .state = FLIGHT_OUT,
-        .round = flight->round + 1,
-        .next = NO_FLIGHT,
-        .column = request->column,
-        .index = request->index,
-        .type = request->type,
-        .expected = payload_of(client, request->type),
-        .buffer = request->buffer,
-        .done = {.tag = request->tag, .type = request->type},
-    };
+    flight->state = FLIGHT_OUT;
+    flight->round++;
+    flight->next = NO_FLIGHT;
+    flight->column = request->column;
+    flight->index = request->index;
+    flight->type = request->type;
+    flight->seq = 0;
+    flight->filled = 0;
+    flight->expected = payload_of(client, request->type);
+    flight->buffer = request->buffer;
+    flight->batch = NULL;
+    flight->text = NULL;
+    flight->done = (struct att_completion){.tag = request->tag, .type = request->type};
     client->out++;
     return place;
 }

@@ -70,8 +70,8 @@ static enum att_status finish(struct att_client *client, uint32_t mine)
     }
 }
 
-enum att_status att_client_call(struct att_client *client, const struct att_request *request,
-                                struct att_completion *ret_completion)
+/* Calls. ATT_OK: the completion is in the flight, whatever it says, and the caller frees that. */
+static enum att_status call(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
 {
     uint32_t place;
     enum att_status status = att_client_submit(client, request, &place);
@@ -79,17 +79,46 @@ enum att_status att_client_call(struct att_client *client, const struct att_requ
         status = att_client_submit(client, request, &place);
     if (status != ATT_OK)
         return client->closed ? att_client_gone(client) : status;
-    status = finish(client, place);
+    *ret_flight = place;
+    return finish(client, place);
+}
+
+/* The completion's status, as the last error if it is one; frees the flight. */
+static enum att_status land(struct att_client *client, uint32_t place)
+{
+    struct att_flight *flight = &client->flights[place];
+    enum att_status status = flight->done.status;
+    if (status != ATT_OK)
+        att_client_describe(client, flight, client->text);
+    att_client_free_flight(client, place);
+    return status;
+}
+
+enum att_status att_client_call(struct att_client *client, const struct att_request *request,
+                                struct att_completion *ret_completion)
+{
+    uint32_t place;
+    enum att_status status = call(client, request, &place);
     if (status != ATT_OK)
         return status;
-    struct att_flight *flight = &client->flights[place];
-    struct att_completion completion = flight->done;
-    if (completion.status != ATT_OK)
-        att_client_describe(client, flight, client->text);
-    else if (ret_completion)
-        *ret_completion = completion;
-    att_client_free_flight(client, place);
-    return completion.status;
+    if (ret_completion && client->flights[place].done.status == ATT_OK)
+        *ret_completion = client->flights[place].done;
+    return land(client, place);
+}
+
+/* What makes a round trip of att_query: the two numbers are taken where they lie. */
+static enum att_status call_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,
+                                  double *ret_error_bound)
+{
+    const struct att_request request = {.type = ATT_REQ_QUERY, .index = row, .column = column};
+    uint32_t place;
+    client->deadline = 0;
+    enum att_status status = call(client, &request, &place);
+    if (status != ATT_OK)
+        return status;
+    *ret_value = client->flights[place].done.value;
+    *ret_error_bound = client->flights[place].done.error_bound;
+    return land(client, place);
 }
 
 enum att_status att_call(struct att_client *client, const struct att_request *request,
@@ -102,19 +131,16 @@ enum att_status att_call(struct att_client *client, const struct att_request *re
 enum att_status att_query(struct att_client *client, uint32_t row, uint32_t column, double *ret_value,
                           double *ret_error_bound)
 {
-    const struct att_request request = {.type = ATT_REQ_QUERY, .index = row, .column = column};
-    struct att_completion completion;
-    enum att_status status = ATT_AGAIN;
-    if (client->direct)
-        status = att_direct_entry(client, 0, row, column, &completion.value, &completion.error_bound);
+    double value, bound;
+    enum att_status status = client->direct ? att_direct_entry(client, 0, row, column, &value, &bound) : ATT_AGAIN;
     if (status == ATT_AGAIN)
-        status = att_call(client, &request, &completion);
+        status = call_query(client, row, column, &value, &bound);
     else if (status == ATT_EMPTY)
         att_client_say_empty(client, row);
     if (status == ATT_OK) {
-        *ret_value = completion.value;
+        *ret_value = value;
         if (ret_error_bound)
-            *ret_error_bound = completion.error_bound;
+            *ret_error_bound = bound;
     }
     return status;
 }

@@ -36,7 +36,7 @@ static void client_ring(struct att_client *client)
     if (ticket % 2 == 0 || ticket == client->rung_ticket)
         return;
     client->rung_ticket = ticket;
-    const char bell = 1;
+    const unsigned char bell = (unsigned char)sched_getcpu(); /* see server_place.c */
     ssize_t sent;
     do
         sent = send(client->fd, &bell, sizeof bell, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -105,6 +105,15 @@ bool att_client_quick(struct att_client *client)
     return false;
 }
 
+/* Whether the service woke up on the processor that we run on: then it answers only if we let it. Asleep we would be woken
+ * where it runs, and so follow it when it moves away (server_place.c). */
+static bool shares_processor(const struct att_client *client)
+{
+    /* relaxed: a hint */
+    return client->attached &&
+           atomic_load_explicit(&client->page->service_processor, memory_order_relaxed) == (uint32_t)sched_getcpu();
+}
+
 /* True: a reply, the deadline, or a hang-up. */
 static bool client_spin(struct att_client *client, uint64_t start, uint64_t deadline)
 {
@@ -119,7 +128,7 @@ static bool client_spin(struct att_client *client, uint64_t start, uint64_t dead
         att_client_look(client, now);
         if (now >= deadline || client->closed)
             return true;
-        if (now - start >= ATT_YIELD_NS)
+        if (now - start >= ATT_YIELD_NS || shares_processor(client))
             sched_yield();
     }
     return false;

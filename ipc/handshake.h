@@ -93,9 +93,11 @@ struct att_status_page {
     uint64_t magic;
     uint64_t incarnation;
     uint8_t pad0[48];
-    /* Line 1: owned by the service thread: odd while it sleeps, or is about to. A new number for each sleep. */
+    /* Line 1: owned by the service thread: odd while it sleeps, or is about to. A new number for each sleep. And the
+     * processor on which it woke up last: a hint. */
     _Atomic uint32_t service_ticket;
-    uint8_t pad1[60];
+    _Atomic uint32_t service_processor;
+    uint8_t pad1[56];
     /* Line 2: owned by the service thread: the LSN of the newest update. Everything up to there is visible to a direct
      * read that begins later. */
     _Atomic uint64_t lsn;
@@ -108,6 +110,7 @@ static_assert(sizeof(struct att_status_page) == 256, "att_status_page");
 static_assert(offsetof(struct att_status_page, durable_lsn) == 192, "att_status_page.durable_lsn");
 static_assert(offsetof(struct att_status_page, lsn) == 128, "att_status_page.lsn");
 static_assert(offsetof(struct att_status_page, service_ticket) == 64, "att_status_page.service_ticket");
+static_assert(offsetof(struct att_status_page, service_processor) == 68, "att_status_page.service_processor");
 
 /* The daemon's: creates, maps and seals the page; the descriptor in *ret_fd. */
 enum att_status att_status_page_create(uint64_t incarnation, struct att_status_page **ret_page, int *ret_fd,

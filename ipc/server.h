@@ -99,7 +99,7 @@ void att_server_release(struct att_server *server, uint64_t session, size_t byte
 void att_server_park(struct att_server *server);
 void att_server_unpark(struct att_server *server); /* all of them */
 
-/* Replies to a request that was given and not parked; length and generation are filled in; `type`
+/* Replies to a request that was given and not parked; *reply's length and generation are filled in; `type`
  * must be the request's. Payload: row, at most 8 d_v bytes; stat, a struct att_stat; column and
  * all, at most att_server_chunk bytes; others none. With a status other than ATT_OK and ATT_EMPTY:
  * an error text for the user (see wire.h), left out when there is no room to spare. A reply to a
@@ -107,8 +107,8 @@ void att_server_unpark(struct att_server *server); /* all of them */
  * keeps the reservation; check att_server_has_room before each chunk. A reply to ATT_REQ_READS or ATT_REQ_REGIONS is dropped:
  * those have none. Replies are published in
  * batches: at att_server_flush, or every 16. */
-void att_server_reply(struct att_server *server, uint64_t session, const struct att_wire_reply *reply,
-                      const void *payload, size_t payload_bytes);
+void att_server_reply(struct att_server *server, uint64_t session, struct att_wire_reply *reply, const void *payload,
+                      size_t payload_bytes);
 
 /* Sends the session's client the published regions again, if it has taken what it was sent before. */
 void att_server_send_regions(struct att_server *server, uint64_t session);

@@ -2,6 +2,7 @@
 #ifndef ATT_SERVER_INTERNAL_H
 #define ATT_SERVER_INTERNAL_H
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 
@@ -23,9 +24,13 @@ enum {
     QUIET_LOOKS = 1024, /* a session with nothing in so many looks becomes quiet */
     QUIET_PROBES = 8,   /* quiet sessions looked at each time the active ones have been */
     LISTEN_BACKLOG = 128,
-    POLL_NS = 1000 * 1000,  /* a busy service looks at its sockets so often */
-    POLL_WAITS = 32,        /* ... and at the clock once in so many calls */
-    DEADLINE_CHECK_MS = 250 /* a sleeping service looks at deadlines so often, while there are any */
+    POLL_NS = 1000 * 1000,       /* a busy service looks at its sockets so often */
+    POLL_WAITS = 32,             /* ... and at the clock once in so many calls */
+    TOGETHER_MOST = 8,           /* doorbells from the service's own processor before it moves away */
+    TOGETHER_NS = 200 * 1000,    /* ... each so soon after the last */
+    MOVE_NS = 20 * 1000 * 1000,  /* from one move, or look whether one pays, to the next */
+    AWAY_NS = 200 * 1000 * 1000, /* for so long it keeps off that processor */
+    DEADLINE_CHECK_MS = 250      /* a sleeping service looks at deadlines so often, while there are any */
 };
 #define HELLO_NS        (2 * UINT64_C(1000000000))  /* a connection must say hello within */
 #define HELD_MOST       (UINT64_C(16) << 20)        /* but one answer may be larger */
@@ -66,6 +71,15 @@ struct att_pending {
     int fd; /* -1: free */
     uint32_t serial;
     uint64_t since;
+};
+
+/* Whether the service shares its processor with a client; see server_place.c. */
+struct att_place {
+    uint32_t together; /* doorbells from its own processor, one soon after another */
+    uint64_t together_ns;
+    uint64_t not_before;       /* the next move */
+    uint64_t away_until;       /* 0: it may use all of `allowed` */
+    cpu_set_t allowed, others; /* while away: what it may use, and what it does */
 };
 
 struct att_server {
@@ -119,6 +133,7 @@ struct att_server {
     uint32_t said, unsaid;
 
     struct att_spin spin;
+    struct att_place place;
     uint64_t polled_ns;
     uint32_t waits;
 };
@@ -155,6 +170,13 @@ void att_accept_clients(struct att_server *server, uint64_t now);
 void att_accept_hello(struct att_server *server, uint64_t event); /* a pending connection says something */
 void att_accept_expire(struct att_server *server, uint64_t now);
 void att_accept_close(struct att_server *server);
+
+/* server_place.c */
+void att_place_doorbell(struct att_place *place, unsigned char doorbell, uint64_t now);
+/* Its parts. Whether it is time to leave the processor; leaving it; the end of that, when its time is over. */
+bool att_place_together(struct att_place *place, unsigned char doorbell, int processor, uint64_t now);
+void att_place_leave(struct att_place *place, int processor, uint64_t now);
+void att_place_return(struct att_place *place, uint64_t now);
 
 /* server_wait.c */
 bool att_epoll_add(const struct att_server *server, int fd, uint64_t event);

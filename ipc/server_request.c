@@ -85,29 +85,28 @@ static const char *check_batch(struct att_server *server, const struct att_sessi
 /* Copies the message that peek has found and checks it. Returns what is wrong, or NULL. */
 static const char *session_copy(struct att_server *server, struct att_session *session)
 {
-    struct att_wire_request header;
+    const struct att_wire_request *header = (const void *)server->request; /* malloc has aligned it */
     /* A whole slot, whatever the length: the buffer is never smaller, and a constant size is copied faster. */
     if (!att_consumer_read(&session->requests, 0, server->request, ATT_SLOT_DATA))
         return slot_wrong;
-    memcpy(&header, server->request, sizeof header);
-    uint64_t largest = header.type == ATT_REQ_BATCH ? server->largest_batch : server->largest_request;
-    if (header.length < sizeof header || header.length > largest)
+    uint64_t largest = header->type == ATT_REQ_BATCH ? server->largest_batch : server->largest_request;
+    if (header->length < sizeof *header || header->length > largest)
         return "a request has an impossible length";
     /* the length is private now; the copy never reads it again from the ring */
-    if (header.length > ATT_SLOT_DATA &&
-        !att_consumer_read(&session->requests, 1, server->request + ATT_SLOT_DATA, header.length - ATT_SLOT_DATA))
+    if (header->length > ATT_SLOT_DATA &&
+        !att_consumer_read(&session->requests, 1, server->request + ATT_SLOT_DATA, header->length - ATT_SLOT_DATA))
         return slot_wrong;
-    const char *wrong = check_request(server, session, &header);
+    const char *wrong = check_request(server, session, header);
     if (wrong)
         return wrong;
-    server->current_slots = att_slots_for(header.length);
-    if (header.type == ATT_REQ_BATCH)
-        return check_batch(server, session, &header);
+    server->current_slots = att_slots_for(header->length);
+    if (header->type == ATT_REQ_BATCH)
+        return check_batch(server, session, header);
     if (session->done > 0)
         return "a batch was changed while it waited";
     server->current_at = server->request;
     server->current_left = 1;
-    server->current_reserved = att_slots_wanted(server, header.type);
+    server->current_reserved = att_slots_wanted(server, header->type);
     return NULL;
 }
 
@@ -166,20 +165,18 @@ static bool session_fetch(struct att_server *server, struct att_session *session
 
 static void current_request(const struct att_server *server, struct att_server_request *ret_request)
 {
-    struct att_server_request request = {
-        .session = server->current->id,
-        .more = server->current_left > 1,
-        .place = server->current->place,
-    };
-    const void *payload = server->current_at + sizeof request.header;
-    memcpy(&request.header, server->current_at, sizeof request.header);
-    if (request.header.fields & ATT_WIRE_KEY) {
-        request.key = payload;
-        payload = request.key + server->info.d;
+    const float *payload = (const void *)(server->current_at + sizeof ret_request->header);
+    ret_request->session = server->current->id;
+    memcpy(&ret_request->header, server->current_at, sizeof ret_request->header);
+    ret_request->key = ret_request->value = NULL;
+    ret_request->more = server->current_left > 1;
+    ret_request->place = server->current->place;
+    if (ret_request->header.fields & ATT_WIRE_KEY) {
+        ret_request->key = payload;
+        payload += server->info.d;
     }
-    if (request.header.fields & ATT_WIRE_VALUE)
-        request.value = payload;
-    *ret_request = request;
+    if (ret_request->header.fields & ATT_WIRE_VALUE)
+        ret_request->value = payload;
 }
 
 bool att_server_next(struct att_server *server, struct att_server_request *ret_request)

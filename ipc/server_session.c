@@ -331,7 +331,7 @@ static size_t reply_payload(const struct att_server *server, const struct att_se
     return bytes;
 }
 
-void att_server_reply(struct att_server *server, uint64_t id, const struct att_wire_reply *reply, const void *payload,
+void att_server_reply(struct att_server *server, uint64_t id, struct att_wire_reply *reply, const void *payload,
                       size_t payload_bytes)
 {
     struct att_session *session = att_session_find(server, id);
@@ -339,10 +339,9 @@ void att_server_reply(struct att_server *server, uint64_t id, const struct att_w
         return;
     uint64_t release;
     size_t bytes = reply_payload(server, session, reply, payload_bytes, &release);
-    struct att_wire_reply header = *reply;
-    header.length = (uint32_t)(sizeof header + bytes);
-    header.generation = session->generation;
-    const struct att_part parts[] = {{&header, sizeof header}, {payload, bytes}};
+    reply->length = (uint32_t)(sizeof *reply + bytes);
+    reply->generation = session->generation;
+    const struct att_part parts[] = {{reply, sizeof *reply}, {payload, bytes}};
     att_producer_put(&session->replies, parts, bytes > 0 ? 2 : 1);
     session->reserved -= release;
     if (!session->dirty) {

@@ -39,7 +39,7 @@ static void session_event(struct att_server *server, struct att_session *session
         return;
     }
     for (int i = 0; i < DOORBELLS_MOST; i++) {
-        char bell;
+        unsigned char bell;
         /* no control buffer: the kernel closes descriptors that come along */
         ssize_t bytes = recv(session->fd, &bell, sizeof bell, MSG_DONTWAIT | MSG_TRUNC);
         if (bytes < 0 && (errno == EAGAIN || errno == EINTR))
@@ -48,6 +48,7 @@ static void session_event(struct att_server *server, struct att_session *session
             att_session_end(server, session, bytes > 1 ? "it sent more than a doorbell on its socket" : NULL);
             return;
         }
+        att_place_doorbell(&server->place, bell, server->polled_ns);
     }
 }
 
@@ -159,6 +160,8 @@ static void sleep_until(struct att_server *server, uint64_t deadline)
         if (!found)
             count = epoll_wait(server->epoll_fd, &(struct epoll_event){0}, 1, sleep_ms(server, now, deadline));
         int failed = errno;
+        /* relaxed: a hint */
+        atomic_store_explicit(&server->page->service_processor, (uint32_t)sched_getcpu(), memory_order_relaxed);
         atomic_store_explicit(cell, ticket + 1, memory_order_relaxed);
         if (found)
             return;
@@ -205,10 +208,12 @@ void att_server_wait(struct att_server *server, int timeout_ms)
     if (start - server->polled_ns >= POLL_NS && poll_sockets(server, 0) != 0)
         return;
     uint64_t deadline = deadline_of(start, timeout_ms);
-    bool done = spin(server, start, deadline);
+    /* On the processor of a client that waits for it, it would spin in the client's way. */
+    const bool shared = server->place.together > 0 && server->spin.mode == ATT_WAIT_ADAPTIVE;
+    bool done = !shared && spin(server, start, deadline);
     if (!done)
         sleep_until(server, deadline);
-    if (server->spin.mode == ATT_WAIT_ADAPTIVE)
+    if (server->spin.mode == ATT_WAIT_ADAPTIVE && !shared)
         att_spin_learn(&server->spin, done, att_now_ns() - start);
 }
 

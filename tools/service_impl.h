@@ -140,7 +140,7 @@ bool service_refuse(struct att_service *service, const struct att_server_request
                     const char *text);
 void service_refuse_late(struct att_service *service, uint64_t session, const struct att_wire_request *request,
                          enum att_status status, const char *text);
-void service_reply_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply,
+void service_reply_durable(struct att_service *service, uint64_t session, struct att_wire_reply *reply,
                            const double *payload, size_t payload_bytes, uint64_t lsn);
 void service_release_durable(struct att_service *service);
 void service_drop_deferred(struct att_service *service);

@@ -66,7 +66,7 @@ static void fail_durable(struct att_service *service, uint64_t session, const st
 }
 
 /* Keeps the reply until `lsn` is durable; sends it at once when it is. Called with LSNs that never fall. */
-void service_reply_durable(struct att_service *service, uint64_t session, const struct att_wire_reply *reply,
+void service_reply_durable(struct att_service *service, uint64_t session, struct att_wire_reply *reply,
                            const double *payload, size_t payload_bytes, uint64_t lsn)
 {
     struct att_store_state state;
@@ -78,10 +78,10 @@ void service_reply_durable(struct att_service *service, uint64_t session, const 
             att_server_reply(service->server, session, reply, payload, payload_bytes);
             return;
         }
-    }
-    if (state.durable_lsn < lsn && state.refusing == ATT_EIO) {
-        fail_durable(service, session, reply); /* it will never be, and no event comes any more to say so */
-        return;
+        if (state.refusing == ATT_EIO) {
+            fail_durable(service, session, reply); /* it will never be, and no event comes any more to say so */
+            return;
+        }
     }
     /* Memory for a reply that was promised: without it the promise is broken, so this is the end. */
     if (service->deferred_count == service->deferred_capacity && !grow(service))

@@ -130,9 +130,9 @@ static void *run_peer(void *context)
 
 static void answer(struct att_server *server, const struct att_server_request *request)
 {
-    const struct att_wire_reply reply = {.type = request->header.type,
-                                         .tag = request->header.tag,
-                                         .value = request->header.index};
+    struct att_wire_reply reply = {.type = request->header.type,
+                                   .tag = request->header.tag,
+                                   .value = request->header.index};
     att_server_reply(server, request->session, &reply, NULL, 0);
 }
 

@@ -111,7 +111,7 @@ static double share_of_the_least(struct att_server *server, struct crowd *crowd,
     memset(given, 0, sizeof given);
     for (uint32_t i = 0; i < requests; i++) {
         assert_true(att_server_next(server, &request));
-        const struct att_wire_reply reply = {.type = request.header.type, .tag = request.header.tag};
+        struct att_wire_reply reply = {.type = request.header.type, .tag = request.header.tag};
         given[request.session % 65536]++;
         att_server_reply(server, request.session, &reply, NULL, 0);
         att_server_take(server);
