@@ -169,14 +169,6 @@ static enum att_status no_token(const struct att_engine *engine, uint32_t index,
                     index, engine->index.used);
 }
 
-static void fetch_rows(const struct att_region *region, const float *key, const float *value)
-{
-    for (uint32_t p = 0; p < region->d && p < 256; p += 16)
-        __builtin_prefetch(key + p);
-    for (uint32_t j = 0; j < region->d_v && j < 256; j += 16)
-        __builtin_prefetch(value + j);
-}
-
 /* The live token, which is there, but for its head columns. It stays where it is while the service updates it: a settled
  * row is only written when a newer entry of the token is merged; a row of the log that is merged meanwhile can only be
  * taken again by the `-` and `+` of this very update, and they begin as copies of it. */
@@ -385,7 +377,6 @@ static enum att_status modify(struct att_engine *engine, struct att_op *op, uint
     if (op->index >= engine->region.capacity || !engine->index.live[op->index])
         return no_token(engine, op->index, error);
     next = live_token(engine, op->index);
-    fetch_rows(&engine->region, next.key, next.value); /* they may be in the log; the `-` wants them after the checks */
     status = op->kind == ATT_OP_SET_TOKEN ? set_token(op, &next, error) : set_entry(engine, op, &next, &number, error);
     if (status == ATT_OK)
         status = att_check_token(engine, op->index, &next, error);
@@ -416,7 +407,10 @@ void att_engine_ahead_update(const struct att_engine *engine, uint32_t token)
     __builtin_prefetch(&engine->index.newest[token]);
     __builtin_prefetch(&engine->merger.heads[token]);
     __builtin_prefetch(&region->bias[token]);
-    fetch_rows(region, key, value);
+    for (uint32_t p = 0; p < region->d && p < 256; p += 16)
+        __builtin_prefetch(key + p);
+    for (uint32_t j = 0; j < region->d_v && j < 256; j += 16)
+        __builtin_prefetch(value + j);
 }
 
 enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)
