@@ -107,7 +107,7 @@ struct att_region {
     double scale;
     struct att_numerics numerics;
     size_t bytes, tile_bytes;
-    size_t bases_offset; /* where the second memory begins */
+    size_t bases_offset;  /* where the second memory begins */
     uint64_t log_inverse; /* 2^64 / log_tiles, rounded down */
     const struct att_kernel *kernel;
     float *log_keys;       /* [log_tiles][d][16] */

@@ -80,7 +80,8 @@ static_assert(offsetof(struct att_welcome, session_seq) == 328, "att_welcome.ses
 static_assert(sizeof(struct att_welcome) == 368, "att_welcome");
 
 /* Follows a welcome with regions > 0, once for each ATT_REGIONS_A_PACKET of them: the descriptors of the published
- * regions of heads first .. first + count - 1, ATT_HEAD_FDS for each. Their layout is core/region.h's and has a version of its own. */
+ * regions of heads first .. first + count - 1, ATT_HEAD_FDS for each. Their layout is core/region.h's and has a version of
+ * its own. */
 struct att_regions {
     uint64_t magic;
     uint32_t first, count;

@@ -1,6 +1,6 @@
 /* Readers in other processes while the rows that are hot change all the time: their bases move between tiles, their
- * slots go to other rows, and the memory that they are in is replaced. Updates write a token's own value back, so a row has one right answer, and no two rows have the
- * same; each answer is checked against the oracle. */
+ * slots go to other rows, and the memory that they are in is replaced. Updates write a token's own value back, so a row
+ * has one right answer, and no two rows have the same; each answer is checked against the oracle. */
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
