@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "engine_impl.h"
@@ -94,6 +95,20 @@ failed:
     return -1;
 }
 
+/* Linux finds out whether it can before it takes the old mapping away, and no access falls between the two. The thread
+ * sanitizer takes a mapping for a write of all that is mapped, which would race with the readers: it is not told. */
+static bool map_over(const struct att_region *region, int fd)
+{
+    const size_t bytes = region->bytes - region->bases_offset;
+    const int protection = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+
+#ifdef ATTND_TSAN
+    return syscall(SYS_mmap, region->bases, bytes, protection, flags, fd, 0) != -1;
+#else
+    return mmap(region->bases, bytes, protection, flags, fd, 0) != MAP_FAILED;
+#endif
+}
+
 static bool replace(struct att_engine *engine)
 {
     const struct att_region *region = &engine->region;
@@ -102,9 +117,7 @@ static bool replace(struct att_engine *engine)
 
     if (fd < 0)
         return false;
-    /* Linux finds out whether it can before it takes the old mapping away, and no access falls between the two. */
-    if (mmap(region->bases, region->bytes - region->bases_offset, PROT_READ | PROT_WRITE,
-             MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    if (!map_over(region, fd)) {
         close(fd);
         return false;
     }

@@ -142,6 +142,20 @@ static void replay_lets_in_what_came_after_the_large_had_gone(void **state)
     check_rows();
 }
 
+/* On a slow machine a row may go cold between two reads: then it is read until it has a base. */
+static void make_all_hot(void)
+{
+    struct att_engine_stats stats;
+    for (int n = 0; n < 1000; n++) {
+        harness_settle(fixture.engine);
+        att_engine_stats(fixture.engine, &stats);
+        if (stats.rows_cold == 0)
+            return;
+        check_rows();
+    }
+    fail_msg("%d rows stay cold", (int)stats.rows_cold);
+}
+
 /* A token that has gone leaves its key where it was: in the settled tokens, and in the log around the base's position. With a row
  * that came later it would have a score beyond every mask. */
 static void what_has_gone_does_not_meet_what_came_later(void **state)
@@ -157,7 +171,7 @@ static void what_has_gone_does_not_meet_what_came_later(void **state)
         update(large_row);
         check_rows(); /* by a job: the row's base is that of its former row of Q */
         merge();
-        harness_settle(fixture.engine);
+        make_all_hot();
         att_engine_hold(fixture.engine, true);
         const uint64_t jobs = harness_counts().jobs;
         for (uint32_t k = 0; k < 20; k++) { /* from its base, across the tile in which the token came and left */
