@@ -66,7 +66,6 @@ void att_place_leave(struct att_place *place, int processor, uint64_t now)
 void att_place_doorbell(struct att_place *place, unsigned char doorbell, uint64_t now)
 {
     const int processor = sched_getcpu();
-    att_place_return(place, now);
     if (processor >= 0 && att_place_together(place, doorbell, processor, now) && one_is_idle())
         att_place_leave(place, processor, now);
 }

@@ -67,6 +67,7 @@ static int poll_sockets(struct att_server *server, int timeout_ms)
     bool interrupted = count < 0 && errno == EINTR;
     uint64_t now = att_now_ns();
     server->polled_ns = now;
+    att_place_return(&server->place, now);
     for (int i = 0; i < count; i++) {
         uint64_t event = events[i].data.u64;
         struct att_session *session;

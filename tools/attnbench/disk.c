@@ -21,7 +21,7 @@ void disk_open(struct disk *disk, const char *directory, uint32_t batch_bytes)
     for (uint32_t i = 0; i < batch_bytes + PAGE; i++)
         disk->block[i] = (unsigned char)bench_random_bits(&random);
     snprintf(path, sizeof path, "%s/floor", directory);
-    disk->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    disk->fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600); /* empty: else appends would overwrite */
     if (disk->fd < 0 || pwrite(disk->fd, disk->block, PAGE, 0) != PAGE || fsync(disk->fd) != 0 ||
         lseek(disk->fd, PAGE, SEEK_SET) < 0)
         bench_die("%s: %s", path, strerror(errno));
