@@ -50,7 +50,8 @@ enum {
 /* Scores up to this, in octaves 1.44 times as many, leave masks below ATT_NO_SHIFT. */
 #define MASKABLE 1e14
 
-/* Into the reads of an entry and of a row, one by one: so the copies for an entry are of constant size, and no calls. */
+/* Into the reads of an entry and of a row, one by one; `columns`, which is reading->count, is a constant in that of an entry: so
+ * its copies are of constant size, and no calls. */
 #define READER_INLINE static inline __attribute__((always_inline))
 
 /* A row being read: a private copy of its base and the columns that are asked for. Not set to zero first: a query with
@@ -234,7 +235,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
     }
 }
 
-READER_INLINE void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot)
+READER_INLINE void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot, uint32_t columns)
 {
     const struct att_region *region = reading->region;
     double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
@@ -242,7 +243,7 @@ READER_INLINE void copy_base(struct reading *reading, struct att_tile *tile, uin
     att_shared_load(reading->row, &tile->rows[slot % ATT_TILE_ROWS], sizeof *reading->row);
     att_shared_load(reading->sums, sums, sizeof(double) * ATT_HEAD_COLUMNS);
     att_shared_load(reading->sums + ATT_HEAD_COLUMNS, sums + ATT_HEAD_COLUMNS + reading->first,
-                    sizeof(double) * reading->count);
+                    sizeof(double) * columns);
 }
 
 /* Folds the entries [position, count) into the base that was copied. */
@@ -279,7 +280,7 @@ static __attribute__((noinline)) void fold_pending(struct reading *reading, uint
 }
 
 /* One attempt. ATT_OK: reading holds a consistent state. ATT_AGAIN: it was disturbed. ATT_ENOENT: there is no base. */
-READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row)
+READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row, uint32_t columns)
 {
     const struct att_region *region = reading->region;
     struct att_region_header *header = region->header;
@@ -297,7 +298,7 @@ READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row)
     att_shared_load(&position, &tile->position, sizeof position);
     if (count - position > region->log_capacity)
         return ATT_AGAIN;
-    copy_base(reading, tile, slot);
+    copy_base(reading, tile, slot, columns);
     if (position != count)
         fold_pending(reading, row, position, count);
     /* Partners: the release fences in tiles.c (after flips) and entries.c (after reading tail). */
@@ -314,20 +315,20 @@ READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row)
 }
 
 /* The answer of the columns that `reading` names, into its sums; then as values. */
-READER_INLINE enum att_status read_row(struct reading *reading, uint32_t row, double *ret_values,
+READER_INLINE enum att_status read_row(struct reading *reading, uint32_t row, uint32_t columns, double *ret_values,
                                        double *ret_error_bound)
 {
     const struct att_numerics *numerics = &reading->region->numerics;
     enum att_status status = ATT_AGAIN;
 
     for (int attempt = 0; attempt < ATT_READ_ATTEMPTS && status == ATT_AGAIN; attempt++)
-        status = read_once(reading, row);
+        status = read_once(reading, row, columns);
     if (status != ATT_OK)
         return ATT_AGAIN;
     status = att_row_check(reading->row, reading->sums, numerics->budget);
     if (status == ATT_OK)
-        att_row_answer(reading->row, reading->sums, reading->sums + ATT_HEAD_COLUMNS, reading->count, numerics,
-                       ret_values, ret_error_bound);
+        att_row_answer(reading->row, reading->sums, reading->sums + ATT_HEAD_COLUMNS, columns, numerics, ret_values,
+                       ret_error_bound);
     return status;
 }
 
@@ -360,7 +361,7 @@ enum att_status att_read_entry(const struct att_region *region, uint32_t row, ui
     reading.sums = sums;
     reading.first = column;
     reading.count = 1;
-    return read_row(&reading, row, ret_value, ret_error_bound);
+    return read_row(&reading, row, 1, ret_value, ret_error_bound);
 }
 
 enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values, double *ret_error_bound)
@@ -374,5 +375,5 @@ enum att_status att_read_row(const struct att_region *region, uint32_t row, doub
     reading.sums = sums;
     reading.first = 0;
     reading.count = region->d_v;
-    return read_row(&reading, row, ret_values, ret_error_bound);
+    return read_row(&reading, row, region->d_v, ret_values, ret_error_bound);
 }
