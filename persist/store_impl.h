@@ -183,7 +183,6 @@ enum att_status persist_lmdb_status(int code);
 /* "DIR/log: what: reason", with the status that fits. */
 enum att_status persist_lmdb_fail(struct att_error *error, const struct att_store *store, const struct persist_env *env,
                                   const char *what, int code);
-/* Looks at prefix and checksum of a value. `what` names it in the message. */
 /* How far a reader of one value after the other has asked for the file. Starts as zeros. */
 struct persist_ahead {
     uintptr_t from, to;
@@ -191,6 +190,7 @@ struct persist_ahead {
 /* Without read-ahead (MDB_NORDAHEAD) a cold file is read page by page, each waited for. This asks for `value` and for
  * what lies behind it in the file: mostly the values that will be wanted next. */
 void persist_read_ahead(struct persist_ahead *ahead, const MDB_val *value);
+/* Looks at prefix and checksum of a value. `what` names it in the message. */
 enum att_status persist_check_value(const struct att_store *store, const struct persist_env *env, const MDB_val *value,
                                     size_t least, uint32_t magic, const char *what, struct att_error *error);
 

@@ -113,9 +113,10 @@ bool service_awaits_snapshot(const struct att_service *service)
 {
     struct att_store_state state;
 
+    if (service->options.durability != ATT_DURABLE_OFF || service->deferred_count == 0)
+        return false;
     att_store_state(service->store, &state);
-    return service->options.durability == ATT_DURABLE_OFF && service->deferred_count > 0 &&
-           deferred_at(service, service->deferred_count - 1)->lsn > state.durable_lsn;
+    return deferred_at(service, service->deferred_count - 1)->lsn > state.durable_lsn;
 }
 
 /* Such a snapshot has failed: those who wait are told. */

@@ -169,8 +169,9 @@ void service_snapshot_check(struct att_service *service)
         service_snapshot_begin(service);
 }
 
-/* When a read waits for one, by log size, or by time when anything is in no snapshot. Both count from the last attempt, so that one that fails is
- * tried again, and not all the time. *ret_timeout_ms: when to ask again; -1: when something changes. */
+/* When a read waits for one, by log size, or by time when anything is in no snapshot. The last two count from the last
+ * attempt, so that one that fails is tried again, and not all the time. *ret_timeout_ms: when to ask again; -1: when
+ * something changes. */
 bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms)
 {
     const uint64_t period = service->options.snapshot_seconds * UINT64_C(1000000000);
