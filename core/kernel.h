@@ -85,11 +85,11 @@ struct att_kernel {
  * ATT_EKERNEL. */
 enum att_status att_kernel_check(struct att_error *error);
 
-/* The best for this processor, or what the environment variable ATTND_ISA asks for (plain, avx2, avx512) if the
- * processor has it. Never NULL. */
+/* The best for this processor, or what the environment variable ATTND_ISA asks for (plain, avx2, avx512, or
+ * avx512_256: avx512 with reads in 256-bit registers) if the processor has it. Never NULL. */
 const struct att_kernel *att_kernel_choose(void);
 
-extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512;
+extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512, att_kernel_avx512_256;
 
 /* Relative error of a weight, with the short series or the long, against exact exp of the t that was computed
  * (tests/unit/test_kernel.c sweeps it). */

@@ -1,20 +1,29 @@
-/* One row against a stretch of the log: a query. Compiled once for each instruction set. In 256-bit registers also where
- * there are wider ones: widening four floats from memory is one operation there, eight are four (measured on Zen 4:
- * docs/numerics.md), and a query widens every key once for each use. */
+/* One row against a stretch of the log: a query. Compiled once for each kernel. READ_256: in 256-bit registers though there
+ * are wider ones, for a processor that executes those in halves: there widening four floats from memory is one operation,
+ * eight are four, and a query widens every key once for each use (docs/numerics.md). */
+#if defined(READ_256)
 #define LANES_256
+#endif
 
 #include "kernel_scores.h"
 
-/* Two tiles share a broadcast of q; AVX-512VL has registers for their sums. */
-#if defined(__AVX512VL__)
+/* Some tiles share a broadcast of q, as many as there are registers for their sums. */
+#if defined(__AVX512VL__) && !defined(LANES_256)
+enum { READ_TILES_F64 = 4, READ_TILES_F32 = 4, TOGETHER = CHAINS };
+#elif defined(__AVX512VL__)
 enum { READ_TILES_F64 = 2, READ_TILES_F32 = 2, TOGETHER = CHAINS };
 #elif defined(__AVX2__)
 enum { READ_TILES_F64 = 1, READ_TILES_F32 = 2, TOGETHER = CHAINS };
 #else
 enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
 #endif
-/* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured. */
+/* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured, in 256-bit
+ * registers on Zen 4; in 512-bit ones on Emerald Rapids none are best. */
+#if defined(__AVX512VL__) && !defined(LANES_256)
+enum { AHEAD_F64 = 0, AHEAD_F32 = 0 };
+#else
 enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
+#endif
 /* Vectors of sums, and columns of values, that share a weight. */
 enum { FEW_VECTORS = 8, SUMS_TOGETHER = 4 };
 

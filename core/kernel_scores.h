@@ -196,7 +196,8 @@ LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
         sums[j] += sign * some[j];
 }
 
-/* The build says which instruction set this is, as KERNEL_ISA: plain, avx2 or avx512; names end in it. */
+/* The build says which instruction set this is, as KERNEL_ISA: plain, avx2, avx512, or avx512_256;
+ * names end in it. */
 #define KERNEL_JOIN_(what, isa) att_kernel_##what##isa
 #define KERNEL_JOIN(what, isa)  KERNEL_JOIN_(what, isa)
 #define KERNEL_QUOTE_(isa)      #isa

@@ -38,7 +38,8 @@ for file in "$source"/ipc/*.c "$source"/core/{status,kernel,reader,region,row}.c
 done
 # The plain kernel is the one that runs; the others, which take long to compile with sanitizers, are only linked.
 export ATTND_ISA=plain
-for set in plain:-O1 avx2:"-O0 -fno-sanitize=all -mavx2 -mfma" avx512:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma"; do
+for set in plain:-O1 avx2:"-O0 -fno-sanitize=all -mavx2 -mfma" avx512:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma" \
+    avx512_256:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma -DREAD_256"; do
     name=${set%%:*}
     for part in lanes read; do
         # shellcheck disable=SC2086

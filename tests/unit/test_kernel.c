@@ -19,14 +19,14 @@ enum { TILES = 64, LANES = TILES * ATT_TILE_LANES };
 
 static const struct att_kernel *const all[] = {&att_kernel_plain,
 #if defined(__x86_64__)
-                                               &att_kernel_avx2, &att_kernel_avx512
+                                               &att_kernel_avx2, &att_kernel_avx512, &att_kernel_avx512_256
 #endif
 };
 
 static int available(const struct att_kernel *kernel)
 {
 #if defined(__x86_64__)
-    if (kernel == &att_kernel_avx512)
+    if (kernel == &att_kernel_avx512 || kernel == &att_kernel_avx512_256)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
     if (kernel == &att_kernel_avx2)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
