@@ -178,6 +178,7 @@ int main(int count, char **arguments)
     char path[4096];
     int code;
 
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a full disk, and no end */
     wait_passively(arguments);
     allow_descriptors();
     keep_memory();
