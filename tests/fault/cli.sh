@@ -237,6 +237,33 @@ if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
     expect "verify" 0 "" -- "$build/attninspect" state verify
 fi
 
+# ---- room that has changed ---------------------------------------------------------------------------------
+# What was appended to it is there after a crash, also when the option is left out then.
+if start --dir room --q Q.npy --k K.npy --v V.npy; then
+    stop
+    start --dir room --capacity 21 --precision double
+    expect "append to new room" 0 "20" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
+    kill -9 "$daemon"
+    wait "$daemon" 2>/dev/null
+    expect "verify after new room" 0 "" -- "$build/attninspect" room verify
+    if start --dir room; then
+        expect "new room stays" 0 "21 double" -- "$build/attnctl" --socket "$root/s" stat
+        stop
+    fi
+fi
+
+# ---- files that go, or may not grow ------------------------------------------------------------------------
+if start --dir gone --q Q.npy --k K.npy --v V.npy; then
+    rm -rf gone
+    expect "an update of a state whose files were deleted" 1 "gone deleted" -- "$build/attnctl" --socket "$root/s" update-v 0 0 1
+    expect "which can be read" 0 "" -- "$build/attnctl" --socket "$root/s" query 0 0
+    stop
+    if [ "$stopped" -eq 1 ]; then pass "and ends with 1"; else fail "and ends with 1" "exit $stopped"; fi
+fi
+(ulimit -f 20 && timeout 20 "$build/attnd" --dir small --socket "$root/small.s" --q Q.npy --k K.npy --v V.npy >out 2>err)
+code=$?
+if [ $code -eq 1 ] && grep -q "too large" err; then pass "files that may not grow"; else fail "files that may not grow" "exit $code"; fi
+
 # ---- reads that wait for the disk --------------------------------------------------------------------------
 # Without a log they wait for a snapshot, with an interval not for its end; and attnd ends when one is under way.
 for durability in off interval:60000; do
