@@ -162,6 +162,7 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
 #pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * vectors; k++)
         sum[k] = f64x8_set(0.0);
+#pragma GCC unroll 4
     for (uint32_t l = 0; l < depth; l++) {
         f64x8 x[PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_VECTORS : LONE_VECTORS];
 #pragma GCC unroll 8
