@@ -49,7 +49,7 @@ struct att_work_tile {
 };
 
 /* Rows whose weights are made, multiplied and added before the next ones' are. */
-enum { ATT_BAND_ROWS = 8 };
+enum { ATT_BAND_ROWS = 8, ATT_FETCHES = 3 * ATT_TILE_ROWS / ATT_BAND_ROWS /* by a fold of a tile */ };
 
 /* One thread's scratch for folding. */
 struct att_scratch {
@@ -59,10 +59,11 @@ struct att_scratch {
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
     const char *ahead, *ahead_end; /* what a merge reads next: fetched while it computes */
+    uint32_t ahead_lines;          /* at a time: more than the processor can wait for at once would hold it up */
 };
 
-/* Groups of tiles rebuilt at once share the packed tokens. */
-enum { ATT_GROUP_TILES = 16, ATT_GROUP_ROWS = ATT_GROUP_TILES * ATT_TILE_ROWS, ATT_PACK_BLOCKS = 8 };
+/* Groups of tiles rebuilt at once share the packed tokens: few enough for an L2 cache. */
+enum { ATT_GROUP_TILES = 16, ATT_GROUP_ROWS = ATT_GROUP_TILES * ATT_TILE_ROWS, ATT_PACK_BLOCKS = 4 };
 
 /* A snapshot being handed out. Owned by the merge thread. */
 struct att_saving {

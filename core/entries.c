@@ -50,6 +50,17 @@ static void turn_tile(const struct att_region *region, uint64_t position)
     turn(region, values, region->d_v, region->log_values + tile * region->d_v * ATT_TILE_LANES);
 }
 
+/* Field by field, in relaxed stores as in shared.h: copied in wider pieces it would wait for the stores of its fields, which
+ * have just been made. */
+static void store_entry(struct att_entry *to, const struct att_entry *entry)
+{
+    __atomic_store_n(&to->lsn, entry->lsn, __ATOMIC_RELAXED);
+    __atomic_store_n(&to->index, entry->index, __ATOMIC_RELAXED);
+    __atomic_store_n(&to->sign, entry->sign, __ATOMIC_RELAXED);
+    __atomic_store_n(&to->q_version, entry->q_version, __ATOMIC_RELAXED);
+    __atomic_store_n(&to->is_q, entry->is_q, __ATOMIC_RELAXED);
+}
+
 static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
                 const float head[ATT_HEAD_COLUMNS], float bias, const struct att_entry *entry)
 {
@@ -65,7 +76,7 @@ static void put(struct att_engine *engine, uint64_t position, const float *key, 
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
         att_lane_store(lanes + (size_t)c * ATT_TILE_LANES, sign * head[c]);
     att_lane_store(region->log_bias + slot, bias);
-    att_shared_store(&region->log_entries[slot], entry, sizeof *entry);
+    store_entry(&region->log_entries[slot], entry);
     if (lane == ATT_TILE_LANES - 1 || position < engine->index.count / ATT_TILE_LANES * ATT_TILE_LANES)
         turn_tile(region, position);
 }
@@ -109,20 +120,6 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
         ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
-/* Asks for the lines that the next two entries will take, to own them: readers and the merge have them, or nobody. */
-#if defined(__x86_64__)
-__attribute__((target("prfchw")))
-#endif
-static void
-own_next(const struct att_region *region, uint64_t count)
-{
-    for (uint64_t position = count; position < count + 2; position++) {
-        const float *row = att_log_row(region, position);
-        for (size_t i = 0; i < region->row_floats && i < 512; i += 16)
-            __builtin_prefetch(row + i, 1);
-    }
-}
-
 void att_entries_publish(struct att_engine *engine, uint64_t count)
 {
     engine->index.count = count;
@@ -131,7 +128,6 @@ void att_entries_publish(struct att_engine *engine, uint64_t count)
                          __ATOMIC_RELAXED);
     /* Release: the entries before it, and row versions. Partner: the acquire in reader.c. */
     atomic_store_explicit(&engine->region.header->count, count, memory_order_release);
-    own_next(&engine->region, count);
     if (!engine->index.started)
         att_entries_offer(engine);
 }

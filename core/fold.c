@@ -173,12 +173,15 @@ static bool raise_row(const struct band *band, uint32_t i)
 
 static void weigh_band(const struct band *band)
 {
+    bool raised = false;
+
     weigh(band, band->stretch->bias, 0, band->rows);
     for (uint32_t i = 0; i < band->rows; i++) {
-        if (raise_row(band, i))
-            weigh(band, band->stretch->bias, i, 1);
+        raised = raise_row(band, i) || raised;
         row_of(band, i)->tokens += band->stretch->tokens;
     }
+    if (raised) /* all of them: most have just begun, and rows by themselves take longer */
+        weigh(band, band->stretch->bias, 0, band->rows);
 }
 
 /* The causal mask: lanes of later tokens are masked for each row of its own. */
@@ -222,23 +225,24 @@ static enum sight sight(const struct att_region *region, const struct att_work_t
 /* The head columns, whose magnitudes the account needs: the stretch is of one sign. */
 static void add_heads(const struct band *band)
 {
-    double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS] = {0.0};
+    enum { WHOLE = 8 }; /* a vector: the next entry's head columns come with them, and are left */
+    double heads[ATT_BAND_ROWS * WHOLE] = {0.0};
     const struct att_product work = {
         .rows = band->rows,
         .depth = band->stretch->entries,
-        .columns = ATT_HEAD_COLUMNS,
+        .columns = WHOLE,
         .sign = 1.0,
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->heads,
         .value_stride = ATT_HEAD_COLUMNS,
         .sums = heads,
-        .sum_stride = ATT_HEAD_COLUMNS,
+        .sum_stride = WHOLE,
     };
 
     band->engine->region.kernel->product(&work);
     for (uint32_t i = 0; i < band->rows; i++) {
-        const double *head = heads + (size_t)i * ATT_HEAD_COLUMNS;
+        const double *head = heads + (size_t)i * WHOLE;
         double *sums = sums_of(band, i);
         att_row_account(row_of(band, i), sums, head, band->stretch->entries, band->largest);
         for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
@@ -270,7 +274,8 @@ static void add_values(const struct band *band)
 /* The bases of the next tile come from memory: a part of them for each band, in what the band leaves of the bandwidth. */
 static void fetch_ahead(struct att_scratch *scratch)
 {
-    for (int lines = 0; lines < 80 && scratch->ahead < scratch->ahead_end; lines++, scratch->ahead += 64)
+    for (uint32_t lines = 0; lines < scratch->ahead_lines && scratch->ahead < scratch->ahead_end;
+         lines++, scratch->ahead += 64)
         __builtin_prefetch(scratch->ahead, 0, 2);
 }
 
@@ -297,7 +302,9 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
             weigh_band(&band);
         else
             weigh_causal(&band);
+        fetch_ahead(scratch);
         add_heads(&band);
+        fetch_ahead(scratch);
         add_values(&band);
     }
 }

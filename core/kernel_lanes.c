@@ -93,21 +93,22 @@ static void scale_q(enum att_precision precision, double scale, uint32_t d, cons
  * and infinity than all numbers: what is not finite comes through both ways. */
 static void head(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2])
 {
-    double square[16] = {0.0};
-    uint32_t largest[16] = {0}, bits;
+    double square[ATT_LANES];
+    uint32_t largest[ATT_LANES], bits;
     uint32_t p = 0, j = 0;
+    f64x16 squares = f64_set(0.0);
+    f32x16 magnitudes = f32_set(0.0f);
 
-    for (; p + 16 <= d; p += 16)
-        for (int k = 0; k < 16; k++)
-            square[k] += (double)key[p + k] * (double)key[p + k];
+    for (; p + ATT_LANES <= d; p += ATT_LANES) {
+        const f64x16 x = f64_load_f32(key + p);
+        squares = f64_add(squares, f64_mul(x, x));
+    }
+    for (; j + ATT_LANES <= d_v; j += ATT_LANES)
+        magnitudes = f32_larger_bits(magnitudes, f32_load(value + j));
+    f64_store(square, squares);
+    memcpy(largest, &magnitudes, sizeof largest);
     for (; p < d; p++)
         square[0] += (double)key[p] * (double)key[p];
-    for (; j + 16 <= d_v; j += 16)
-        for (int k = 0; k < 16; k++) {
-            memcpy(&bits, value + j + k, sizeof bits);
-            bits &= 0x7fffffffu;
-            largest[k] = bits > largest[k] ? bits : largest[k];
-        }
     for (; j < d_v; j++) {
         memcpy(&bits, value + j, sizeof bits);
         bits &= 0x7fffffffu;
@@ -161,6 +162,7 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
 #pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * vectors; k++)
         sum[k] = f64x8_set(0.0);
+#pragma GCC unroll 4
     for (uint32_t l = 0; l < depth; l++) {
         f64x8 x[PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_VECTORS : LONE_VECTORS];
 #pragma GCC unroll 8

@@ -82,6 +82,7 @@ LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, boo
 {
     size_t p = chain;
 
+#pragma GCC unroll 4
     for (; p + together <= d; p += CHAINS)
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < together; j++)
@@ -140,6 +141,7 @@ LANES_INLINE void chains_f32(f32x16 *sum, const float *q, const float *keys, siz
 {
     size_t p = chain;
 
+#pragma GCC unroll 4
     for (; p + together <= d; p += CHAINS)
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < together; j++)

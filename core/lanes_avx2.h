@@ -62,6 +62,12 @@ LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
 {
     return EACH2(_mm256_max_ps(a.v[k], b.v[k]));
 }
+LANES_INLINE f32x16 f32_larger_bits(f32x16 a, f32x16 b)
+{
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    return EACH2(_mm256_castsi256_ps(
+        _mm256_max_epu32(_mm256_castps_si256(a.v[k]), _mm256_and_si256(_mm256_castps_si256(b.v[k]), magnitude))));
+}
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     return (f64x16){{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v[0])), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v[0], 1)),

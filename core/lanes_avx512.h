@@ -33,6 +33,12 @@ LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
 {
     return _mm512_max_ps(a, b);
 }
+/* The larger of a and |b|, compared as bits. */
+LANES_INLINE f32x16 f32_larger_bits(f32x16 a, f32x16 b)
+{
+    const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7fffffff));
+    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), magnitude));
+}
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));

@@ -41,6 +41,17 @@ LANES_INLINE f32x16 f32_max(f32x16 a, f32x16 b)
 {
     return EACH(f32x16, a.v[k] > b.v[k] ? a.v[k] : b.v[k]);
 }
+LANES_INLINE f32x16 f32_larger_bits(f32x16 a, f32x16 b)
+{
+    uint32_t bits[2][ATT_LANES];
+    memcpy(bits[0], a.v, sizeof a.v);
+    memcpy(bits[1], b.v, sizeof b.v);
+    for (int k = 0; k < ATT_LANES; k++)
+        if ((bits[1][k] & 0x7fffffffu) > bits[0][k])
+            bits[0][k] = bits[1][k] & 0x7fffffffu;
+    memcpy(a.v, bits[0], sizeof a.v);
+    return a;
+}
 LANES_INLINE f64x16 f64_widen(f32x16 a)
 {
     return EACH(f64x16, (double)a.v[k]);

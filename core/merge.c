@@ -202,7 +202,7 @@ static void act_on_review(struct att_engine *engine)
 }
 
 /* The tile that the thread will probably merge next. */
-static void foresee(const struct att_engine *engine, struct att_scratch *scratch, uint32_t tile)
+static void foresee(const struct att_engine *engine, struct att_scratch *scratch, uint32_t tile, uint32_t blocks)
 {
     const struct att_region *region = &engine->region;
 
@@ -214,6 +214,7 @@ static void foresee(const struct att_engine *engine, struct att_scratch *scratch
         (const char *)att_region_tile(region, ATT_WORD_PHYSICAL(
                                                   atomic_load_explicit(&region->words[tile], memory_order_relaxed)));
     scratch->ahead_end = scratch->ahead + region->tile_bytes;
+    scratch->ahead_lines = 1 + (uint32_t)(region->tile_bytes / 64 / ATT_FETCHES / (blocks ? blocks : 1));
 }
 
 static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
@@ -234,7 +235,7 @@ static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks
             if (merger->occupied[tile] == 0)
                 continue;
             att_tile_load(engine, &scratch->work, tile, choose_rows(engine, tile, packed));
-            foresee(engine, scratch, tile + (uint32_t)team);
+            foresee(engine, scratch, tile + (uint32_t)team, blocks);
             for (uint32_t b = 0; b < blocks; b++)
                 att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
             review_rows(engine, &scratch->work);

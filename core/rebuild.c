@@ -54,9 +54,9 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks)
 static uint32_t group_rows(const struct att_engine *engine)
 {
     const double row = (double)(engine->merger.used + 1) * (engine->region.d + engine->region.columns);
-    const double rows = GROUP_WORK / row;
+    const double tiles = GROUP_WORK / (row * ATT_TILE_ROWS); /* whole ones: rows that fill no band cost more each */
 
-    return rows < ATT_TILE_ROWS ? ATT_TILE_ROWS : rows < ATT_GROUP_ROWS ? (uint32_t)rows : ATT_GROUP_ROWS;
+    return ATT_TILE_ROWS * (tiles < 1.0 ? 1 : tiles < ATT_GROUP_TILES ? (uint32_t)tiles : ATT_GROUP_TILES);
 }
 
 /* Collects up to a group of rows that need a refresh, from the cursor on. */

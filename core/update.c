@@ -172,20 +172,20 @@ static enum att_status no_token(const struct att_engine *engine, uint32_t index,
 /* The live token, which is there, but for its head columns. It stays where it is while the service updates it: a settled
  * row is only written when a newer entry of the token is merged; a row of the log that is merged meanwhile can only be
  * taken again by the `-` and `+` of this very update, and they begin as copies of it. */
-static struct att_token live_token(const struct att_engine *engine, uint32_t index)
+static void live_token(const struct att_engine *engine, uint32_t index, struct att_token *ret_token)
 {
     const struct att_region *region = &engine->region;
     const int64_t position = pending_position(engine, engine->index.newest[index]);
 
     if (position >= 0) {
-        const float *row = att_log_row(region, (uint64_t)position);
-        return (struct att_token){.key = row,
-                                  .value = row + region->d,
-                                  .bias = region->log_bias[att_log_slot(region, (uint64_t)position)]};
+        ret_token->key = att_log_row(region, (uint64_t)position);
+        ret_token->value = ret_token->key + region->d;
+        ret_token->bias = region->log_bias[att_log_slot(region, (uint64_t)position)];
+    } else {
+        ret_token->key = region->k + (size_t)index * region->d;
+        ret_token->value = region->v + (size_t)index * region->d_v;
+        ret_token->bias = region->bias[index];
     }
-    return (struct att_token){.key = region->k + (size_t)index * region->d,
-                              .value = region->v + (size_t)index * region->d_v,
-                              .bias = region->bias[index]};
 }
 
 enum att_status att_engine_token(const struct att_engine *engine, uint32_t token, float *ret_key, float *ret_value,
@@ -195,7 +195,7 @@ enum att_status att_engine_token(const struct att_engine *engine, uint32_t token
 
     if (token >= engine->region.capacity || !engine->index.live[token])
         return no_token(engine, token, error);
-    live = live_token(engine, token);
+    live_token(engine, token, &live);
     if (ret_key)
         memcpy(ret_key, live.key, sizeof(float) * engine->region.d);
     if (ret_value)
@@ -216,8 +216,9 @@ enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, floa
 /* Writes `-` of the live token at the end of the log. There is room. */
 static void put_removal(struct att_engine *engine, uint32_t token, uint64_t lsn)
 {
-    struct att_token now = live_token(engine, token);
+    struct att_token now;
 
+    live_token(engine, token, &now);
     load_head(engine, token, now.head);
     engine->index.g_largest_gone |= (double)now.head[2] >= engine->index.g_largest;
     att_entries_put_token(engine, engine->index.count, token, -1, lsn, &now);
@@ -376,7 +377,7 @@ static enum att_status modify(struct att_engine *engine, struct att_op *op, uint
 
     if (op->index >= engine->region.capacity || !engine->index.live[op->index])
         return no_token(engine, op->index, error);
-    next = live_token(engine, op->index);
+    live_token(engine, op->index, &next);
     status = op->kind == ATT_OP_SET_TOKEN ? set_token(op, &next, error) : set_entry(engine, op, &next, &number, error);
     if (status == ATT_OK)
         status = att_check_token(engine, op->index, &next, error);
@@ -411,6 +412,7 @@ void att_engine_ahead_update(const struct att_engine *engine, uint32_t token)
         __builtin_prefetch(key + p);
     for (uint32_t j = 0; j < region->d_v && j < 256; j += 16)
         __builtin_prefetch(value + j);
+    __asm__ volatile(""); /* gcc leaves out calls of a function that it knows to do nothing but prefetch */
 }
 
 enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error)

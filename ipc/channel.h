@@ -183,6 +183,7 @@ static inline void att_consumer_ahead(const struct att_consumer *consumer, bool 
 {
     for (uint64_t i = first ? 1 : ATT_AHEAD - 1; i <= ATT_AHEAD; i++)
         __builtin_prefetch(&consumer->slots[(consumer->tail + i) & consumer->mask], 0);
+    __asm__ volatile(""); /* gcc leaves out calls of a function that does nothing but prefetch */
 }
 
 /* Copies `bytes` bytes of the message that peek found, from its slot number `first` on, into

@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -108,10 +109,20 @@ struct persist_failure persist_begin(struct persist_env *env, uint64_t bytes, MD
     return (struct persist_failure){PERSIST_DONE, 0, NULL};
 }
 
+/* Whether somebody has deleted the file: what is written to it is nowhere. */
+static bool is_deleted(const struct persist_env *env)
+{
+    int fd;
+    struct stat stat_data;
+    return !mdb_env_get_fd(env->env, &fd) && !fstat(fd, &stat_data) && stat_data.st_nlink == 0;
+}
+
 struct persist_failure persist_commit(struct persist_env *env, MDB_txn *txn, bool full)
 {
     uint64_t before = syncs;
     int code = mdb_txn_commit(txn);
+    if (!code && is_deleted(env))
+        return (struct persist_failure){PERSIST_FINAL, ENOENT, "its data.mdb has been deleted"};
     if (!code)
         return (struct persist_failure){PERSIST_DONE, 0, NULL};
     bool blind = !atomic_load_explicit(&syncs_seen, memory_order_relaxed);

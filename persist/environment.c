@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -161,6 +162,16 @@ enum att_status persist_env_read(struct att_store *store, struct persist_env *en
 {
     int code = mdb_txn_begin(env->env, NULL, MDB_RDONLY, ret_txn);
     return code ? persist_lmdb_fail(error, store, env, "cannot begin to read", code) : ATT_OK;
+}
+
+void persist_read_ahead(struct persist_ahead *ahead, const MDB_val *value)
+{
+    const uintptr_t start = (uintptr_t)value->mv_data & ~(uintptr_t)4095;
+    const uintptr_t end = (uintptr_t)value->mv_data + value->mv_size;
+    if (start < ahead->from || start > ahead->to)
+        ahead->from = ahead->to = start;
+    for (; ahead->to < end + PERSIST_AHEAD_STEPS * PERSIST_AHEAD_STEP; ahead->to += PERSIST_AHEAD_STEP)
+        madvise((void *)ahead->to, PERSIST_AHEAD_STEP, MADV_WILLNEED); /* a hint */
 }
 
 enum att_status persist_check_value(const struct att_store *store, const struct persist_env *env, const MDB_val *value,

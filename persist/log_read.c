@@ -54,9 +54,17 @@ enum att_status persist_batch_check(const struct att_store *store, uint64_t key,
     return status;
 }
 
+/* The batch in hand, and what reading on needs. Starts as zeros; free value.mv_data. */
+struct reader {
+    uint64_t key;
+    MDB_val value; /* a copy */
+    size_t capacity;
+    struct persist_ahead ahead;
+};
+
 /* A copy of the batch found by `op` from LSN `at`. ATT_ENOENT: none (no message). */
-static enum att_status copy_batch(struct att_store *store, MDB_cursor_op op, uint64_t at, uint64_t *ret_key,
-                                  MDB_val *buffer, size_t *capacity, struct att_error *error)
+static enum att_status copy_batch(struct att_store *store, MDB_cursor_op op, uint64_t at, struct reader *reader,
+                                  struct att_error *error)
 {
     MDB_txn *txn;
     MDB_cursor *cursor;
@@ -69,18 +77,19 @@ static enum att_status copy_batch(struct att_store *store, MDB_cursor_op op, uin
         code = mdb_cursor_get(cursor, &key, &value, op == MDB_PREV ? MDB_SET_RANGE : op);
         if (op == MDB_PREV) /* the last one before `at` */
             code = mdb_cursor_get(cursor, &key, &value, code == MDB_NOTFOUND ? MDB_LAST : MDB_PREV);
-        if (!code && value.mv_size > *capacity) {
-            void *larger = realloc(buffer->mv_data, value.mv_size);
+        if (!code && value.mv_size > reader->capacity) {
+            void *larger = realloc(reader->value.mv_data, value.mv_size);
             code = larger ? 0 : ENOMEM;
             if (larger) {
-                buffer->mv_data = larger;
-                *capacity = value.mv_size;
+                reader->value.mv_data = larger;
+                reader->capacity = value.mv_size;
             }
         }
         if (!code) {
-            memcpy(ret_key, key.mv_data, sizeof *ret_key);
-            memcpy(buffer->mv_data, value.mv_data, value.mv_size);
-            buffer->mv_size = value.mv_size;
+            persist_read_ahead(&reader->ahead, &value);
+            memcpy(&reader->key, key.mv_data, sizeof reader->key);
+            memcpy(reader->value.mv_data, value.mv_data, value.mv_size);
+            reader->value.mv_size = value.mv_size;
         }
         mdb_cursor_close(cursor);
     }
@@ -92,16 +101,14 @@ static enum att_status copy_batch(struct att_store *store, MDB_cursor_op op, uin
 
 enum att_status persist_log_load(struct att_store *store, struct att_error *error)
 {
-    MDB_val value = {0, NULL};
-    size_t capacity = 0;
-    uint64_t key = 0;
+    struct reader last = {0};
     struct att_batch batch;
-    enum att_status status = copy_batch(store, MDB_LAST, 0, &key, &value, &capacity, error);
+    enum att_status status = copy_batch(store, MDB_LAST, 0, &last, error);
     if (status == ATT_OK) {
-        store->log_status = persist_batch_check(store, key, &value, &batch, &store->log_error);
+        store->log_status = persist_batch_check(store, last.key, &last.value, &batch, &store->log_error);
         /* Nobody appends behind a damaged batch, but what is whole can still be read, and the
          * snapshot. */
-        store->log_last_lsn = store->log_status ? key : batch.last_lsn;
+        store->log_last_lsn = store->log_status ? last.key : batch.last_lsn;
         if (store->log_status == ATT_EVERSION) {
             status = store->log_status;
             if (error)
@@ -110,7 +117,7 @@ enum att_status persist_log_load(struct att_store *store, struct att_error *erro
     } else if (status == ATT_ENOENT) {
         status = ATT_OK;
     }
-    free(value.mv_data);
+    free(last.value.mv_data);
     return status;
 }
 
@@ -161,14 +168,14 @@ static enum att_status hand_on(const struct att_batch *batch, const unsigned cha
 
 /* The batch that holds `expected`, or else the next one behind it. It may begin before `expected`.
  */
-static enum att_status first_batch(struct att_store *store, uint64_t expected, uint64_t *ret_key, MDB_val *buffer,
-                                   size_t *capacity, struct att_error *error)
+static enum att_status first_batch(struct att_store *store, uint64_t expected, struct reader *reader,
+                                   struct att_error *error)
 {
     struct att_batch batch;
     struct att_error reason;
-    enum att_status status = copy_batch(store, MDB_PREV, expected + 1, ret_key, buffer, capacity, error);
-    if (status == ATT_OK && *ret_key < expected) {
-        status = persist_batch_check(store, *ret_key, buffer, &batch, &reason);
+    enum att_status status = copy_batch(store, MDB_PREV, expected + 1, reader, error);
+    if (status == ATT_OK && reader->key < expected) {
+        status = persist_batch_check(store, reader->key, &reader->value, &batch, &reason);
         if (status == ATT_EVERSION)
             return att_fail(error, status, "%s", reason.text);
         if (status) /* whether it reached further is unknown */
@@ -176,10 +183,10 @@ static enum att_status first_batch(struct att_store *store, uint64_t expected, u
                             expected - 1, error);
         if (batch.last_lsn >= expected)
             return ATT_OK;
-        return copy_batch(store, MDB_SET_RANGE, expected, ret_key, buffer, capacity, error);
+        return copy_batch(store, MDB_SET_RANGE, expected, reader, error);
     }
     if (status == ATT_ENOENT)
-        return copy_batch(store, MDB_SET_RANGE, expected, ret_key, buffer, capacity, error);
+        return copy_batch(store, MDB_SET_RANGE, expected, reader, error);
     return status;
 }
 
@@ -188,14 +195,13 @@ enum att_status att_store_read_log(struct att_store *store, uint64_t after,
                                                              const void *payload, struct att_error *error),
                                    void *context, struct att_error *error)
 {
-    MDB_val value = {0, NULL};
-    size_t capacity = 0;
-    uint64_t expected = after + 1, key = 0;
-    enum att_status status = first_batch(store, expected, &key, &value, &capacity, error);
+    struct reader reader = {0};
+    uint64_t expected = after + 1;
+    enum att_status status = first_batch(store, expected, &reader, error);
     while (!status) {
         struct att_error reason;
         struct att_batch batch;
-        if (key > expected) {
+        if (reader.key > expected) {
             if (was_trimmed(store, after))
                 status = att_fail(error, ATT_AGAIN,
                                   "%s: the daemon took snapshots and trimmed the log meanwhile; run "
@@ -205,22 +211,23 @@ enum att_status att_store_read_log(struct att_store *store, uint64_t after,
                 status = log_fail(store, "the log has a gap", expected, after, error);
             goto done;
         }
-        status = persist_batch_check(store, key, &value, &batch, &reason);
+        status = persist_batch_check(store, reader.key, &reader.value, &batch, &reason);
         if (status) {
             status = status == ATT_ECORRUPT ? log_fail(store, "a batch is damaged", expected, after, error)
                                             : att_fail(error, status, "%s", reason.text);
             goto done;
         }
-        status = hand_on(&batch, (const unsigned char *)value.mv_data + sizeof batch, after, record, context, error);
+        status =
+            hand_on(&batch, (const unsigned char *)reader.value.mv_data + sizeof batch, after, record, context, error);
         if (status)
             goto done;
         expected = batch.last_lsn + 1;
-        status = copy_batch(store, MDB_SET_RANGE, expected, &key, &value, &capacity, error);
+        status = copy_batch(store, MDB_SET_RANGE, expected, &reader, error);
     }
     if (status == ATT_ENOENT)
         status = ATT_OK; /* the end of the log */
 done:
-    free(value.mv_data);
+    free(reader.value.mv_data);
     return status;
 }
 

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "checksum.h"
 #include "store_impl.h"
@@ -27,15 +26,6 @@ static void split_key(const struct att_piece_key *key, uint64_t ret_fields[3])
         ret_fields[i] = be64toh(ret_fields[i]);
 }
 
-/* Without read-ahead a cold file is read page by page; this asks for a value as a whole. */
-static void will_need(const MDB_val *value)
-{
-    uintptr_t start = (uintptr_t)value->mv_data & ~(uintptr_t)4095;
-    uintptr_t end = (uintptr_t)value->mv_data + value->mv_size;
-    if (end - start > 8 * 4096)
-        madvise((void *)start, end - start, MADV_WILLNEED); /* a hint */
-}
-
 struct reader {
     struct att_store *store;
     uint64_t generation;
@@ -45,6 +35,7 @@ struct reader {
     MDB_val value; /* a copy: all of it, or (not whole) the header */
     uint64_t size; /* of the stored value */
     size_t capacity;
+    struct persist_ahead ahead;
 };
 
 /* Copies what the cursor has found. */
@@ -69,7 +60,7 @@ static int keep_piece(struct reader *reader, const MDB_val *key, const MDB_val *
             return ENOMEM;
     }
     if (reader->whole)
-        will_need(value);
+        persist_read_ahead(&reader->ahead, value);
     if (size)
         memcpy(reader->value.mv_data, value->mv_data, size);
     reader->value.mv_size = size;

@@ -50,11 +50,16 @@ void persist_event(struct att_store *store)
 void persist_final(struct att_store *store, const struct persist_env *env, const struct persist_failure *failure)
 {
     char buffer[128];
-    persist_say(store,
-                "%s/%s: %s: %s; what was acknowledged is safe, nothing more will be: stop the "
-                "daemon, check the "
-                "disk, and start it again",
-                store->directory, env->name, failure->what, persist_strerror(failure->code, buffer, sizeof buffer));
+    if (failure->code == ENOENT)
+        persist_say(store,
+                    "%s/%s: %s; the state is in memory only: it can be read, and is gone when the daemon is stopped",
+                    store->directory, env->name, failure->what);
+    else
+        persist_say(store,
+                    "%s/%s: %s: %s; what was acknowledged is safe, nothing more will be: stop the "
+                    "daemon, check the "
+                    "disk, and start it again",
+                    store->directory, env->name, failure->what, persist_strerror(failure->code, buffer, sizeof buffer));
     /* Release: whoever sees EIO sees the message; partner: the acquire in att_store_state. */
     atomic_store_explicit(&store->refusing, ATT_EIO, memory_order_release);
     persist_event(store);

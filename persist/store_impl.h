@@ -41,6 +41,8 @@ static_assert(sizeof(struct att_batch) + PERSIST_RECORD_MAX <= PERSIST_BATCH_BYT
 #define PERSIST_SNAPSHOT_COMMIT   ((uint64_t)1 << 20)
 #define PERSIST_SNAPSHOT_PAUSE_NS 3000000L
 #define PERSIST_PIECE_MAX         ((uint64_t)1 << 30) /* of one piece; LMDB's own limit is 4 GiB */
+#define PERSIST_AHEAD_STEP        ((size_t)256 << 10) /* asked for at once: the kernel caps what one call may ask for */
+#define PERSIST_AHEAD_STEPS       32                  /* enough to keep a disk busy while a value is worked on */
 #define PERSIST_RETRY_NS          200000000L          /* between attempts on a full disk */
 #define PERSIST_RESERVE_STEP      ((uint64_t)1 << 20)
 /* A repair without the log does not know how many starts it counted: it goes on far behind what the snapshot knows. */
@@ -181,6 +183,13 @@ enum att_status persist_lmdb_status(int code);
 /* "DIR/log: what: reason", with the status that fits. */
 enum att_status persist_lmdb_fail(struct att_error *error, const struct att_store *store, const struct persist_env *env,
                                   const char *what, int code);
+/* How far a reader of one value after the other has asked for the file. Starts as zeros. */
+struct persist_ahead {
+    uintptr_t from, to;
+};
+/* Without read-ahead (MDB_NORDAHEAD) a cold file is read page by page, each waited for. This asks for `value` and for
+ * what lies behind it in the file: mostly the values that will be wanted next. */
+void persist_read_ahead(struct persist_ahead *ahead, const MDB_val *value);
 /* Looks at prefix and checksum of a value. `what` names it in the message. */
 enum att_status persist_check_value(const struct att_store *store, const struct persist_env *env, const MDB_val *value,
                                     size_t least, uint32_t magic, const char *what, struct att_error *error);

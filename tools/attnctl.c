@@ -43,6 +43,7 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
                                             {"version", no_argument, NULL, 'V'},
                                             {NULL, 0, NULL, 0}};
     struct att_error error;
+    char path[4096];
     int option;
     opterr = 0;
     while ((option = getopt_long(argc, argv, "+:", options, NULL)) != -1) {
@@ -78,6 +79,8 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
     }
     if (settings->connect.name && settings->connect.socket)
         return att_usage_error(CTL_PROGRAM, "--name and --socket: give one of them");
+    if (settings->connect.name && att_socket_path(settings->connect.name, path, sizeof path, &error) != ATT_OK)
+        return att_usage_error(CTL_PROGRAM, "%s", error.text);
     return ATT_EXIT_OK;
 }
 

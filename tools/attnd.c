@@ -143,7 +143,7 @@ static enum att_status serve(const struct attnd_options *o, const char *path, st
             att_service_join(service, &state->service, &state->heads, state->store, *server, state->sessions, error);
     if (status == ATT_OK)
         status = att_heads_start(&state->heads, error);
-    if (status == ATT_OK && state->is_new)
+    if (status == ATT_OK && state->unsaved)
         status = att_service_first_snapshot(service, error);
     if (status != ATT_OK)
         return status;
@@ -178,6 +178,7 @@ int main(int count, char **arguments)
     char path[4096];
     int code;
 
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a full disk, and no end */
     wait_passively(arguments);
     allow_descriptors();
     keep_memory();

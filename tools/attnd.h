@@ -34,8 +34,8 @@ enum att_status attnd_parse(int count, char **arguments, struct attnd_options *r
 struct attnd_state {
     struct att_heads heads;
     struct att_store *store;
-    struct att_sessions *sessions; /* empty in a new state; the service's once it has joined */
-    bool is_new;
+    struct att_sessions *sessions;      /* empty in a new state; the service's once it has joined */
+    bool unsaved;                       /* no snapshot has its shape yet: one is taken before it is served */
     struct att_service_options service; /* shape and run options */
 };
 

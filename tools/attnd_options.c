@@ -214,9 +214,12 @@ static enum att_status parse_one(enum attnd_option option, const char *text, str
 static enum att_status check_together(const struct attnd_options *o, struct att_error *error)
 {
     const int arrays = !!o->q + !!o->k + !!o->v;
+    char path[4096];
 
-    if (!o->directory)
+    if (!o->directory || !*o->directory)
         return att_fail(error, ATT_EINVAL, "--dir DIR is needed");
+    if (!o->socket && att_socket_path(o->name, path, sizeof path, error) != ATT_OK)
+        return ATT_EINVAL;
     if (arrays != 0 && arrays != 3)
         return att_fail(error, ATT_EINVAL, "--q, --k and --v go together: %s is missing",
                         !o->q   ? "--q"

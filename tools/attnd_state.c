@@ -237,7 +237,7 @@ enum att_status attnd_create(const struct attnd_options *o, struct att_service *
         status = att_store_open(o->directory, &store, &ret_state->store, error);
     if (status != ATT_OK)
         return status;
-    ret_state->is_new = true;
+    ret_state->unsaved = true;
     ret_state->sessions = att_sessions_create();
     if (!ret_state->sessions)
         return att_fail(error, ATT_ENOMEM, "not enough memory");
@@ -290,6 +290,9 @@ enum att_status attnd_recover(const struct attnd_options *o, struct att_service 
     fprintf(stderr, "attnd: recovered %s: snapshot %llu at LSN %llu, %llu updates replayed, now at LSN %llu\n",
             o->directory, (unsigned long long)recovered.snapshot.generation, (unsigned long long)recovered.snapshot.lsn,
             (unsigned long long)recovered.records, (unsigned long long)recovered.last_lsn);
+    /* What only the new shape takes could not be replayed into the old one, after a crash and without the options. */
+    ret_state->unsaved =
+        recovered.capacity != snapshot.shape.capacity || recovered.precision != snapshot.shape.precision;
     engine.n_q = snapshot.shape.n_q;
     engine.d = snapshot.shape.d;
     engine.d_v = snapshot.shape.d_v;

@@ -282,6 +282,8 @@ static void wind_up(struct att_service *service)
             if (state.snapshot_lsn < service->lsn && state.refusing == ATT_OK)
                 service_snapshot_begin(service);
         }
+        if (!service->snapshot_running && service_awaits_snapshot(service))
+            service_snapshot_begin(service);
         service_pay_owed(service);
         att_store_push(service->store);
         wait_for_room(service);

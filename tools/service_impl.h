@@ -143,6 +143,8 @@ void service_refuse_late(struct att_service *service, uint64_t session, const st
 void service_reply_durable(struct att_service *service, uint64_t session, struct att_wire_reply *reply,
                            const double *payload, size_t payload_bytes, uint64_t lsn);
 void service_release_durable(struct att_service *service);
+bool service_awaits_snapshot(const struct att_service *service);
+void service_fail_awaiting(struct att_service *service);
 void service_drop_deferred(struct att_service *service);
 
 /* service_snapshot.c */

@@ -10,10 +10,13 @@ enum { MOST_READS_TOLD = 1 << 20 }; /* of one row in one report: more is not bel
 static void reply_read(struct att_service *service, uint64_t session, const struct att_wire_request *request,
                        struct att_wire_reply *reply, const double *payload, size_t bytes)
 {
-    if (request->flags & ATT_WIRE_DURABLE)
+    if (request->flags & ATT_WIRE_DURABLE) {
         service_reply_durable(service, session, reply, payload, bytes, service->lsn);
-    else
+        if (service->options.durability == ATT_DURABLE_INTERVAL)
+            att_store_hurry(service->store, service->lsn);
+    } else {
         att_server_reply(service->server, session, reply, payload, bytes);
+    }
 }
 
 /* Hands the request to the merge thread: `values` doubles and `bounds` doubles for it to fill. False: the client has to

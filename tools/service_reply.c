@@ -101,6 +101,33 @@ void service_reply_durable(struct att_service *service, uint64_t session, struct
     __builtin_prefetch(ahead + 64, 1);
 }
 
+static void drop_first(struct att_service *service)
+{
+    free(deferred_at(service, 0)->payload);
+    service->deferred_first++;
+    service->deferred_count--;
+}
+
+/* Whether replies wait that only a snapshot will make durable: there is no log. */
+bool service_awaits_snapshot(const struct att_service *service)
+{
+    struct att_store_state state;
+
+    if (service->options.durability != ATT_DURABLE_OFF || service->deferred_count == 0)
+        return false;
+    att_store_state(service->store, &state);
+    return deferred_at(service, service->deferred_count - 1)->lsn > state.durable_lsn;
+}
+
+/* Such a snapshot has failed: those who wait are told. */
+void service_fail_awaiting(struct att_service *service)
+{
+    while (service->options.durability == ATT_DURABLE_OFF && service->deferred_count > 0) {
+        fail_durable(service, deferred_at(service, 0)->session, &deferred_at(service, 0)->reply);
+        drop_first(service);
+    }
+}
+
 /* Sends what has become durable. After a failed sync, or at an end without room, nothing will: then the clients are told. */
 void service_release_durable(struct att_service *service)
 {
@@ -116,9 +143,7 @@ void service_release_durable(struct att_service *service)
             fail_durable(service, entry->session, &entry->reply);
         else
             return;
-        free(entry->payload);
-        service->deferred_first++;
-        service->deferred_count--;
+        drop_first(service);
     }
 }
 

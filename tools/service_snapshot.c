@@ -103,6 +103,7 @@ void service_snapshot_begin(struct att_service *service)
     if (status != ATT_OK) {
         fprintf(stderr, "attnd: no snapshot: %s\n", error.text);
         answer_waiters(service, status, error.text);
+        service_fail_awaiting(service);
         return;
     }
     service->snapshot_running = true;
@@ -159,6 +160,7 @@ void service_snapshot_check(struct att_service *service)
         att_store_message(service->store, text, sizeof text);
         fprintf(stderr, "attnd: no snapshot: %s\n", text);
         answer_waiters(service, state.refusing != ATT_OK ? state.refusing : ATT_EIO, text);
+        service_fail_awaiting(service);
     } else {
         service->snapshot_lsn = state.snapshot_lsn;
         answer_waiters(service, ATT_OK, "");
@@ -167,8 +169,9 @@ void service_snapshot_check(struct att_service *service)
         service_snapshot_begin(service);
 }
 
-/* By log size, or by time when anything is in no snapshot. Both count from the last attempt, so that one that fails is
- * tried again, and not all the time. *ret_timeout_ms: when to ask again; -1: when something changes. */
+/* When a read waits for one, by log size, or by time when anything is in no snapshot. The last two count from the last
+ * attempt, so that one that fails is tried again, and not all the time. *ret_timeout_ms: when to ask again; -1: when
+ * something changes. */
 bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms)
 {
     const uint64_t period = service->options.snapshot_seconds * UINT64_C(1000000000);
@@ -176,7 +179,7 @@ bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms
 
     if (service->snapshot_running || service->lsn == service->snapshot_lsn)
         return false;
-    if (service->log_bytes >= service->options.snapshot_bytes)
+    if (service->log_bytes >= service->options.snapshot_bytes || service_awaits_snapshot(service))
         return true;
     age = att_clock_ns() - service->snapshot_ns;
     if (age < period)

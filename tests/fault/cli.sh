@@ -147,6 +147,9 @@ refuse_start "a capacity below the tokens" "capacity" --q Q.npy --k K.npy --v V.
 expect "attnd: unknown option" 2 "--colour see --help" -- "$build/attnd" --dir x --colour
 expect "attnd: an option without its argument" 2 "--dir argument see --help" -- "$build/attnd" --dir
 expect "attnd: no directory" 2 "--dir" -- "$build/attnd"
+expect "attnd: an empty directory's name" 2 "--dir" -- "$build/attnd" --dir ""
+expect "attnd: bad name" 2 "name letters" -- "$build/attnd" --dir x --name ../x
+expect "attnctl: bad name" 2 "name letters" -- "$build/attnctl" --name ../x ping
 expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
 expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
 expect "attnd: bad scale" 2 "scale" -- "$build/attnd" --dir x --scale nan
@@ -233,6 +236,49 @@ if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
     expect "arrays for a DIR that holds a state" 1 "state" -- "$build/attnd" --dir state --socket "$root/s" --q Q.npy --k K.npy --v V.npy
     expect "verify" 0 "" -- "$build/attninspect" state verify
 fi
+
+# ---- room that has changed ---------------------------------------------------------------------------------
+# What was appended to it is there after a crash, also when the option is left out then.
+if start --dir room --q Q.npy --k K.npy --v V.npy; then
+    stop
+    start --dir room --capacity 21 --precision double
+    expect "append to new room" 0 "20" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
+    kill -9 "$daemon"
+    wait "$daemon" 2>/dev/null
+    expect "verify after new room" 0 "" -- "$build/attninspect" room verify
+    if start --dir room; then
+        expect "new room stays" 0 "21 double" -- "$build/attnctl" --socket "$root/s" stat
+        stop
+    fi
+fi
+
+# ---- files that go, or may not grow ------------------------------------------------------------------------
+if start --dir gone --q Q.npy --k K.npy --v V.npy; then
+    rm -rf gone
+    expect "an update of a state whose files were deleted" 1 "gone deleted" -- "$build/attnctl" --socket "$root/s" update-v 0 0 1
+    expect "which can be read" 0 "" -- "$build/attnctl" --socket "$root/s" query 0 0
+    stop
+    if [ "$stopped" -eq 1 ]; then pass "and ends with 1"; else fail "and ends with 1" "exit $stopped"; fi
+fi
+(ulimit -f 20 && timeout 20 "$build/attnd" --dir small --socket "$root/small.s" --q Q.npy --k K.npy --v V.npy >out 2>err)
+code=$?
+if [ $code -eq 1 ] && grep -q "too large" err; then pass "files that may not grow"; else fail "files that may not grow" "exit $code"; fi
+
+# ---- reads that wait for the disk --------------------------------------------------------------------------
+# Without a log they wait for a snapshot, with an interval not for its end; and attnd ends when one is under way.
+for durability in off interval:60000; do
+    rm -rf waits
+    if start --dir waits --q Q.npy --k K.npy --v V.npy --durability $durability; then
+        ctl update-v 0 0 1
+        expect "a durable query, $durability" 0 "" -- "$build/attnctl" --socket "$root/s" --durable --timeout 20000 query 0 0
+        ctl update-v 0 0 1
+        ctl --durable row 0 >out 2>err &
+        reader=$!
+        stop
+        wait "$reader" # answered, or told that attnd has gone
+        if [ "$stopped" -eq 0 ]; then pass "SIGTERM beside a durable row"; else fail "SIGTERM beside a durable row" "exit $stopped"; fi
+    fi
+done
 
 # ---- copies and repair -------------------------------------------------------------------------------------
 values() { # DIR: the answers for row 0 and 5, without their bounds

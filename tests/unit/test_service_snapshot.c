@@ -98,12 +98,35 @@ static void a_failed_snapshot_is_not_tried_again_at_once(void **state)
     assert_true(is_due(&timeout));
 }
 
+/* Without a log only a snapshot puts on disk what a durable read waits for. */
+static void a_durable_read_has_one_taken(void **state)
+{
+    (void)state;
+    struct att_wire_reply reply = {.type = ATT_REQ_QUERY};
+    int timeout;
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    service->options.snapshot_seconds = 1000;
+    service->options.snapshot_bytes = 100;
+    service->lsn = 1;
+    service_reply_durable(service, 77, &reply, NULL, 0, 1);
+    assert_true(is_due(&timeout));
+    take(true);
+    assert_int_equal(service->deferred_count, 0); /* it was told */
+    service_reply_durable(service, 77, &reply, NULL, 0, 1);
+    assert_true(is_due(&timeout));
+    take(false);
+    assert_false(is_due(&timeout));
+    service_release_durable(service);
+    assert_int_equal(service->deferred_count, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_service, release_service)
     const struct CMUnitTest tests[] = {
         TEST(a_failed_snapshot_is_tried_again_without_an_update),
         TEST(a_failed_snapshot_is_not_tried_again_at_once),
+        TEST(a_durable_read_has_one_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

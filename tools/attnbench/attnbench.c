@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "blas_core.h"
 #include "options.h"
 #include "rig.h"
 #include "rival.h"
@@ -145,6 +146,7 @@ int main(int argc, char **argv)
     if (code >= 0)
         return code;
     wait_passively(argv);
+    att_blas_core_choose(argv);
     for (size_t i = 0; count == 0 && i < SUITES; i++)
         chosen[i] = &suites[i];
     count = count ? count : SUITES;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blas_core.h"
 #include "lanes.h"
 
 /* dnnl_sgemm: row-major, C = alpha op(A) op(B) + beta C. */
@@ -33,9 +34,9 @@ void rival_init(void)
 
 const char *rival_name(void)
 {
-    static char text[300];
+    static char text[400];
 
-    snprintf(text, sizeof text, "OpenBLAS %s (%s)", openblas_get_corename(), openblas_get_config());
+    snprintf(text, sizeof text, "OpenBLAS %s (%s)", att_blas_core(), openblas_get_config());
     return text;
 }
 

@@ -22,7 +22,7 @@ struct rival {
 /* Makes OpenBLAS use one thread and looks for oneDNN. Once, before everything else. */
 void rival_init(void);
 
-/* What is compared with: "OpenBLAS CORE (CONFIG)". A static string. */
+/* What is compared with: "OpenBLAS CORE (CONFIG)", CORE as att_blas_core says it. A static string. */
 const char *rival_name(void);
 bool rival_has_onednn(void);
 

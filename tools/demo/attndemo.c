@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "blas_core.h"
 #include "demo.h"
 #include "progress.h"
 
@@ -227,8 +228,8 @@ static void report_times(struct demo *demo)
     double busy = demo_median(demo->reader->samples, (uint32_t)(seen < READER_SAMPLES ? seen : READER_SAMPLES));
     printf("\n  times, p50 (the processors were %.0f%% busy while all of this rested)\n",
            t->processors > 0 ? 100 * t->busy / t->processors : 0);
-    line("  recompute a row: sgemv, exp, sgemv", "%.1f us (%s, %s)", 1e-3 * best, timing_blas_kernel(),
-         one <= team ? "1 thread" : "threads");
+    line("  recompute a row: sgemv, exp, sgemv", "%.1f us (%s)", 1e-3 * best, one <= team ? "1 thread" : "threads");
+    printf("    OpenBLAS %s\n", att_blas_core());
     line("  query O[i][j] by a client over the ring", "%.2f us: recomputing %.1f x", 1e-3 * query, best / query);
     line("  query a row O[i] by a client over the ring", "%.2f us: recomputing %.1f x", 1e-3 * row, best / row);
     line("  query O[i][j] by the reader, edits coming", "%.2f us", 1e-3 * busy);
@@ -293,6 +294,7 @@ int main(int argc, char **argv)
         fputs("attndemo: needs ATTND DATA WORK (--help)\n", stderr);
         return 2;
     }
+    att_blas_core_choose(argv);
     demo_catch_signals();
     demo.daemon = (struct daemon){.program = argv[1], .data = argv[2], .work = argv[3]};
     begin(&demo, argv[2]);

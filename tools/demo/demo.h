@@ -142,7 +142,5 @@ struct timing {
 
 /* One round, at step_at[step]: queries and rows over the ring, recomputations in this process, in turn. */
 void timing_round(struct timing *timing, struct att_client *client, const struct workload *workload, uint32_t step);
-/* OpenBLAS's name for the kernel it chose in this process. */
-const char *timing_blas_kernel(void);
 
 #endif

@@ -16,11 +16,6 @@
 
 enum { BURSTS = 20, QUERIES = 64, ROWS = 32, RECOMPUTED = 16, TEAM = 100, SETTLE_US = 100 * 1000 };
 
-const char *timing_blas_kernel(void)
-{
-    return openblas_get_corename();
-}
-
 /* weights: n_k floats of scratch. */
 static void recompute(const struct workload *workload, uint32_t row, float *weights, float *ret_row)
 {
