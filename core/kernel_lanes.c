@@ -94,6 +94,7 @@ static void scale_q(enum att_precision precision, double scale, uint32_t d, cons
 static void head(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2])
 {
     double square[ATT_LANES];
+    float values[ATT_LANES];
     uint32_t largest[ATT_LANES], bits;
     uint32_t p = 0, j = 0;
     f64x16 squares = f64_set(0.0);
@@ -106,7 +107,8 @@ static void head(const float *key, uint32_t d, const float *value, uint32_t d_v,
     for (; j + ATT_LANES <= d_v; j += ATT_LANES)
         magnitudes = f32_larger_bits(magnitudes, f32_load(value + j));
     f64_store(square, squares);
-    memcpy(largest, &magnitudes, sizeof largest);
+    f32_store(values, magnitudes);
+    memcpy(largest, values, sizeof largest);
     for (; p < d; p++)
         square[0] += (double)key[p] * (double)key[p];
     for (; j < d_v; j++) {

@@ -42,6 +42,11 @@ LANES_INLINE f32x16 f32_load(const float *p)
 {
     return EACH2(_mm256_loadu_ps(p + 8 * k));
 }
+LANES_INLINE void f32_store(float *p, f32x16 a)
+{
+    _mm256_storeu_ps(p, a.v[0]);
+    _mm256_storeu_ps(p + 8, a.v[1]);
+}
 LANES_INLINE f32x16 f32_set(float x)
 {
     return EACH2(_mm256_set1_ps(x));

@@ -13,6 +13,10 @@ LANES_INLINE f32x16 f32_load(const float *p)
 {
     return _mm512_loadu_ps(p);
 }
+LANES_INLINE void f32_store(float *p, f32x16 a)
+{
+    _mm512_storeu_ps(p, a);
+}
 LANES_INLINE f32x16 f32_set(float x)
 {
     return _mm512_set1_ps(x);

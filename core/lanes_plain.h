@@ -21,6 +21,10 @@ LANES_INLINE f32x16 f32_load(const float *p)
 {
     return EACH(f32x16, p[k]);
 }
+LANES_INLINE void f32_store(float *p, f32x16 a)
+{
+    memcpy(p, a.v, sizeof a.v);
+}
 LANES_INLINE f32x16 f32_set(float x)
 {
     return EACH(f32x16, x);
