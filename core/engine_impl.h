@@ -49,7 +49,9 @@ struct att_work_tile {
 };
 
 /* Rows whose weights are made, multiplied and added before the next ones' are. */
-enum { ATT_BAND_ROWS = 8, ATT_FETCHES = 3 * ATT_TILE_ROWS / ATT_BAND_ROWS /* by a fold of a tile */ };
+enum { ATT_BAND_ROWS = 8 };
+/* Times that folding a tile fetches a part of the next one: three in each band. */
+enum { ATT_FETCHES = 3 * ATT_TILE_ROWS / ATT_BAND_ROWS };
 
 /* One thread's scratch for folding. */
 struct att_scratch {
@@ -59,7 +61,7 @@ struct att_scratch {
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
     const char *ahead, *ahead_end; /* what a merge reads next: fetched while it computes */
-    uint32_t ahead_lines;          /* at a time: more than the processor can wait for at once would hold it up */
+    uint32_t ahead_lines;          /* at a time; more than the processor can wait for at once would hold it up */
 };
 
 /* Groups of tiles rebuilt at once share the packed tokens: few enough for an L2 cache. */

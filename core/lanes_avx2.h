@@ -158,10 +158,6 @@ LANES_INLINE f64x8 f64x8_set(double x)
 {
     return (f64x8){{_mm256_set1_pd(x), _mm256_set1_pd(x)}};
 }
-LANES_INLINE f64x8 f64x8_half(f64x16 a, int half)
-{
-    return half ? (f64x8){{a.v[2], a.v[3]}} : (f64x8){{a.v[0], a.v[1]}};
-}
 LANES_INLINE f64x8 f64x8_widen(const float *p)
 {
     return (f64x8){{_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))}};
@@ -193,24 +189,9 @@ LANES_INLINE double f64x8_largest(f64x8 a)
     const __m128d two = _mm_max_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
     return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
 }
-/* Lane i + 4 is added to lane i, then i + 2 to i, then 1 to 0: this order, everywhere. */
-LANES_INLINE double f64x8_sum(f64x8 a)
+LANES_INLINE __m256d lanes_fold(f64x8 a)
 {
-    const __m256d four = _mm256_add_pd(a.v[0], a.v[1]);
-    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-}
-/* f64x8_sum of four, together. */
-LANES_INLINE void f64x8_sum4(const f64x8 a[4], double ret[4])
-{
-    __m256d two[2];
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        const __m256d x = _mm256_add_pd(a[2 * i].v[0], a[2 * i].v[1]);
-        const __m256d y = _mm256_add_pd(a[2 * i + 1].v[0], a[2 * i + 1].v[1]);
-        two[i] = _mm256_add_pd(_mm256_permute2f128_pd(x, y, 0x20), _mm256_permute2f128_pd(x, y, 0x31));
-    }
-    _mm256_storeu_pd(ret, _mm256_permute4x64_pd(_mm256_hadd_pd(two[0], two[1]), 0xd8));
+    return _mm256_add_pd(a.v[0], a.v[1]);
 }
 LANES_INLINE void f64x8_store(double *p, f64x8 a)
 {
@@ -218,6 +199,7 @@ LANES_INLINE void f64x8_store(double *p, f64x8 a)
     _mm256_storeu_pd(p + 4, a.v[1]);
 }
 
+#include "lanes_sum.h"
 #include "lanes_turn.h"
 
 #endif

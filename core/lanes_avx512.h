@@ -137,33 +137,16 @@ LANES_INLINE double f64x8_largest(f64x8 a)
 {
     return _mm512_reduce_max_pd(a);
 }
-/* Lane i + 4 is added to lane i, then i + 2 to i, then 1 to 0: this order, everywhere. */
 LANES_INLINE __m256d lanes_fold(f64x8 a)
 {
     return _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
-}
-LANES_INLINE double f64x8_sum(f64x8 a)
-{
-    const __m256d four = lanes_fold(a);
-    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
-    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
-}
-/* f64x8_sum of four, together. */
-LANES_INLINE void f64x8_sum4(const f64x8 a[4], double ret[4])
-{
-    __m256d two[2];
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        const __m256d x = lanes_fold(a[2 * i]), y = lanes_fold(a[2 * i + 1]);
-        two[i] = _mm256_add_pd(_mm256_permute2f128_pd(x, y, 0x20), _mm256_permute2f128_pd(x, y, 0x31));
-    }
-    _mm256_storeu_pd(ret, _mm256_permute4x64_pd(_mm256_hadd_pd(two[0], two[1]), 0xd8));
 }
 LANES_INLINE void f64x8_store(double *p, f64x8 a)
 {
     _mm512_storeu_pd(p, a);
 }
 
+#include "lanes_sum.h"
 #include "lanes_turn.h"
 
 #endif

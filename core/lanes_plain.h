@@ -121,10 +121,6 @@ LANES_INLINE f64x8 f64x8_set(double x)
 {
     return EACH(f64x8, x);
 }
-LANES_INLINE f64x8 f64x8_half(f64x16 a, int half)
-{
-    return EACH(f64x8, a.v[8 * half + k]);
-}
 LANES_INLINE f64x8 f64x8_widen(const float *p)
 {
     return EACH(f64x8, (double)p[k]);

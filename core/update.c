@@ -171,7 +171,8 @@ static enum att_status no_token(const struct att_engine *engine, uint32_t index,
 
 /* The live token, which is there, but for its head columns. It stays where it is while the service updates it: a settled
  * row is only written when a newer entry of the token is merged; a row of the log that is merged meanwhile can only be
- * taken again by the `-` and `+` of this very update, and they begin as copies of it. */
+ * taken again by the `-` and `+` of this very update, and they begin as copies of it. Field by field: a token that is
+ * returned is copied in pieces wider than the stores that made it, and waits for them. */
 static void live_token(const struct att_engine *engine, uint32_t index, struct att_token *ret_token)
 {
     const struct att_region *region = &engine->region;
