@@ -225,28 +225,17 @@ static enum sight sight(const struct att_region *region, const struct att_work_t
 /* The head columns, whose magnitudes the account needs: the stretch is of one sign. */
 static void add_heads(const struct band *band)
 {
-    enum { WHOLE = 8 }; /* a vector: the next entry's head columns come with them, and are left */
-    double heads[ATT_BAND_ROWS * WHOLE] = {0.0};
-    const struct att_product work = {
-        .rows = band->rows,
-        .depth = band->stretch->entries,
-        .columns = WHOLE,
-        .sign = 1.0,
-        .weights = band->scratch->weights,
-        .stride = ATT_BLOCK,
-        .values = band->stretch->heads,
-        .value_stride = ATT_HEAD_COLUMNS,
-        .sums = heads,
-        .sum_stride = WHOLE,
-    };
+    const struct att_stretch *stretch = band->stretch;
+    double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS];
 
-    band->engine->region.kernel->product(&work);
+    band->engine->region.kernel->heads(band->scratch->weights, ATT_BLOCK, band->rows, att_stretch_tiles(stretch),
+                                       stretch->heads, heads);
     for (uint32_t i = 0; i < band->rows; i++) {
-        const double *head = heads + (size_t)i * WHOLE;
+        const double *head = heads + (size_t)i * ATT_HEAD_COLUMNS;
         double *sums = sums_of(band, i);
-        att_row_account(row_of(band, i), sums, head, band->stretch->entries, band->largest);
+        att_row_account(row_of(band, i), sums, head, stretch->entries, band->largest);
         for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-            sums[c] += band->stretch->sign * head[c];
+            sums[c] += stretch->sign * head[c];
     }
 }
 

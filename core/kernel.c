@@ -54,14 +54,14 @@ struct check {
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
     float heads[CHECK_LANES * 4];
-    double wide_keys[CHECK_LANES * CHECK_D], wide_values[CHECK_LANES * CHECK_COLUMNS];
+    double wide_keys[CHECK_LANES * CHECK_D], wide_values[CHECK_LANES * CHECK_COLUMNS], wide_heads[CHECK_LANES * 4];
     double shift[CHECK_ROWS];
 };
 
 struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
     double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
-    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS];
+    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
     struct att_read_sums read;
     float norm_largest[2];
     double tile[CHECK_D * ATT_TILE_LANES], wide[CHECK_D];
@@ -107,6 +107,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     const float *rows[ATT_TILE_LANES];
 
     kernel->weights(&work);
+    kernel->heads(ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_TILES, in->wide_heads, ret->heads);
     memset(ret->product, 0, sizeof ret->product);
     memset(ret->few_product, 0, sizeof ret->few_product);
     kernel->product(&product);
@@ -141,6 +142,7 @@ enum att_status att_kernel_check(struct att_error *error)
         in.q[i] = in.q32[i];
     att_kernel_plain.widen(in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
     att_kernel_plain.widen(in.values, CHECK_LANES * CHECK_COLUMNS, in.wide_values);
+    att_kernel_plain.widen(in.heads, CHECK_LANES * 4, in.wide_heads);
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
         run_check(kernel, (enum att_precision)precision, &in, &got);
         run_check(&att_kernel_plain, (enum att_precision)precision, &in, &expected);

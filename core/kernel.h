@@ -79,6 +79,10 @@ struct att_kernel {
     void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
                  uint32_t count, double *ret_sums);
     void (*product)(const struct att_product *work);
+    /* What each of `rows` rows of weights adds up to over heads [tiles][4][16], whose column 0 is 1: ret_sums rows x 4. Every
+     * lane of a tile is read; in lanes, as `read` does it. */
+    void (*heads)(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const double *heads,
+                  double *ret_sums);
 };
 
 /* Compares the chosen kernel with plain C on small work, bit for bit: a compiler or a processor can be wrong.

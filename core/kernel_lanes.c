@@ -5,13 +5,13 @@
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
 enum { F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
-enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8 };
+enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8, HEADS_ROWS = 4 };
 #elif defined(__AVX2__)
 enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, HEADS_ROWS = 1 };
 #else
 enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1 };
+enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, HEADS_ROWS = 1 };
 #endif
 
 /* `rows` x `tiles` weights from (row, tile) on; rows, tiles and precision are constants after inlining. */
@@ -208,5 +208,43 @@ static void product(const struct att_product *work)
         product_band(work, row, 1, LONE_VECTORS);
 }
 
+/* `rows` rows side by side; a constant after inlining. */
+LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const double *heads,
+                              double *ret_sums)
+{
+    f64x8 sum[HEADS_ROWS * 4];
+
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < rows * 4; k++)
+        sum[k] = f64x8_set(0.0);
+    for (uint32_t tile = 0; tile < tiles; tile++)
+#pragma GCC unroll 2
+        for (size_t half = 0; half < ATT_LANES; half += 8) {
+            const double *column = heads + (size_t)tile * 4 * ATT_LANES + half;
+#pragma GCC unroll 4
+            for (uint32_t i = 0; i < rows; i++) {
+                const f64x8 w = f64x8_load(weights + i * stride + (size_t)tile * ATT_LANES + half);
+                sum[i * 4] = f64x8_add(sum[i * 4], w);
+#pragma GCC unroll 3
+                for (uint32_t c = 1; c < 4; c++)
+                    sum[i * 4 + c] = f64x8_fma(w, f64x8_load(column + c * ATT_LANES), sum[i * 4 + c]);
+            }
+        }
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < rows; i++)
+        f64x8_sum4(sum + (size_t)i * 4, ret_sums + (size_t)i * 4);
+}
+
+static void head_sums(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const double *heads,
+                      double *ret_sums)
+{
+    uint32_t row = 0;
+
+    for (; row + HEADS_ROWS <= rows; row += HEADS_ROWS)
+        heads_block(weights + row * stride, stride, HEADS_ROWS, tiles, heads, ret_sums + (size_t)row * 4);
+    for (; row < rows; row++)
+        heads_block(weights + row * stride, stride, 1, tiles, heads, ret_sums + (size_t)row * 4);
+}
+
 const struct att_kernel KERNEL_TABLE = {
-    KERNEL_QUOTE(KERNEL_ISA), head, pack_keys, widen, scale_q, weights, KERNEL_READ, KERNEL_SUMS, product};
+    KERNEL_QUOTE(KERNEL_ISA), head, pack_keys, widen, scale_q, weights, KERNEL_READ, KERNEL_SUMS, product, head_sums};

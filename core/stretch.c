@@ -19,8 +19,10 @@ bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
     stretch->rows = aligned(sizeof(const float *) * ATT_BLOCK);
     stretch->keys = aligned(sizeof(double) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
-    stretch->heads = aligned(sizeof(double) * (ATT_BLOCK + 1) * ATT_HEAD_COLUMNS);
+    stretch->heads = aligned(sizeof(double) * ATT_BLOCK * ATT_HEAD_COLUMNS);
     stretch->values = aligned(sizeof(double) * ATT_BLOCK * att_padded(d_v));
+    if (stretch->heads)
+        memset(stretch->heads, 0, sizeof(double) * ATT_BLOCK * ATT_HEAD_COLUMNS);
     if (stretch->values) /* what pads a row stays 0 */
         memset(stretch->values, 0, sizeof(double) * ATT_BLOCK * att_padded(d_v));
     return stretch->index && stretch->rows && stretch->keys && stretch->bias && stretch->heads && stretch->values;
@@ -81,17 +83,25 @@ void att_stretch_finish(struct att_stretch *stretch, const struct att_region *re
         att_stretch_pack_keys(stretch, region, region->precision, stretch->keys);
 }
 
+/* Where the head columns of a lane are, one tile's lanes apart. */
+static double *head_lane(const struct att_stretch *stretch, uint32_t lane)
+{
+    const size_t tile = lane / ATT_TILE_LANES;
+
+    return stretch->heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane % ATT_TILE_LANES;
+}
+
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position)
 {
     const size_t slot = att_log_slot(region, position), tile = slot / ATT_TILE_LANES, from = slot % ATT_TILE_LANES;
     const uint32_t lane = stretch->entries;
     const float *row = att_log_row(region, position);
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
-    double *to_head = stretch->heads + (size_t)lane * ATT_HEAD_COLUMNS;
+    double *to_head = head_lane(stretch, lane);
 
     note(stretch, region->log_entries[slot].index, row, region->log_bias[slot]);
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        to_head[c] = stretch->sign * (double)head[(size_t)c * ATT_TILE_LANES];
+        to_head[c * ATT_TILE_LANES] = stretch->sign * (double)head[(size_t)c * ATT_TILE_LANES];
     region->kernel->widen(row + region->d, region->d_v, stretch->values + (size_t)lane * att_padded(region->d_v));
 }
 
@@ -121,6 +131,8 @@ void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_regio
     for (uint32_t lane = 0; packed && lane < stretch->entries; lane++)
         region->kernel->widen(stretch->value_rows + (size_t)lane * region->d_v, region->d_v,
                               stretch->values + (size_t)lane * padded);
-    region->kernel->widen(heads[first], stretch->entries * ATT_HEAD_COLUMNS, stretch->heads);
+    for (uint32_t lane = 0; lane < stretch->entries; lane++)
+        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+            head_lane(stretch, lane)[c * ATT_TILE_LANES] = heads[first + lane][c];
     att_stretch_finish(stretch, region);
 }

@@ -20,7 +20,7 @@ struct att_stretch {
     bool packed;             /* else keys and values are read where they lie: cheaper while few rows meet the stretch */
     void *keys;              /* packed: [tiles][d][16], as the kernel packs them */
     float *bias;             /* [ATT_BLOCK] */
-    double *heads;           /* [ATT_BLOCK + 1][4]: the head columns, without the sign; whole vectors are read */
+    double *heads;           /* [tiles][4][16]: the head columns, without the sign; after the last entry any numbers */
     double *values;          /* packed: [ATT_BLOCK][padded d_v] */
     const float *value_rows; /* else: [entries][d_v] */
 };

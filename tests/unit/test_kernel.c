@@ -97,7 +97,7 @@ static void the_error_of_exp_stays_below_what_the_bounds_assume(void **state)
 struct call {
     enum att_precision precision;
     uint32_t rows, tiles, d, columns;
-    double *q, *wide_keys;
+    double *q, *wide_keys, *wide_heads;
     float *q32, *keys, *bias, *heads, *values;
     double shift[16];
 };
@@ -122,6 +122,7 @@ static struct call random_call(struct test_random *random)
     c.wide_keys = malloc(sizeof *c.wide_keys * keys);
     c.bias = malloc(sizeof *c.bias * lanes);
     c.heads = malloc(sizeof *c.heads * lanes * 4);
+    c.wide_heads = malloc(sizeof *c.wide_heads * lanes * 4);
     c.values = malloc(sizeof *c.values * lanes * c.columns);
     for (size_t i = 0; i < q; i++)
         c.q[i] = c.q32[i] = 3.0f * gaussian(random);
@@ -130,7 +131,7 @@ static struct call random_call(struct test_random *random)
     for (size_t i = 0; i < lanes; i++)
         c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : 400.0f * gaussian(random);
     for (size_t i = 0; i < lanes * 4; i++)
-        c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
+        c.wide_heads[i] = c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
     for (size_t i = 0; i < lanes * c.columns; i++)
         c.values[i] = gaussian(random);
     for (uint32_t i = 0; i < c.rows; i++)
@@ -146,6 +147,7 @@ static void release_call(struct call *c)
     free(c->wide_keys);
     free(c->bias);
     free(c->heads);
+    free(c->wide_heads);
     free(c->values);
 }
 
@@ -195,9 +197,10 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     free(rows);
 }
 
-/* What a query of the row gives, from weights that must be those of `weights`; then sums of all columns. */
+/* What a query of the row gives, from weights that must be those of `weights`, and the head sums `heads`; then sums of all
+ * columns. */
 static void sum_row(const struct att_kernel *kernel, const struct call *c, uint32_t row, const double *expected,
-                    double *sums)
+                    const double *heads, double *sums)
 {
     const size_t lanes = (size_t)c->tiles * 16;
     double *weights = malloc(lanes * sizeof *weights), largest;
@@ -208,6 +211,8 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &read);
     for (size_t i = 0; i < lanes; i++)
         assert_true(weights[i] == expected[i] * (double)c->heads[i / 16 * 64 + i % 16]);
+    assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
+    assert_memory_equal(heads + 1, &read.head[1], 3 * sizeof(double));
     memcpy(sums, &read, sizeof read);
     kernel->sums(weights, c->tiles, c->values, c->columns, 0, c->columns, sums + 9);
     assert_memory_equal(&read.value, sums + 9 + 3, sizeof(double));
@@ -221,17 +226,17 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
     const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows;
     const size_t a_row = 9 + c->columns;
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
-    double *largest = all_of_it + weights, *sums = largest + c->rows;
+    double *largest = all_of_it + weights, *sums = largest + c->rows, heads[16 * 4];
 
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
-        const uint32_t left = c->rows - row;
-        const struct att_weights work =
-            work_of(c, row, left < rows_at_once ? left : rows_at_once, all_of_it + row * lanes, largest + row);
+        const uint32_t left = c->rows - row, rows = left < rows_at_once ? left : rows_at_once;
+        const struct att_weights work = work_of(c, row, rows, all_of_it + row * lanes, largest + row);
         kernel->weights(&work);
+        kernel->heads(work.weights, lanes, rows, c->tiles, c->wide_heads, heads + (size_t)row * 4);
     }
     for (uint32_t row = 0; row < c->rows; row++, sums += a_row)
         if (largest[row] - c->shift[row] <= 1000.0)
-            sum_row(kernel, c, row, all_of_it + row * lanes, sums);
+            sum_row(kernel, c, row, all_of_it + row * lanes, heads + (size_t)row * 4, sums);
         else
             memset(all_of_it + row * lanes, 0, lanes * sizeof *all_of_it);
     *ret_count = weights + c->rows * (1 + a_row);
