@@ -40,12 +40,16 @@ struct att_index {
     bool started;                        /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
-/* A base under construction: a tile in private memory, with what folding into it needs. */
+/* Bases under construction, with what folding into them needs. */
 struct att_work_tile {
-    struct att_tile *tile;       /* layout as in the region */
-    uint32_t rows;               /* in use, from 0 on */
-    void *scaled_q;              /* [64][d] */
-    uint8_t slot[ATT_TILE_ROWS]; /* of a tile that was loaded: where in it each row is */
+    struct att_tile *own;  /* private memory; layout as in the region */
+    struct att_tile *tile; /* where they are: that, or a spare tile of the region */
+    uint32_t rows;         /* in use, from 0 on */
+    void *scaled_q;        /* [64][d] */
+    /* Of a tile that was loaded: */
+    struct att_tile *from;
+    uint32_t waiting;            /* so many rows, the last ones, are still to be copied: att_tile_take */
+    uint8_t slot[ATT_TILE_ROWS]; /* where in it each row is */
 };
 
 /* Rows whose weights are made, multiplied and added before the next ones' are. */
@@ -53,10 +57,10 @@ enum { ATT_BAND_ROWS = 8 };
 /* Times that folding a tile fetches a part of the next one: three in each band. */
 enum { ATT_FETCHES = 3 * ATT_TILE_ROWS / ATT_BAND_ROWS };
 
-/* One thread's scratch for folding. */
+/* One thread's scratch for folding, in cache lines of its own. */
 struct att_scratch {
-    double *weights; /* [ATT_BAND_ROWS][ATT_BLOCK] */
-    float *keys;     /* [tiles][d][16]: of a stretch that is not packed */
+    _Alignas(64) double *weights; /* [ATT_BAND_ROWS][ATT_BLOCK] */
+    float *keys;                  /* [tiles][d][16]: of a stretch that is not packed */
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
@@ -198,7 +202,7 @@ void att_work_tile_add(struct att_engine *engine, struct att_work_tile *work, ui
 void att_work_tile_take(struct att_engine *engine, struct att_work_tile *work, const struct att_row *row,
                         const double *sums, const float *q);
 void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
-              const struct att_stretch *stretch);
+              const struct att_stretch *stretches, uint32_t count);
 
 /* rebuild.c: refresh, and every row that is answered over the live tokens */
 void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks);
@@ -209,8 +213,9 @@ uint32_t att_refresh_some(struct att_engine *engine);
 void att_slot_occupy(struct att_engine *engine, uint32_t slot);
 void att_slot_free(struct att_engine *engine, uint32_t slot);
 void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile, uint64_t slots);
-void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
-              uint32_t *spare);
+void att_tile_build_at(const struct att_engine *engine, struct att_work_tile *work, uint32_t spare);
+void att_tile_take(struct att_engine *engine, struct att_work_tile *work, uint32_t end);
+void att_flip(struct att_engine *engine, uint32_t tile, struct att_work_tile *work, uint64_t position, uint32_t *spare);
 void att_tiles_publish(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 bool att_tiles_compact(struct att_engine *engine);
 

@@ -16,14 +16,14 @@ static void *aligned(size_t bytes)
 
 static bool work_tile_init(struct att_engine *engine, struct att_work_tile *work)
 {
-    work->tile = aligned(engine->region.tile_bytes);
+    work->tile = work->own = aligned(engine->region.tile_bytes);
     work->scaled_q = aligned(sizeof(double) * ATT_TILE_ROWS * engine->region.d);
-    return work->tile && work->scaled_q;
+    return work->own && work->scaled_q;
 }
 
 static void work_tile_release(struct att_work_tile *work)
 {
-    free(work->tile);
+    free(work->own);
     free(work->scaled_q);
 }
 
@@ -36,7 +36,9 @@ enum att_status att_fold_init(struct att_engine *engine, struct att_error *error
     merger->entry_blocks = (region->log_capacity + ATT_BLOCK - 1) / ATT_BLOCK + 1; /* each sign may end in a part */
     merger->entries = calloc(merger->entry_blocks, sizeof *merger->entries);
     merger->tokens = calloc(ATT_PACK_BLOCKS, sizeof *merger->tokens);
-    merger->scratch = calloc(engine->options.threads, sizeof *merger->scratch);
+    merger->scratch = aligned(engine->options.threads * sizeof *merger->scratch);
+    if (merger->scratch)
+        memset(merger->scratch, 0, engine->options.threads * sizeof *merger->scratch);
     merger->group = calloc(ATT_GROUP_TILES, sizeof *merger->group);
     if (!merger->entries || !merger->tokens || !merger->scratch || !merger->group)
         goto no_memory;
@@ -204,18 +206,20 @@ static void weigh_causal(const struct band *band)
     }
 }
 
-/* How many of the tile's rows, as a whole, see the stretch: none, all, or some of it each. */
+/* How many of the band's rows, as a whole, see the stretch: none, all, or some of it each. */
 enum sight { SEES_NOTHING, SEES_ALL, SEES_SOME };
 
-static enum sight sight(const struct att_region *region, const struct att_work_tile *work,
-                        const struct att_stretch *stretch)
+static enum sight sight(const struct band *band)
 {
+    const struct att_stretch *stretch = band->stretch;
     uint32_t first = ATT_NO_ROW, last = 0;
 
-    if (!region->causal)
+    if (stretch->entries == 0)
+        return SEES_NOTHING;
+    if (!band->engine->region.causal)
         return SEES_ALL;
-    for (uint32_t i = 0; i < work->rows; i++) {
-        const uint32_t row = att_row_id(&work->tile->rows[i]);
+    for (uint32_t i = 0; i < band->rows; i++) {
+        const uint32_t row = att_row_id(row_of(band, i));
         first = row < first ? row : first;
         last = row != ATT_NO_ROW && row > last ? row : last;
     }
@@ -261,39 +265,54 @@ static void add_values(const struct band *band)
 }
 
 /* The bases of the next tile come from memory: a part of them for each band, in what the band leaves of the bandwidth. */
-static void fetch_ahead(struct att_scratch *scratch)
+#if defined(__x86_64__)
+__attribute__((target("prfchw")))
+#endif
+static void
+fetch_ahead(struct att_scratch *scratch)
 {
     for (uint32_t lines = 0; lines < scratch->ahead_lines && scratch->ahead < scratch->ahead_end;
          lines++, scratch->ahead += 64)
-        __builtin_prefetch(scratch->ahead, 0, 2);
+        __builtin_prefetch(scratch->ahead, 1, 2);
 }
 
-void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
-              const struct att_stretch *stretch)
+/* The band and the stretch are chosen. */
+static void fold_band(struct band *band)
 {
-    const enum sight seen =
-        stretch->entries == 0 || work->rows == 0 ? SEES_NOTHING : sight(&engine->region, work, stretch);
-    struct band band = {.engine = engine, .scratch = scratch, .work = work, .stretch = stretch};
+    struct att_scratch *scratch = band->scratch;
+    const enum sight seen = sight(band);
 
     if (seen == SEES_NOTHING)
         return;
-    if (!stretch->packed)
-        att_stretch_pack_keys(stretch, &engine->region, ATT_SINGLE, scratch->keys);
+    fetch_ahead(scratch);
+    for (uint32_t i = 0; i < band->rows; i++)
+        scratch->shift[i] = row_of(band, i)->shift;
+    if (seen == SEES_ALL)
+        weigh_band(band);
+    else
+        weigh_causal(band);
+    fetch_ahead(scratch);
+    add_heads(band);
+    fetch_ahead(scratch);
+    add_values(band);
+}
+
+/* Folds stretches into a work tile, all of them into one band of rows after the other. Of those that are not packed there is
+ * one. */
+void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att_work_tile *work,
+              const struct att_stretch *stretches, uint32_t count)
+{
+    struct band band = {.engine = engine, .scratch = scratch, .work = work};
+
+    if (count == 1 && !stretches[0].packed)
+        att_stretch_pack_keys(stretches, &engine->region, ATT_SINGLE, scratch->keys);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         band.largest[c] = atomic_load_explicit(&engine->region.header->largest[c], memory_order_relaxed);
     for (; band.first < work->rows; band.first += ATT_BAND_ROWS) {
         const uint32_t left = work->rows - band.first;
-        fetch_ahead(scratch);
         band.rows = left < ATT_BAND_ROWS ? left : ATT_BAND_ROWS;
-        for (uint32_t i = 0; i < band.rows; i++)
-            scratch->shift[i] = row_of(&band, i)->shift;
-        if (seen == SEES_ALL)
-            weigh_band(&band);
-        else
-            weigh_causal(&band);
-        fetch_ahead(scratch);
-        add_heads(&band);
-        fetch_ahead(scratch);
-        add_values(&band);
+        att_tile_take(engine, work, band.first + band.rows);
+        for (band.stretch = stretches; band.stretch < stretches + count; band.stretch++)
+            fold_band(&band);
     }
 }

@@ -105,7 +105,7 @@ static void fold_group(struct att_engine *engine, uint32_t rows, uint32_t blocks
 #pragma omp parallel for schedule(dynamic) num_threads(att_team(engine, terms))
     for (uint32_t t = 0; t < tiles; t++)
         for (uint32_t b = 0; b < blocks; b++)
-            att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b]);
+            att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b], 1);
 }
 
 /* A hot row whose sum is not certain: a merge, then a refresh mend it. (While the key that left is still in the log, a

@@ -201,13 +201,24 @@ static void act_on_review(struct att_engine *engine)
     }
 }
 
-/* The tile that the thread will probably merge next. */
+/* The next tile with rows, for one of the team; tiles_used: none is left. */
+static uint32_t claim(const struct att_merger *merger, _Atomic uint32_t *next)
+{
+    uint32_t tile;
+
+    do
+        tile = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+    while (tile < merger->tiles_used && merger->occupied[tile] == 0);
+    return tile < merger->tiles_used ? tile : merger->tiles_used;
+}
+
+/* The tile that the thread merges next. */
 static void foresee(const struct att_engine *engine, struct att_scratch *scratch, uint32_t tile, uint32_t blocks)
 {
     const struct att_region *region = &engine->region;
 
     scratch->ahead = scratch->ahead_end = NULL;
-    if (tile >= engine->merger.tiles_used || engine->merger.occupied[tile] == 0)
+    if (tile >= engine->merger.tiles_used)
         return;
     /* Relaxed: only this merge flips words. */
     scratch->ahead =
@@ -217,34 +228,74 @@ static void foresee(const struct att_engine *engine, struct att_scratch *scratch
     scratch->ahead_lines = 1 + (uint32_t)(region->tile_bytes / 64 / ATT_FETCHES / (blocks ? blocks : 1));
 }
 
+/* How many blocks from the first on are folded into a band before its next: as many as one alone may hold entries, so that
+ * they stay in the L2 cache. */
+static uint32_t together(const struct att_stretch *blocks, uint32_t count)
+{
+    uint32_t some = 1, entries = blocks[0].entries;
+
+    while (some < count && entries + blocks[some].entries <= ATT_BLOCK)
+        entries += blocks[some++].entries;
+    return some;
+}
+
+/* What a merge is made of, for its team. */
+struct merging {
+    struct att_engine *engine;
+    uint64_t cut, packed;  /* entries */
+    uint32_t blocks;       /* of merger.entries */
+    _Atomic uint32_t next; /* tile that nobody has claimed */
+};
+
+static void merge_tile(const struct merging *merging, struct att_scratch *scratch, uint32_t tile, uint32_t next,
+                       uint32_t *spare)
+{
+    struct att_engine *engine = merging->engine;
+    const struct att_merger *merger = &engine->merger;
+
+    att_tile_load(engine, &scratch->work, tile, choose_rows(engine, tile, merging->packed));
+    att_tile_build_at(engine, &scratch->work, *spare);
+    foresee(engine, scratch, next, merging->blocks);
+    for (uint32_t b = 0, some; b < merging->blocks; b += some) {
+        some = together(merger->entries + b, merging->blocks - b);
+        att_fold(engine, scratch, &scratch->work, merger->entries + b, some);
+    }
+    att_tile_take(engine, &scratch->work, scratch->work.rows);
+    review_rows(engine, &scratch->work);
+    att_flip(engine, tile, &scratch->work, merging->cut, spare);
+}
+
+/* One of the team: each claims a tile ahead, so that it can be fetched, but for the last ones, which go to who is free. */
+static void merge_some(struct merging *merging, uint32_t thread, uint32_t team)
+{
+    struct att_merger *merger = &merging->engine->merger;
+    const uint32_t none = merger->tiles_used;
+    uint32_t tile = claim(merger, &merging->next), spare = merger->spare[thread];
+
+    while (tile < none) {
+        const bool ahead = team == 1 || tile + 3 * team < none;
+        const uint32_t next = ahead ? claim(merger, &merging->next) : none;
+        merge_tile(merging, &merger->scratch[thread], tile, next, &spare);
+        tile = ahead ? next : claim(merger, &merging->next);
+    }
+    merger->spare[thread] = spare;
+}
+
 static void merge_tiles(struct att_engine *engine, uint64_t cut, uint32_t blocks)
 {
-    struct att_merger *merger = &engine->merger;
-    const struct att_region *region = &engine->region;
-    const uint64_t packed = packed_entries(merger, blocks);
+    struct merging merging = {.engine = engine,
+                              .cut = cut,
+                              .packed = packed_entries(&engine->merger, blocks),
+                              .blocks = blocks};
     const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
-    const int team = att_team(engine, rows * blocks * ATT_BLOCK * (region->d + region->columns));
+    const int team = att_team(engine, rows * blocks * ATT_BLOCK * (engine->region.d + engine->region.columns));
     const double start = att_thread_ns();
 
 #pragma omp parallel num_threads(team)
-    {
-        const int thread = omp_get_thread_num();
-        struct att_scratch *scratch = &merger->scratch[thread];
-#pragma omp for schedule(dynamic)
-        for (uint32_t tile = 0; tile < merger->tiles_used; tile++) {
-            if (merger->occupied[tile] == 0)
-                continue;
-            att_tile_load(engine, &scratch->work, tile, choose_rows(engine, tile, packed));
-            foresee(engine, scratch, tile + (uint32_t)team, blocks);
-            for (uint32_t b = 0; b < blocks; b++)
-                att_fold(engine, scratch, &scratch->work, &merger->entries[b]);
-            review_rows(engine, &scratch->work);
-            att_flip(engine, tile, &scratch->work, cut, &merger->spare[thread]);
-        }
-    }
+    merge_some(&merging, (uint32_t)omp_get_thread_num(), (uint32_t)omp_get_num_threads());
     act_on_review(engine);
     att_policy_sample_merge(engine, team * (att_thread_ns() - start),
-                            atomic_load_explicit(&engine->rows_hot, memory_order_relaxed), packed);
+                            atomic_load_explicit(&engine->rows_hot, memory_order_relaxed), merging.packed);
 }
 
 /* Writes what the scanned entries leave into the settled token. */

@@ -39,12 +39,12 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks)
 #pragma omp for schedule(dynamic)
             for (uint32_t t = 0; t < tiles; t++)
                 for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
-                    att_fold(engine, scratch, &merger->group[t], &merger->tokens[b]);
+                    att_fold(engine, scratch, &merger->group[t], &merger->tokens[b], 1);
         }
 #pragma omp for schedule(dynamic)
         for (uint32_t t = 0; t < tiles; t++)
             for (uint32_t b = 0; b < blocks; b++)
-                att_fold(engine, scratch, &merger->group[t], &merger->entries[b]);
+                att_fold(engine, scratch, &merger->group[t], &merger->entries[b], 1);
     }
 }
 

@@ -1,13 +1,9 @@
 #include "row.h"
 
-#include <math.h>
-
 #include "kernel.h"
 #include "stretch.h"
 
-#define UNIT        0x1p-53  /* unit roundoff of float64 */
-#define FLUSHED     0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
-#define LEAST_POWER -2200.0  /* 2^this times any float64 is 0 */
+#define LEAST_POWER -2200.0 /* 2^this times any float64 is 0 */
 
 static float up(double x)
 {
@@ -29,23 +25,15 @@ void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double s
         for (uint32_t c = 0; c < columns; c++)
             sums[c] = ldexp(sums[c], by);
         for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-            row->error[c] = ldexp(row->error[c], by) + ((double)row->tokens + 2.0) * FLUSHED * (largest[c] + 1.0);
+            row->error[c] = ldexp(row->error[c], by) + ((double)row->tokens + 2.0) * ATT_FLUSHED * (largest[c] + 1.0);
     }
     row->shift = shift;
-}
-
-void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4], uint32_t entries,
-                     const double largest[4])
-{
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        row->error[c] += UNIT * 1.0001 * ((entries + 2.0) * magnitudes[c] + fabs(before[c])) +
-                         entries * FLUSHED * (largest[c] + 1.0);
 }
 
 /* The drift of a row just computed over so many tokens, at its worst: their first block holds all the weight. */
 static double fresh_drift(uint32_t tokens)
 {
-    return 2.0 * UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK);
+    return 2.0 * ATT_UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK);
 }
 
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget)
@@ -89,5 +77,5 @@ void att_row_answer(const struct att_row *row, const double sums[4], const doubl
     weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
     scores = numerics->kappa * att_larger(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
     *ret_bound =
-        (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) / (sums[0] - e[0]) + 4.0 * UNIT * size + 0x1p-1060;
+        (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) / (sums[0] - e[0]) + 4.0 * ATT_UNIT * size + 0x1p-1060;
 }

@@ -4,6 +4,7 @@
 #define ATT_ROW_H
 
 #include <assert.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -49,9 +50,22 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_C
 /* Moves the row to a larger shift: its sums (`columns` of them) and errors are multiplied by a power of two. */
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4]);
 
-/* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`. */
-void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4], uint32_t entries,
-                     const double largest[4]);
+#define ATT_UNIT    0x1p-53  /* unit roundoff of float64 */
+#define ATT_FLUSHED 0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
+
+/* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`. Inline: a merge asks
+ * for each row and stretch. */
+static inline void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4],
+                                   uint32_t entries, const double largest[4])
+{
+    const double unit = ATT_UNIT * 1.0001, terms = entries + 2.0, flushed = entries * ATT_FLUSHED;
+    double error[ATT_HEAD_COLUMNS];
+
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        error[c] = unit * (terms * magnitudes[c] + fabs(before[c])) + flushed * (largest[c] + 1.0);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        row->error[c] += error[c];
+}
 
 /* What turns sums into answers. */
 struct att_numerics {

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #ifdef ATTND_TSAN
+enum { ATT_SHARED_BUILD = 0 }; /* whether the kernel may write there */
 static inline void att_shared_store(void *to, const void *from, size_t bytes)
 {
     for (size_t i = 0; i < bytes / 4; i++)
@@ -22,6 +23,7 @@ static inline void att_shared_load(void *to, const void *from, size_t bytes)
         ((uint32_t *)to)[i] = __atomic_load_n((const uint32_t *)from + i, __ATOMIC_RELAXED);
 }
 #else
+enum { ATT_SHARED_BUILD = 1 };
 static inline void att_shared_store(void *to, const void *from, size_t bytes)
 {
     memcpy(to, from, bytes);

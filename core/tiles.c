@@ -50,32 +50,66 @@ static uint32_t take_slot(struct att_engine *engine)
 
 /* ---- Tiles ---- */
 
-/* Takes up rows of a published tile, those in `slots` (a bit for each), to go on from their bases. */
+/* Takes up rows of a published tile, those in `slots` (a bit for each), to go on from their bases: the places. The bases come
+ * with att_tile_take. */
 void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32_t tile, uint64_t slots)
 {
     const struct att_region *region = &engine->region;
     /* Relaxed: this thread, or one it has joined since, made the last flip. */
     const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
-    struct att_tile *from = att_region_tile(region, ATT_WORD_PHYSICAL(word));
 
+    work->from = att_region_tile(region, ATT_WORD_PHYSICAL(word));
     work->rows = 0;
     for (uint64_t left = slots; left != 0; left &= left - 1) {
-        const uint32_t slot = (uint32_t)__builtin_ctzll(left), row = att_row_id(&from->rows[slot]);
-        if (row == ATT_NO_ROW)
-            continue; /* its base is about to come */
-        att_work_tile_take(engine, work, &from->rows[slot], att_tile_sums(from, slot, region->columns),
-                           region->q + (size_t)row * region->d);
-        work->slot[work->rows - 1] = (uint8_t)slot;
+        const uint32_t slot = (uint32_t)__builtin_ctzll(left);
+        if (att_row_id(&work->from->rows[slot]) != ATT_NO_ROW) /* else its base is about to come */
+            work->slot[work->rows++] = (uint8_t)slot;
     }
+    work->waiting = work->rows;
 }
 
-/* Publishes new contents of a tile, its work rows: written into the spare, then one store of the word. */
-void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_tile *work, uint64_t position,
-              uint32_t *spare)
+/* After att_tile_load: a full tile is to be built in the spare, where att_flip will publish it. Readers that still have the
+ * spare's old word see it change, as they would when it is copied there: they start again. */
+void att_tile_build_at(const struct att_engine *engine, struct att_work_tile *work, uint32_t spare)
+{
+    if (ATT_SHARED_BUILD && work->rows == ATT_TILE_ROWS)
+        work->tile = att_region_tile(&engine->region, spare);
+}
+
+/* So many rows later in a tile are what att_tile_take asks for: their rows of Q come from memory. */
+enum { ROWS_AHEAD = ATT_BAND_ROWS };
+
+static void fetch_q(const struct att_region *region, const struct att_work_tile *work, uint32_t i)
+{
+    const float *q = region->q + (size_t)att_row_id(&work->from->rows[work->slot[i]]) * region->d;
+
+    for (uint32_t p = 0; p < region->d; p += 16)
+        __builtin_prefetch(q + p);
+}
+
+/* Copies the bases that are still waiting, of the rows before `end`. */
+void att_tile_take(struct att_engine *engine, struct att_work_tile *work, uint32_t end)
 {
     const struct att_region *region = &engine->region;
-    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
-    struct att_tile *to = att_region_tile(region, *spare);
+    const uint32_t rows = work->rows;
+
+    if (work->waiting == 0)
+        return;
+    for (work->rows -= work->waiting; work->rows < end;) {
+        const uint32_t slot = work->slot[work->rows];
+        const struct att_row *row = &work->from->rows[slot];
+        if (work->rows + ROWS_AHEAD < rows)
+            fetch_q(region, work, work->rows + ROWS_AHEAD);
+        att_work_tile_take(engine, work, row, att_tile_sums(work->from, slot, region->columns),
+                           region->q + (size_t)att_row_id(row) * region->d);
+    }
+    work->waiting = rows - work->rows;
+    work->rows = rows;
+}
+
+/* The work rows into a spare tile, where they are not built there. */
+static void write_rows(const struct att_region *region, const struct att_work_tile *work, struct att_tile *to)
+{
     struct att_row rows[ATT_TILE_ROWS] = {{0}}; /* zeros: no row */
 
     for (uint32_t i = 0; i < work->rows; i++) {
@@ -84,6 +118,18 @@ void att_flip(struct att_engine *engine, uint32_t tile, const struct att_work_ti
                          att_tile_sums(work->tile, i, region->columns), sizeof(double) * region->columns);
     }
     att_shared_store(to->rows, rows, sizeof rows);
+}
+
+/* Publishes new contents of a tile, its work rows: written into the spare, then one store of the word. */
+void att_flip(struct att_engine *engine, uint32_t tile, struct att_work_tile *work, uint64_t position, uint32_t *spare)
+{
+    const struct att_region *region = &engine->region;
+    const uint64_t word = atomic_load_explicit(&region->words[tile], memory_order_relaxed);
+    struct att_tile *to = att_region_tile(region, *spare);
+
+    if (work->tile != to)
+        write_rows(region, work, to);
+    work->tile = work->own;
     att_shared_store(&to->position, &position, sizeof position);
     /* Release: the contents. Partner: the reader's acquire of the word. */
     atomic_store_explicit(&region->words[tile], ATT_WORD((word >> 32) + 1, *spare), memory_order_release);
@@ -121,6 +167,7 @@ static void publish(struct att_engine *engine, const uint32_t *rows, const uint3
     for (uint32_t i = 0, next; i < count; i = next) {
         const uint32_t tile = slots[i] / ATT_TILE_ROWS;
         att_tile_load(engine, work, tile, merger->occupied[tile]);
+        att_tile_take(engine, work, work->rows);
         for (next = i; next < count && slots[next] / ATT_TILE_ROWS == tile; next++)
             place(engine, work, (uint8_t)(slots[next] % ATT_TILE_ROWS), next);
         att_flip(engine, tile, work, settled, &merger->spare[0]);
