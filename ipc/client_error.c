@@ -81,6 +81,10 @@ static void name_reason(const struct att_client *client, const struct att_flight
         break;
     case ATT_ECLOSED:
     case ATT_EPROTOCOL:
+    case ATT_EEXPIRED:
+    case ATT_EFENCED:
+    case ATT_LOST:
+    case ATT_ESHAPE:
         snprintf(text, size, "the connection ended before the daemon answered; it may or may not have taken effect");
         break;
     case ATT_EREADONLY:
