@@ -241,6 +241,7 @@ ATT_API enum att_status att_delete(struct att_client *client, uint32_t token);
 ATT_API enum att_status att_flush(struct att_client *client);
 ATT_API enum att_status att_merge(struct att_client *client);
 ATT_API enum att_status att_snapshot(struct att_client *client);
+/* ATT_EPERM: this user is neither the daemon's own nor root. */
 ATT_API enum att_status att_shutdown(struct att_client *client);
 /* Round-trip time in nanoseconds. */
 ATT_API enum att_status att_ping(struct att_client *client, uint64_t *ret_ns);

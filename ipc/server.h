@@ -32,7 +32,7 @@ struct att_session_grant {
 
 struct att_server_options {
     const char *socket;   /* path to bind; a stale socket file is replaced, a live one is ATT_ELOCKED */
-    const uid_t *allowed; /* besides the daemon's own user */
+    const uid_t *allowed; /* besides the daemon's own user and root */
     size_t allowed_count;
     enum att_wait wait;
     uint32_t max_clients; /* 0: 1,024 */
@@ -67,6 +67,7 @@ struct att_server_request {
     const float *value; /* d_v floats, else NULL */
     bool more;          /* others of the same batch come after it */
     uint32_t place;     /* of its lasting session, or ATT_NO_PLACE; a header.session_seq only comes with one */
+    bool owner;         /* its user is the daemon's own or root; others were let in by `allowed` */
 };
 
 /* The next waiting request for which its session has reply room, round robin over the sessions (so

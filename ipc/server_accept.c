@@ -125,9 +125,14 @@ static void refuse(int fd, enum att_status status, const char *text)
     close(fd);
 }
 
+bool att_user_owns(uid_t uid)
+{
+    return uid == 0 || uid == geteuid();
+}
+
 static bool user_allowed(const struct att_server *server, uid_t uid)
 {
-    if (uid == geteuid())
+    if (att_user_owns(uid))
         return true;
     for (size_t i = 0; i < server->allowed_count; i++)
         if (server->allowed[i] == uid)
