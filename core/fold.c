@@ -136,6 +136,13 @@ static double *sums_of(const struct band *band, uint32_t i)
     return att_tile_sums(band->work->tile, band->first + i, band->engine->region.columns);
 }
 
+/* Whether the keys meet so few rows that the kernel takes them as they lie. */
+static bool meets_rows(const struct att_work_tile *work, const struct att_stretch *stretch,
+                       const struct att_region *region)
+{
+    return !stretch->packed && work->rows <= region->kernel->lone;
+}
+
 /* Weights of `rows` rows from row i of the band on; bias: the stretch's, or a copy with more lanes masked. */
 static void weigh(const struct band *band, const float *bias, uint32_t i, uint32_t rows)
 {
@@ -149,6 +156,7 @@ static void weigh(const struct band *band, const float *bias, uint32_t i, uint32
         .q = (const char *)band->work->scaled_q + width * region->d * (band->first + i),
         .keys = band->stretch->packed ? band->stretch->keys : band->scratch->keys,
         .few = !band->stretch->packed,
+        .key_rows = meets_rows(band->work, band->stretch, &band->engine->region) ? band->stretch->rows : NULL,
         .bias = bias,
         .shift = band->scratch->shift + i,
         .weights = band->scratch->weights + (size_t)i * ATT_BLOCK,
@@ -253,18 +261,19 @@ static void add_heads(const struct band *band)
 static void add_values(const struct band *band)
 {
     const struct att_region *region = &band->engine->region;
-    const bool packed = band->stretch->packed;
+    const bool packed = band->stretch->packed, some = !packed && band->stretch->columns > 0;
+    const uint32_t first = some ? band->stretch->column : 0;
     const struct att_product work = {
         .rows = band->rows,
         .depth = band->stretch->entries,
-        .columns = region->d_v,
+        .columns = some ? band->stretch->columns : region->d_v,
         .sign = band->stretch->sign,
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->values,
-        .value_rows = packed ? NULL : band->stretch->value_rows,
+        .value_rows = packed ? NULL : band->stretch->value_rows + first,
         .value_stride = packed ? att_padded(region->d_v) : region->d_v,
-        .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS,
+        .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS + first,
         .sum_stride = region->columns,
     };
 
@@ -288,7 +297,7 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
 
     if (seen == SEES_NOTHING)
         return;
-    if (!stretch->packed)
+    if (!stretch->packed && !meets_rows(work, stretch, &engine->region))
         att_stretch_pack_keys(stretch, &engine->region, ATT_SINGLE, scratch->keys);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         band.largest[c] = atomic_load_explicit(&engine->region.header->largest[c], memory_order_relaxed);

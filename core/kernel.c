@@ -54,13 +54,15 @@ struct check {
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
     float heads[CHECK_LANES * 4];
+    float key_rows[CHECK_LANES * CHECK_D]; /* the keys again, not in tiles */
     double wide_keys[CHECK_LANES * CHECK_D], wide_values[CHECK_LANES * CHECK_COLUMNS];
     double shift[CHECK_ROWS];
 };
 
 struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
-    double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
+    double lone_weights[CHECK_ROWS * CHECK_LANES], few_weights[CHECK_ROWS * CHECK_LANES],
+        few_product[CHECK_ROWS * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS];
     struct att_read_sums read;
     float norm_largest[2];
@@ -104,7 +106,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .sums = ret->product,
         .sum_stride = CHECK_COLUMNS,
     };
-    const float *rows[ATT_TILE_LANES];
+    const float *rows[ATT_TILE_LANES], *key_rows[CHECK_LANES];
 
     kernel->weights(&work);
     memset(ret->product, 0, sizeof ret->product);
@@ -118,6 +120,16 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     work.few = true;
     work.weights = ret->few_weights;
     kernel->weights(&work);
+    memcpy(ret->lone_weights, ret->few_weights, sizeof ret->lone_weights);
+    if (kernel->lone > 0) {
+        for (int lane = 0; lane < CHECK_LANES; lane++)
+            key_rows[lane] = in->key_rows + (size_t)lane * CHECK_D;
+        work.key_rows = key_rows;
+        work.weights = ret->lone_weights;
+        kernel->weights(&work);
+        work.key_rows = NULL;
+        work.weights = ret->few_weights;
+    }
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
@@ -139,6 +151,10 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.heads, CHECK_LANES * 4, 5);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
+    for (int lane = 0; lane < CHECK_LANES; lane++)
+        for (int p = 0; p < CHECK_D; p++)
+            in.key_rows[lane * CHECK_D + p] =
+                in.keys[(lane / ATT_TILE_LANES * CHECK_D + p) * ATT_TILE_LANES + lane % ATT_TILE_LANES];
     att_kernel_plain.widen(in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
     att_kernel_plain.widen(in.values, CHECK_LANES * CHECK_COLUMNS, in.wide_values);
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {

@@ -28,15 +28,16 @@ struct att_weights {
     uint32_t rows;  /* any number */
     uint32_t tiles; /* any number */
     uint32_t d;
-    const void *q;                /* rows x d, as `scale` made them */
-    const void *keys;             /* as `pack_keys` made them: double in mixed and double, but for `read` */
-    bool few;                     /* for `weights`: keys in float all the same, one row after the other */
-    const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
-    const float *bias;            /* tiles x 16; -inf for a masked lane */
-    const double *shift;          /* rows: M */
-    double *weights;              /* rows x stride: out; `read` gives them their signs */
-    size_t stride;                /* >= 16 tiles */
-    double *largest;              /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
+    const void *q;    /* rows x d, as `scale` made them */
+    const void *keys; /* as `pack_keys` made them: double in mixed and double, but for `read` */
+    bool few;         /* for `weights`: keys in float all the same, one row after the other */
+    /* The keys as rows instead, one for each lane; or NULL. For `read`: of the first tile; for `weights` of few: of all. */
+    const float *const *key_rows;
+    const float *bias;   /* tiles x 16; -inf for a masked lane */
+    const double *shift; /* rows: M */
+    double *weights;     /* rows x stride: out; `read` gives them their signs */
+    size_t stride;       /* >= 16 tiles */
+    double *largest;     /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
@@ -62,6 +63,7 @@ struct att_read_sums {
 
 struct att_kernel {
     const char *name;
+    uint32_t lone; /* `weights` of at most so many rows wants its keys as rows; no kernel takes them so but then */
     /* |k|_2 rounded up, and |v|_inf; not finite when the key or the value is not */
     void (*head)(const float *key, uint32_t d, const float *value, uint32_t d_v, float ret_norm_largest[2]);
     /* A tile of keys, [d][16], from 16 rows, for `weights`: once widened, they are used for many rows. */

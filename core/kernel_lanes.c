@@ -67,6 +67,12 @@ LANES_INLINE void bands(const struct att_weights *work, uint32_t rows, uint32_t 
 
 static void weights(const struct att_weights *work)
 {
+#if defined(KERNEL_LONE)
+    if (work->key_rows) {
+        KERNEL_LONE_WEIGHTS(work);
+        return;
+    }
+#endif
     if (work->few)
         KERNEL_FEW_WEIGHTS(work);
     else if (work->precision == ATT_SINGLE)
@@ -208,5 +214,13 @@ static void product(const struct att_product *work)
         product_band(work, row, 1, LONE_VECTORS);
 }
 
-const struct att_kernel KERNEL_TABLE = {
-    KERNEL_QUOTE(KERNEL_ISA), head, pack_keys, widen, scale_q, weights, KERNEL_READ, KERNEL_SUMS, product};
+const struct att_kernel KERNEL_TABLE = {KERNEL_QUOTE(KERNEL_ISA),
+                                        KERNEL_LONE_ROWS,
+                                        head,
+                                        pack_keys,
+                                        widen,
+                                        scale_q,
+                                        weights,
+                                        KERNEL_READ,
+                                        KERNEL_SUMS,
+                                        product};

@@ -208,7 +208,17 @@ LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
 #define KERNEL_FEW_WEIGHTS      KERNEL_JOIN(few_weights_, KERNEL_ISA)
 #define KERNEL_FEW_PRODUCT      KERNEL_JOIN(few_product_, KERNEL_ISA)
 #define KERNEL_READ             KERNEL_JOIN(read_, KERNEL_ISA)
+#define KERNEL_LONE_WEIGHTS     KERNEL_JOIN(lone_weights_, KERNEL_ISA)
 #define KERNEL_SUMS             KERNEL_JOIN(sums_, KERNEL_ISA)
+
+/* struct att_kernel's `weights` of keys that lie as rows, in kernel_lone.c, and for how many rows it pays. */
+#if defined(__AVX512VL__) && !defined(READ_256)
+#define KERNEL_LONE
+enum { KERNEL_LONE_ROWS = 2 };
+void KERNEL_LONE_WEIGHTS(const struct att_weights *work);
+#else
+enum { KERNEL_LONE_ROWS = 0 };
+#endif
 
 /* struct att_kernel's `read` and `sums`, and its `weights` and `product` of few rows over floats as they lie, in
  * kernel_read.c. */

@@ -238,6 +238,35 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
     return all_of_it;
 }
 
+/* The kernels that take the keys of all tiles as rows give what they give for `few` of them in tiles. */
+static void keys_as_rows_give_the_same(const struct att_kernel *kernel, const struct call *c,
+                                       const struct att_weights *few)
+{
+    const size_t lanes = (size_t)c->tiles * 16;
+    float *keys = malloc(lanes * c->d * sizeof *keys);
+    const float **rows = malloc(lanes * sizeof *rows);
+    double *weights = malloc(lanes * c->rows * sizeof *weights), largest[16];
+    struct att_weights work = *few;
+
+    for (size_t lane = 0; lane < lanes; lane++) {
+        rows[lane] = keys + lane * c->d;
+        for (uint32_t p = 0; p < c->d; p++)
+            keys[lane * c->d + p] = c->keys[(lane / 16 * c->d + p) * 16 + lane % 16];
+    }
+    work.keys = NULL;
+    work.key_rows = rows;
+    work.weights = weights;
+    work.largest = largest;
+    kernel->weights(&work);
+    assert_memory_equal(largest, few->largest, c->rows * sizeof *largest);
+    for (uint32_t row = 0; row < c->rows; row++)
+        if (largest[row] - c->shift[row] <= 1000.0)
+            assert_memory_equal(weights + row * lanes, few->weights + row * lanes, lanes * sizeof *weights);
+    free(weights);
+    free(rows);
+    free(keys);
+}
+
 /* The shape for few rows, keys and values in float: the weights are those of `expected`, and so are the sums of the
  * product; the last two lanes are left out, for whole vectors of values are read. */
 static void few_rows_give_the_same(const struct att_kernel *kernel, const struct call *c, const double *expected)
@@ -264,6 +293,8 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
     for (uint32_t row = 0; row < c->rows; row++)
         if (largest[row] - c->shift[row] <= 1000.0)
             assert_memory_equal(weights + row * lanes, expected + row * lanes, lanes * sizeof *weights);
+    if (kernel->lone > 0)
+        keys_as_rows_give_the_same(kernel, c, &work);
     kernel->product(&product);
     for (size_t i = 0; i < lanes * c->columns; i++)
         wide[i] = c->values[i];
