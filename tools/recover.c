@@ -93,8 +93,8 @@ static enum att_status is_behind(const struct recovering *self, const struct att
     uint32_t heads = self->what->snapshot.shape.heads;
     if (record->head >= heads)
         return att_fail(error, ATT_ECORRUPT,
-                        "log record at LSN %" PRIu64 ": head %u is out of range: there are %" PRIu32, record->lsn,
-                        record->head, heads);
+                        "log record at LSN %" PRIu64 ": head %u is out of range: there %s %" PRIu32, record->lsn,
+                        record->head, heads == 1 ? "is" : "are", heads);
     *ret_behind = record->lsn > self->cuts[record->head].lsn;
     return ATT_OK;
 }
