@@ -51,6 +51,15 @@ struct att_server_options {
     void *context;
 };
 
+/* Makes the directory of a default path, if it is not there. `shared`: other users must reach the socket. ATT_ENOENT, ATT_EIO. */
+enum att_status att_socket_make_directory(const char *path, bool shared, struct att_error *error);
+
+/* Whether a server could listen there as things are now: its directory is there, and nobody else's to change; at the path is
+ * nothing, or a socket that nobody listens on. Changes nothing. ATT_EINVAL (too long), ATT_ENOENT, ATT_EPERM, ATT_EEXIST,
+ * ATT_ELOCKED, ATT_EIO. */
+enum att_status att_server_check_socket(const char *path, struct att_error *error);
+
+/* Errors: those of att_server_check_socket, ATT_ENOMEM, ATT_EINVAL. */
 enum att_status att_server_create(const struct att_server_options *options, struct att_server **ret_server,
                                   struct att_error *error);
 
