@@ -34,6 +34,7 @@ enum att_status {
     ATT_EKERNEL = 23,   /* the vector kernel computes wrong results on this processor */
     ATT_EEXPIRED = 24,  /* the daemon does not know this session (any more) */
     ATT_EFENCED = 25,   /* another client has taken over this session */
+    ATT_ESHAPE = 26,    /* the daemon that came back serves a state of another shape */
     ATT_STATUS_COUNT
 };
 

@@ -363,7 +363,7 @@ void att_engine_submit(struct att_engine *engine, struct att_job *job)
     struct att_job *head = atomic_load_explicit(&engine->submitted, memory_order_relaxed);
 
     att_entries_offer(engine); /* before the job: it is in it */
-    if (job->kind == ATT_JOB_ROW) {
+    if (att_job_is_row(job)) {
         job->keep = att_policy_keep(engine, job->index);
         att_policy_note_read(engine, job->index);
     }

@@ -147,12 +147,12 @@ enum att_status att_engine_q(const struct att_engine *engine, uint32_t row, floa
 /* ---- Reads --------------------------------------------------------------------------------------------- */
 
 /* Query(i, j): O[i][j] and a bound on its error against exact arithmetic. O(p d), p entries pending.
- * ATT_EMPTY: no token. ATT_AGAIN: the base cannot give it now (cold or over budget): submit an ATT_JOB_ROW.
+ * ATT_EMPTY: no token. ATT_AGAIN: the base cannot give it now (cold or over budget): submit an ATT_JOB_ENTRY.
  * Errors: ATT_ERANGE. Outputs are untouched unless ATT_OK. */
 enum att_status att_engine_query(struct att_engine *engine, uint32_t row, uint32_t column, double *ret_value,
                                  double *ret_error_bound, struct att_error *error);
 
-/* The whole row: d_v values, and the largest of their bounds. Otherwise as att_engine_query. */
+/* The whole row: d_v values, and the largest of their bounds. Otherwise as att_engine_query, with ATT_JOB_ROW. */
 enum att_status att_engine_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_error_bound,
                                struct att_error *error);
 
@@ -167,11 +167,12 @@ void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t col
 
 /* Work for the merge thread's team, done at one cut of the log: what was applied before the submission is in it. */
 enum att_job_kind {
-    ATT_JOB_ROW = 1,     /* one row over the live tokens: values d_v, bounds 1 (the largest) */
-    ATT_JOB_COLUMN = 2,  /* column `index`: values n_q, bounds n_q; a row without tokens has NaN */
-    ATT_JOB_ALL = 3,     /* everything: values n_q x d_v, bounds n_q */
-    ATT_JOB_MERGE = 4,   /* merge what is pending now */
-    ATT_JOB_SNAPSHOT = 5 /* hand the settled state, piece by piece, to the sink */
+    ATT_JOB_ROW = 1,      /* one row over the live tokens: values d_v, bounds 1 (the largest) */
+    ATT_JOB_COLUMN = 2,   /* column `index`: values n_q, bounds n_q; a row without tokens has NaN */
+    ATT_JOB_ALL = 3,      /* everything: values n_q x d_v, bounds n_q */
+    ATT_JOB_MERGE = 4,    /* merge what is pending now */
+    ATT_JOB_SNAPSHOT = 5, /* hand the settled state, piece by piece, to the sink */
+    ATT_JOB_ENTRY = 6     /* ATT_JOB_ROW for one value column, `column`: values 1, bounds 1 */
 };
 
 /* Where a snapshot goes. All called on the merge thread; must not block. */
@@ -190,15 +191,17 @@ struct att_sink {
 struct att_job {
     enum att_job_kind kind;
     uint32_t index;
+    uint32_t column; /* entry only */
     double *values;
     double *bounds;
     const struct att_sink *sink; /* snapshot only */
     void *user;                  /* the caller's */
-    enum att_status status;      /* out: ATT_OK, ATT_EMPTY (row), ATT_EBUSY (a snapshot is running already), ATT_ENOMEM,
-                                    ATT_EMAGNITUDE (scores that the precision can't hold) */
-    uint64_t lsn;                /* out: the LSN the result reflects */
-    bool keep;                   /* the engine's: a cold row is to become hot */
-    struct att_job *next;        /* the engine's */
+    /* out: ATT_OK, ATT_EMPTY (row, entry), ATT_EBUSY (a snapshot is running already), ATT_ENOMEM, ATT_EMAGNITUDE (scores
+     * that the precision can't hold) */
+    enum att_status status;
+    uint64_t lsn;         /* out: the LSN the result reflects */
+    bool keep;            /* the engine's: a cold row is to become hot */
+    struct att_job *next; /* the engine's */
 };
 
 /* Hands a job to the merge thread; completed jobs come back through att_engine_completed, in any order. */

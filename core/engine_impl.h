@@ -205,7 +205,7 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
               const struct att_stretch *stretches, uint32_t count);
 
 /* rebuild.c: refresh, and every row that is answered over the live tokens */
-void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks);
+void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uint32_t column, uint32_t columns);
 void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 uint32_t att_refresh_some(struct att_engine *engine);
 
@@ -235,6 +235,10 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *
 bool att_jobs_run(struct att_engine *engine);
 void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
+static inline bool att_job_is_row(const struct att_job *job)
+{
+    return job->kind == ATT_JOB_ROW || job->kind == ATT_JOB_ENTRY;
+}
 
 /* policy.c */
 void att_policy_init(struct att_engine *engine);

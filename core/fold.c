@@ -246,18 +246,19 @@ static void add_heads(const struct band *band)
 static void add_values(const struct band *band)
 {
     const struct att_region *region = &band->engine->region;
-    const bool packed = band->stretch->packed;
+    const bool packed = band->stretch->packed, some = !packed && band->stretch->columns > 0;
+    const uint32_t first = some ? band->stretch->column : 0;
     const struct att_product work = {
         .rows = band->rows,
         .depth = band->stretch->entries,
-        .columns = region->d_v,
+        .columns = some ? band->stretch->columns : region->d_v,
         .sign = band->stretch->sign,
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->values,
-        .value_rows = packed ? NULL : band->stretch->value_rows,
+        .value_rows = packed ? NULL : band->stretch->value_rows + first,
         .value_stride = packed ? att_padded(region->d_v) : region->d_v,
-        .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS,
+        .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS + first,
         .sum_stride = region->columns,
     };
 

@@ -57,9 +57,11 @@ static void answer_into(const struct att_engine *engine, struct att_job *job, co
         status = answer_row(engine, work, i, job->index, 1, job->values + row, job->bounds + row);
     else if (job->kind == ATT_JOB_ALL)
         status = answer_row(engine, work, i, 0, d_v, job->values + (size_t)row * d_v, job->bounds + row);
+    else if (job->kind == ATT_JOB_ENTRY)
+        status = answer_row(engine, work, i, job->column, 1, job->values, job->bounds);
     else
         status = answer_row(engine, work, i, 0, d_v, job->values, job->bounds);
-    if (job->kind == ATT_JOB_ROW || status == ATT_EMAGNITUDE)
+    if (att_job_is_row(job) || status == ATT_EMAGNITUDE)
         job->status = status;
 }
 
@@ -149,6 +151,7 @@ static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t
 static void answer_live(struct att_engine *engine, const struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
+    const bool entry = count == 1 && asks->job->kind == ATT_JOB_ENTRY; /* of the values it needs one column */
     const double start = att_thread_ns();
     uint32_t version;
 
@@ -159,10 +162,10 @@ static void answer_live(struct att_engine *engine, const struct ask *asks, uint3
             work->rows = 0;
         att_work_tile_add(engine, work, asks[a].row, version, q);
     }
-    att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks);
+    att_rebuild(engine, (count + ATT_TILE_ROWS - 1) / ATT_TILE_ROWS, blocks, entry ? asks->job->column : 0, entry);
     for (uint32_t a = 0; a < count; a++)
         answer_into(engine, asks[a].job, &merger->group[a / ATT_TILE_ROWS], a % ATT_TILE_ROWS);
-    if (count == 1)
+    if (count == 1 && !entry)
         att_policy_sample_row(engine, att_thread_ns() - start);
 }
 
@@ -297,7 +300,7 @@ static uint32_t take_rows(struct att_merger *merger, struct att_job **ret_jobs)
     uint32_t count = 0;
 
     while (*link && count < ATT_GROUP_ROWS) {
-        if ((*link)->kind == ATT_JOB_ROW) {
+        if (att_job_is_row(*link)) {
             ret_jobs[count++] = *link;
             *link = (*link)->next;
         } else {

@@ -8,19 +8,24 @@
 /* Fewer rows than this meet the tokens where they lie, for packing would cost more than it saves: measured. */
 enum { PACK_FOR_ROWS = 16 };
 
-/* Takes the live settled tokens of [first, first + ATT_BLOCK) that have no entry before the cut. */
-static void take_tokens(struct att_engine *engine, struct att_stretch *stretch, uint32_t first, bool packed)
+/* Takes the live settled tokens of [first, first + ATT_BLOCK) that have no entry before the cut; `packed`, or with these
+ * columns of their values. */
+static void take_tokens(struct att_engine *engine, struct att_stretch *stretch, uint32_t first, bool packed,
+                        uint32_t column, uint32_t columns)
 {
     const struct att_merger *merger = &engine->merger;
     const uint32_t start = first < merger->used ? first : merger->used, left = merger->used - start;
 
     att_stretch_take_tokens(stretch, &engine->region, (const float(*)[ATT_HEAD_COLUMNS])merger->heads, merger->newest,
                             start, start + (left < ATT_BLOCK ? left : ATT_BLOCK), packed);
+    stretch->column = column;
+    stretch->columns = columns;
 }
 
 /* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to
- * the cut into `blocks`, or the cut is `settled`: then there are none. */
-void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks)
+ * the cut into `blocks`, or the cut is `settled`: then there are none. With `columns` the sums of others may be left out;
+ * 0: all are wanted. */
+void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uint32_t column, uint32_t columns)
 {
     struct att_merger *merger = &engine->merger;
     const struct att_region *region = &engine->region;
@@ -35,7 +40,7 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks)
         for (uint32_t first = 0; first < merger->used; first += stride) {
 #pragma omp for schedule(static)
             for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
-                take_tokens(engine, &merger->tokens[b], first + b * ATT_BLOCK, rows >= PACK_FOR_ROWS);
+                take_tokens(engine, &merger->tokens[b], first + b * ATT_BLOCK, rows >= PACK_FOR_ROWS, column, columns);
 #pragma omp for schedule(dynamic)
             for (uint32_t t = 0; t < tiles; t++)
                 for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
@@ -90,7 +95,7 @@ void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count
         att_work_tile_add(engine, &merger->group[tiles - 1], rows[i], merger->settled_q_version[rows[i]],
                           engine->region.q + (size_t)rows[i] * engine->region.d);
     }
-    att_rebuild(engine, tiles, 0);
+    att_rebuild(engine, tiles, 0, 0, 0);
     att_saving_before_bases(engine);
     att_tiles_publish(engine, rows, count);
     for (uint32_t i = 0; i < count; i++) {

@@ -30,6 +30,7 @@ static const char *const names[ATT_STATUS_COUNT] = {
     [ATT_EKERNEL] = "ATT_EKERNEL",
     [ATT_EEXPIRED] = "ATT_EEXPIRED",
     [ATT_EFENCED] = "ATT_EFENCED",
+    [ATT_ESHAPE] = "ATT_ESHAPE",
 };
 
 const char *att_status_name(enum att_status status)

@@ -23,6 +23,7 @@ struct att_stretch {
     double *heads;           /* [tiles][4][16]: the head columns, without the sign; after the last entry any numbers */
     double *values;          /* packed: [ATT_BLOCK][padded d_v] */
     const float *value_rows; /* else: [entries][d_v] */
+    uint32_t column, columns; /* else: which of them are wanted; columns 0: all */
 };
 
 bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v);

@@ -164,9 +164,10 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
 
 static enum att_status no_token(const struct att_engine *engine, uint32_t index, struct att_error *error)
 {
-    return att_fail(error, ATT_ERANGE,
-                    index < engine->index.used ? "token %u is deleted" : "token %u is out of range: there are %u",
-                    index, engine->index.used);
+    if (index < engine->index.used)
+        return att_fail(error, ATT_ERANGE, "token %u is deleted", index);
+    return att_fail(error, ATT_ERANGE, "token %u is out of range: there %s %u", index,
+                    engine->index.used == 1 ? "is" : "are", engine->index.used);
 }
 
 /* The live token, which is there, but for its head columns. It stays where it is while the service updates it: a settled

@@ -74,8 +74,8 @@ ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t
  * with ATT_ECLOSED: they may or may not have taken effect. Then att_complete returns -1. The next att_submit or
  * synchronous call connects again, trying for the client's timeout (the daemon may be starting); if that fails it returns
  * ATT_ECLOSED, and the call after it tries again. att_get_info then gives the new incarnation. A daemon that serves
- * another shape or scale is refused, and a client whose daemon broke the protocol stays closed. With a session updates
- * end otherwise: */
+ * another shape, scale or precision is refused (ATT_ESHAPE): close the client and connect anew. A client whose daemon broke
+ * the protocol stays closed. With a session updates end otherwise: */
 
 /* ---- Exactly once --------------------------------------------------------------------------------------
  *
@@ -85,9 +85,9 @@ ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t
  * stay in flight: the next att_submit, att_complete or synchronous call connects again (trying for the client's timeout
  * or att_complete's, the latter at least 50 ms) and sends again, in order, what may not have taken effect; the daemon
  * tells by number what has. That goes for what was acknowledged and then lost too (--durability interval and off).
- * att_complete returns 0 while the daemon is away, or another one answers that refuses or serves another state, and -1
- * only when the session is over: ATT_EEXPIRED (the daemon keeps the 1,024 sessions that were used last), ATT_EFENCED
- * (another client has connected with it), ATT_LOST (an update that was acknowledged under interval or off was lost in a
+ * att_complete returns 0 while the daemon is away, or refuses for now, and -1 only when the session is over: ATT_EEXPIRED
+ * (the daemon keeps the 1,024 sessions that were used last), ATT_EFENCED (another client has connected with it), ATT_ESHAPE
+ * (a daemon of another shape, scale or precision answers), ATT_LOST (an update that was acknowledged under interval or off was lost in a
  * crash, and cannot be repeated: other clients' updates came in between, or the disk is full; or the daemon serves an
  * older state). Requests that are no updates complete with ATT_ECLOSED as ever.
  *
@@ -161,7 +161,8 @@ struct att_completion {
 };
 
 /* Queues one request. ATT_EBUSY: the ring is full or 65,536 are in flight: complete some first.
- * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED: the daemon has gone and connecting again failed.
+ * ATT_EINVAL: a missing array or a buffer that is too small. ATT_ECLOSED: the daemon has gone and connecting again failed;
+ * ATT_ESHAPE: what answers now is another state.
  * This call waits only for a daemon that comes back, and with a session for the disk. Publishes in batches:
  * the daemon sees requests at the latest when att_complete is called or the batch is 16 long. */
 ATT_API enum att_status att_submit(struct att_client *client, const struct att_request *request);
@@ -240,6 +241,7 @@ ATT_API enum att_status att_delete(struct att_client *client, uint32_t token);
 ATT_API enum att_status att_flush(struct att_client *client);
 ATT_API enum att_status att_merge(struct att_client *client);
 ATT_API enum att_status att_snapshot(struct att_client *client);
+/* ATT_EPERM: this user is neither the daemon's own nor root. */
 ATT_API enum att_status att_shutdown(struct att_client *client);
 /* Round-trip time in nanoseconds. */
 ATT_API enum att_status att_ping(struct att_client *client, uint64_t *ret_ns);

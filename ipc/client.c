@@ -139,8 +139,8 @@ enum att_status att_client_check(struct att_client *client, const struct att_req
     if (fields & ~(unsigned)rule->allowed)
         return att_fail(&client->error, ATT_EINVAL, "%s takes no such array (key, value or bias)", rule->name);
     if (request->head > UINT16_MAX)
-        return att_fail(&client->error, ATT_ERANGE, "%s: head %u is out of range: there are %u", rule->name,
-                        request->head, client->info.heads);
+        return att_fail(&client->error, ATT_ERANGE, "%s: head %u is out of range: there %s %u", rule->name,
+                        request->head, client->info.heads == 1 ? "is" : "are", client->info.heads);
     uint64_t expected = payload_of(client, request->type);
     if (expected > 0 && request->buffer && request->buffer_bytes < expected)
         return att_fail(&client->error, ATT_EINVAL, "%s: the buffer has %zu bytes and needs %llu", rule->name,

@@ -208,6 +208,18 @@ static bool same_shape(const struct att_info *a, const struct att_info *b)
            a->precision == b->precision && a->scale == b->scale;
 }
 
+static enum att_status other_shape(const struct att_client *client, const struct att_info *before,
+                                   struct att_error *error)
+{
+    const struct att_info *now = &client->info;
+    return att_fail(
+        error, ATT_ESHAPE,
+        "the daemon at %s now serves another state (heads %u, n_q %u, d %u, d_v %u, scale %g; it was %u, %u, "
+        "%u, %u, %g): close this client and connect anew, or start the old state again",
+        client->socket, now->heads, now->n_q, now->d, now->d_v, now->scale, before->heads, before->n_q, before->d,
+        before->d_v, before->scale);
+}
+
 /* From nothing to a connection; on a failure let_go is the caller's, and client->info may be another daemon's. `before`:
  * of the last connection, or zeros. */
 static enum att_status shake_hands(struct att_client *client, const struct att_info *before, uint64_t deadline,
@@ -236,7 +248,7 @@ static enum att_status shake_hands(struct att_client *client, const struct att_i
     if (status == ATT_OK && client->wants_direct)
         status = attach_regions(client, welcome.regions, deadline, error);
     if (status == ATT_OK && before->heads > 0 && !same_shape(before, &client->info))
-        status = att_fail(error, ATT_EINVAL, "the daemon that answers at %s now serves another state", client->socket);
+        status = other_shape(client, before, error);
     if (status == ATT_OK)
         status = att_session_welcomed(client, &welcome, welcome.incarnation != before->incarnation, error);
     if (status != ATT_OK)
@@ -272,7 +284,7 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
         if (status == ATT_OK || att_session_ends(client, status) || now >= deadline)
             break;
         if (!may_come_back(status) && !client->resend)
-            break; /* a session waits for its daemon, whatever another one at the socket answers */
+            break; /* a session waits for its daemon to take it again */
         nanosleep(&(struct timespec){.tv_nsec = (long)(pause < deadline - now ? pause : deadline - now)}, NULL);
     }
     if (status == ATT_OK) {
@@ -281,7 +293,7 @@ enum att_status att_client_reconnect(struct att_client *client, uint64_t deadlin
     }
     let_go(client);
     client->info = before;
-    if (att_session_ends(client, status)) {
+    if (att_session_ends(client, status) || status == ATT_ESHAPE) {
         client->gone = error;
         return att_client_gone(client);
     }

@@ -63,11 +63,10 @@ static void name_reason(const struct att_client *client, const struct att_flight
     case ATT_ERANGE:
         if (flight->type == ATT_REQ_QUERY || flight->type == ATT_REQ_ROW || flight->type == ATT_REQ_COLUMN ||
             flight->type == ATT_REQ_SET_Q)
-            snprintf(text, size, "out of range: there are %u rows, keys have %u columns and outputs %u", info->n_q,
-                     info->d, info->d_v);
+            snprintf(text, size, "out of range: n_q is %u, d is %u and d_v is %u", info->n_q, info->d, info->d_v);
         else
-            snprintf(text, size, "out of range or deleted: there is room for %u tokens, d is %u and d_v is %u",
-                     info->capacity, info->d, info->d_v);
+            snprintf(text, size, "out of range or deleted: the capacity is %u, d is %u and d_v is %u", info->capacity,
+                     info->d, info->d_v);
         break;
     case ATT_ENOTFINITE:
         snprintf(text, size, "NaN or infinity where a finite number is needed; nothing has changed");
@@ -81,6 +80,10 @@ static void name_reason(const struct att_client *client, const struct att_flight
         break;
     case ATT_ECLOSED:
     case ATT_EPROTOCOL:
+    case ATT_EEXPIRED:
+    case ATT_EFENCED:
+    case ATT_LOST:
+    case ATT_ESHAPE:
         snprintf(text, size, "the connection ended before the daemon answered; it may or may not have taken effect");
         break;
     case ATT_EREADONLY:

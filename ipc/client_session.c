@@ -137,7 +137,8 @@ bool att_session_ends(struct att_client *client, enum att_status status)
 {
     if (!client->resend)
         return false;
-    client->resend->over = status == ATT_EEXPIRED || status == ATT_EFENCED || status == ATT_LOST;
+    client->resend->over =
+        status == ATT_EEXPIRED || status == ATT_EFENCED || status == ATT_LOST || status == ATT_ESHAPE;
     return client->resend->over;
 }
 

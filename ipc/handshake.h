@@ -155,8 +155,7 @@ enum att_status att_socket_address(const char *path, struct sockaddr_un *ret_add
  * /tmp. ATT_EPERM; ATT_OK also when it does not exist. */
 enum att_status att_socket_check_directory(const char *path, struct att_error *error);
 
-/* The daemon's: makes the socket's directory (one level), or checks that nobody else can move
- * things in it. `shared`: other users must reach the socket. ATT_EPERM, ATT_EIO, ATT_ENOENT. */
-enum att_status att_socket_prepare_directory(const char *path, bool shared, struct att_error *error);
+/* The daemon's: the socket's directory is there, and nobody else can move things in it. ATT_EPERM, ATT_EIO, ATT_ENOENT. */
+enum att_status att_socket_check_place(const char *path, struct att_error *error);
 
 #endif

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "handshake.h"
+#include "server.h"
 
 static const char tmp_prefix[] = "/tmp/attnd-";
 
@@ -91,22 +92,36 @@ enum att_status att_socket_check_directory(const char *path, struct att_error *e
     return ATT_OK;
 }
 
-enum att_status att_socket_prepare_directory(const char *path, bool shared, struct att_error *error)
+enum att_status att_socket_make_directory(const char *path, bool shared, struct att_error *error)
 {
     char directory[ATT_SOCKET_PATH_MAX + 1];
-    struct stat file;
     directory_of(path, directory);
     if (mkdir(directory, 0700) == 0) {
         if (shared && chmod(directory, 0711) != 0)
             return att_fail(error, ATT_EIO, "cannot open %s to the allowed users: %s", directory, strerror(errno));
         return ATT_OK;
     }
-    if (errno != EEXIST)
+    if (errno == EEXIST)
+        return ATT_OK;
+    return att_fail(error, errno == ENOENT ? ATT_ENOENT : ATT_EIO,
+                    "cannot make the socket's directory %s: %s; give another path with --socket", directory,
+                    strerror(errno));
+}
+
+enum att_status att_socket_check_place(const char *path, struct att_error *error)
+{
+    char directory[ATT_SOCKET_PATH_MAX + 1];
+    struct stat file;
+    directory_of(path, directory);
+    if (stat(directory, &file) != 0)
         return att_fail(error, errno == ENOENT ? ATT_ENOENT : ATT_EIO,
-                        "cannot make the socket's directory %s: %s; give another path with --socket", directory,
+                        "the socket's directory %s: %s: make it, or give another path with --socket", directory,
                         strerror(errno));
-    if (stat(directory, &file) != 0 || !S_ISDIR(file.st_mode))
+    if (!S_ISDIR(file.st_mode))
         return att_fail(error, ATT_EIO, "the socket's directory %s is not a directory", directory);
+    if (access(directory, W_OK | X_OK) != 0)
+        return att_fail(error, ATT_EPERM, "you may not make a socket in %s: give another path with --socket",
+                        directory);
     bool ours = file.st_uid == geteuid() || file.st_uid == 0;
     bool open_to_all = (file.st_mode & (S_IWGRP | S_IWOTH)) && !(file.st_mode & S_ISVTX);
     struct stat link;

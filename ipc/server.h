@@ -32,7 +32,7 @@ struct att_session_grant {
 
 struct att_server_options {
     const char *socket;   /* path to bind; a stale socket file is replaced, a live one is ATT_ELOCKED */
-    const uid_t *allowed; /* besides the daemon's own user */
+    const uid_t *allowed; /* besides the daemon's own user and root */
     size_t allowed_count;
     enum att_wait wait;
     uint32_t max_clients; /* 0: 1,024 */
@@ -51,6 +51,15 @@ struct att_server_options {
     void *context;
 };
 
+/* Makes the directory of a default path, if it is not there. `shared`: other users must reach the socket. ATT_ENOENT, ATT_EIO. */
+enum att_status att_socket_make_directory(const char *path, bool shared, struct att_error *error);
+
+/* Whether a server could listen there as things are now: its directory is there, and nobody else's to change; at the path is
+ * nothing, or a socket that nobody listens on. Changes nothing. ATT_EINVAL (too long), ATT_ENOENT, ATT_EPERM, ATT_EEXIST,
+ * ATT_ELOCKED, ATT_EIO. */
+enum att_status att_server_check_socket(const char *path, struct att_error *error);
+
+/* Errors: those of att_server_check_socket, ATT_ENOMEM, ATT_EINVAL. */
 enum att_status att_server_create(const struct att_server_options *options, struct att_server **ret_server,
                                   struct att_error *error);
 
@@ -67,6 +76,7 @@ struct att_server_request {
     const float *value; /* d_v floats, else NULL */
     bool more;          /* others of the same batch come after it */
     uint32_t place;     /* of its lasting session, or ATT_NO_PLACE; a header.session_seq only comes with one */
+    bool owner;         /* its user is the daemon's own or root; others were let in by `allowed` */
 };
 
 /* The next waiting request for which its session has reply room, round robin over the sessions (so

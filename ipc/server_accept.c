@@ -34,11 +34,12 @@ static enum att_status take_lock(struct att_server *server, struct att_error *er
     return ATT_OK;
 }
 
-/* Removes a socket that nobody listens on. */
-static enum att_status remove_stale(const struct sockaddr_un *address, struct att_error *error)
+/* Nothing may be at the path but a socket that nobody listens on. */
+static enum att_status find_stale(const struct sockaddr_un *address, bool *ret_stale, struct att_error *error)
 {
     const char *path = address->sun_path;
     struct stat file;
+    *ret_stale = false;
     if (lstat(path, &file) != 0) {
         if (errno == ENOENT)
             return ATT_OK;
@@ -53,21 +54,33 @@ static enum att_status remove_stale(const struct sockaddr_un *address, struct at
     close(fd);
     if (failed != ECONNREFUSED) /* also EAGAIN: a full backlog, and EPROTOTYPE: a socket of another program */
         return att_fail(error, ATT_ELOCKED, "somebody listens on the socket %s: give another --name or --socket", path);
-    if (unlink(path) != 0)
-        return att_fail(error, ATT_EIO, "cannot remove the stale socket %s: %s", path, strerror(errno));
+    *ret_stale = true;
     return ATT_OK;
+}
+
+enum att_status att_server_check_socket(const char *path, struct att_error *error)
+{
+    struct sockaddr_un address;
+    bool stale;
+    enum att_status status = att_socket_address(path, &address, error);
+    if (status == ATT_OK)
+        status = att_socket_check_place(path, error);
+    return status == ATT_OK ? find_stale(&address, &stale, error) : status;
 }
 
 enum att_status att_accept_open(struct att_server *server, bool shared, struct att_error *error)
 {
     const char *path = server->address.sun_path;
-    enum att_status status = att_socket_prepare_directory(path, shared, error);
+    bool stale = false;
+    enum att_status status = att_socket_check_place(path, error);
     if (status == ATT_OK)
         status = take_lock(server, error);
     if (status == ATT_OK)
-        status = remove_stale(&server->address, error);
+        status = find_stale(&server->address, &stale, error);
     if (status != ATT_OK)
         return status;
+    if (stale && unlink(path) != 0)
+        return att_fail(error, ATT_EIO, "cannot remove the stale socket %s: %s", path, strerror(errno));
     server->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (server->listen_fd < 0)
         return att_fail(error, ATT_EIO, "cannot make a socket: %s", strerror(errno));
@@ -125,9 +138,14 @@ static void refuse(int fd, enum att_status status, const char *text)
     close(fd);
 }
 
+bool att_user_owns(uid_t uid)
+{
+    return uid == 0 || uid == geteuid();
+}
+
 static bool user_allowed(const struct att_server *server, uid_t uid)
 {
-    if (uid == geteuid())
+    if (att_user_owns(uid))
         return true;
     for (size_t i = 0; i < server->allowed_count; i++)
         if (server->allowed[i] == uid)

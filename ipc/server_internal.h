@@ -55,6 +55,7 @@ struct att_session {
     uint32_t computing;    /* answers that the service computes elsewhere */
     uint32_t woken_ticket; /* the client's sleep that was ended last */
     uint32_t place;        /* of its lasting session; ATT_NO_PLACE */
+    bool owner;            /* see att_user_owns */
     bool parked;
     bool waits;           /* an update is next in its batch, and answers before it are being computed */
     bool streaming;       /* request has followed request since the ring was last seen empty */
@@ -170,6 +171,7 @@ void att_accept_clients(struct att_server *server, uint64_t now);
 void att_accept_hello(struct att_server *server, uint64_t event); /* a pending connection says something */
 void att_accept_expire(struct att_server *server, uint64_t now);
 void att_accept_close(struct att_server *server);
+bool att_user_owns(uid_t uid); /* the daemon's own user, or root: let in always, and may end the daemon */
 
 /* server_place.c */
 void att_place_doorbell(struct att_place *place, unsigned char doorbell, uint64_t now);

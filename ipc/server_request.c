@@ -171,6 +171,7 @@ static void current_request(const struct att_server *server, struct att_server_r
     ret_request->key = ret_request->value = NULL;
     ret_request->more = server->current_left > 1;
     ret_request->place = server->current->place;
+    ret_request->owner = server->current->owner;
     if (ret_request->header.fields & ATT_WIRE_KEY) {
         ret_request->key = payload;
         payload += server->info.d;

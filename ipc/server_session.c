@@ -127,6 +127,7 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
     session->fd = fd;
     session->pid = pid;
     session->uid = uid;
+    session->owner = att_user_owns(uid);
     session->place = ATT_NO_PLACE;
     session->open_index = server->open_count;
     session->wanted = server->largest_reply_slots;

@@ -299,7 +299,7 @@ static int parse_append_head(struct ctl *ctl, int argc, char **argv, uint32_t *r
     }
     snprintf(item, sizeof item, "%.30s0", argv[1]); /* as if it were the head's token 0 */
     enum att_status status = argv[1][strlen(argv[1]) - 1] == ':'
-                                 ? att_parse_headed("HEAD:", item, ctl->info.heads, ret_head, &index, &error)
+                                 ? att_parse_headed("head", item, ctl->info.heads, ret_head, &index, &error)
                                  : att_fail(&error, ATT_EINVAL, "'%.40s' is not HEAD:", argv[1]);
     if (status == ATT_OK)
         return 1;

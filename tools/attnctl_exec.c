@@ -40,11 +40,14 @@ static int run_lines(struct ctl *ctl, FILE *from)
     struct words words = {0};
     char *line = NULL;
     size_t size = 0;
+    ssize_t length;
     int code = ATT_EXIT_OK;
-    while (code == ATT_EXIT_OK && getline(&line, &size, from) >= 0) {
+    while (code == ATT_EXIT_OK && (length = getline(&line, &size, from)) >= 0) {
         ctl->line++;
         ctl->command = "exec";
-        if (!split(line, &words))
+        if (memchr(line, '\0', (size_t)length)) /* else the line would end there */
+            code = ctl_error(ctl, ATT_EXIT_FAILURE, "a NUL byte in the line: is this text?");
+        else if (!split(line, &words))
             code = ctl_error(ctl, ATT_EXIT_FAILURE, "not enough memory");
         else if (words.count > 0 && strcmp(words.at[0], "exec") == 0)
             code = ctl_error(ctl, ATT_EXIT_FAILURE, "exec within exec");

@@ -76,6 +76,8 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
             break;
         case 'h':
             status = att_parse_head("--head", optarg, ctl->info.heads, &trace->head, &error);
+            if (status == ATT_ERANGE) /* the state has no such head: as of any other index */
+                return ctl_error(ctl, ATT_EXIT_FAILURE, "%s", error.text);
             break;
         case ':':
             return ctl_error(ctl, ATT_EXIT_USAGE, "option '%s' needs a value", argv[optind - 1]);
@@ -89,6 +91,8 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
         return ctl_error(ctl, ATT_EXIT_USAGE, "unexpected argument '%s'", argv[optind]);
     if (!trace->kind_path || !trace->index_path || !trace->rows_path)
         return ctl_error(ctl, ATT_EXIT_USAGE, "--kind, --index and --rows are needed");
+    if (trace->from > trace->to)
+        return ctl_error(ctl, ATT_EXIT_USAGE, "--from %" PRIu64 " is behind --to %" PRIu64, trace->from, trace->to);
     return ATT_EXIT_OK;
 }
 

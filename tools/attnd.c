@@ -78,21 +78,20 @@ static void notify(const char *state)
     close(fd);
 }
 
-/* Where it will listen; before anything is built or written. */
+/* Where it will listen, and whether it can; before anything is built or written. The directory of a path of our own is made,
+ * one that was given is there. */
 static enum att_status choose_socket(const struct attnd_options *o, char *ret_path, size_t size,
                                      struct att_error *error)
 {
-    const size_t most = sizeof((struct sockaddr_un *)NULL)->sun_path - 1;
+    enum att_status status = ATT_OK;
 
-    if (!o->socket)
-        return att_socket_path(o->name, ret_path, size, error);
-    if (strlen(o->socket) == 0 || strlen(o->socket) > most)
-        return att_fail(error, ATT_EINVAL,
-                        "the socket path %.300s has %zu characters, and a socket's path 1 to %zu: give another with "
-                        "--socket",
-                        o->socket, strlen(o->socket), most);
-    snprintf(ret_path, size, "%s", o->socket);
-    return ATT_OK;
+    if (o->socket)
+        snprintf(ret_path, size, "%s", o->socket);
+    else
+        status = att_socket_path(o->name, ret_path, size, error);
+    if (status == ATT_OK && !o->socket)
+        status = att_socket_make_directory(ret_path, o->uid_count > 0, error);
+    return status == ATT_OK ? att_server_check_socket(ret_path, error) : status;
 }
 
 static enum att_status open_server(const struct attnd_options *o, const struct attnd_state *state, const char *path,

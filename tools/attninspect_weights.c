@@ -12,8 +12,8 @@ enum att_status inspect_view_open(struct inspect *inspect, struct inspect_view *
         return status;
     const struct att_state_shape *shape = &view->what.snapshot.shape;
     if (inspect->head >= shape->heads)
-        return att_fail(error, ATT_ERANGE, "--head %" PRIu32 " is out of range: there are %" PRIu32, inspect->head,
-                        shape->heads);
+        return att_fail(error, ATT_ERANGE, "--head %" PRIu32 " is out of range: there %s %" PRIu32, inspect->head,
+                        shape->heads == 1 ? "is" : "are", shape->heads);
     view->q = malloc(shape->d * sizeof *view->q);
     if (!view->q)
         return att_fail(error, ATT_ENOMEM, "not enough memory");

@@ -7,6 +7,8 @@
 
 #include "record.h"
 
+enum { MOST_GENERATIONS = 16 }; /* two are kept; a third lives for moments */
+
 /* What the store's callbacks work on. */
 struct recovering {
     struct att_heads heads;
@@ -91,8 +93,8 @@ static enum att_status is_behind(const struct recovering *self, const struct att
     uint32_t heads = self->what->snapshot.shape.heads;
     if (record->head >= heads)
         return att_fail(error, ATT_ECORRUPT,
-                        "log record at LSN %" PRIu64 ": head %u is out of range: there are %" PRIu32, record->lsn,
-                        record->head, heads);
+                        "log record at LSN %" PRIu64 ": head %u is out of range: there %s %" PRIu32, record->lsn,
+                        record->head, heads == 1 ? "is" : "are", heads);
     *ret_behind = record->lsn > self->cuts[record->head].lsn;
     return ATT_OK;
 }
@@ -126,11 +128,28 @@ static enum att_status replay_record(void *context, const struct att_record *rec
     return ATT_OK;
 }
 
-/* The options in force: the shape's, but for what the caller overrides. */
-static enum att_status choose_options(const struct att_recovery *what, const struct att_engine_options *wanted,
-                                      unsigned overrides, struct att_engine_options *ret, struct att_error *error)
+/* The shape of the chosen snapshot, but for capacity and precision when a newer one is damaged: the log goes on under
+ * those of the newest, and its updates may need them. (Capacity only grows here: the chosen one's tokens need room.) */
+static struct att_state_shape shape_now(struct att_store *store, const struct att_snapshot_info *chosen)
 {
-    const struct att_state_shape *shape = &what->snapshot.shape;
+    struct att_snapshot_info all[MOST_GENERATIONS];
+    const size_t count = att_store_generations(store, all, MOST_GENERATIONS);
+    struct att_state_shape shape = chosen->shape;
+    for (size_t i = 0; i < count && i < MOST_GENERATIONS; i++) {
+        if (all[i].generation <= chosen->generation)
+            continue;
+        shape.precision = all[i].shape.precision;
+        if (all[i].shape.capacity > shape.capacity)
+            shape.capacity = all[i].shape.capacity;
+    }
+    return shape;
+}
+
+/* The options in force: the shape's, but for what the caller overrides. */
+static enum att_status choose_options(const struct att_recovery *what, const struct att_state_shape *shape,
+                                      const struct att_engine_options *wanted, unsigned overrides,
+                                      struct att_engine_options *ret, struct att_error *error)
+{
     if (shape->precision > ATT_DOUBLE)
         return att_fail(error, ATT_ECORRUPT, "the snapshot names an unknown precision %" PRIu32, shape->precision);
     *ret = *wanted;
@@ -216,8 +235,10 @@ enum att_status att_recover(struct att_store *store, const struct att_engine_opt
                               .cuts = att_store_cuts(store),
                               .without_log = overrides & ATT_WITHOUT_LOG};
     enum att_status status = att_store_snapshot(store, &what.snapshot, &what.warning, error);
-    if (status == ATT_OK)
-        status = choose_options(&what, wanted, overrides, &options, error);
+    if (status != ATT_OK)
+        return status;
+    const struct att_state_shape shape = self.without_log ? what.snapshot.shape : shape_now(store, &what.snapshot);
+    status = choose_options(&what, &shape, wanted, overrides, &options, error);
     if (status != ATT_OK)
         return status;
     what.precision = (uint32_t)options.precision;

@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <unistd.h>
 
 #include "service_impl.h"
 
@@ -104,8 +104,17 @@ static bool send_regions(struct att_service *service, const struct att_server_re
     return true;
 }
 
+/* Not for those who are only let in: it is everybody's daemon. What else they may ask for takes nothing from others but
+ * time, as reads and updates do. */
 static bool shut_down(struct att_service *service, const struct att_server_request *request)
 {
+    char text[ATT_WIRE_TEXT_BYTES];
+
+    if (!request->owner) {
+        snprintf(text, sizeof text, "shutdown: only user %lu, who runs the daemon, and root may end it",
+                 (unsigned long)geteuid());
+        return service_refuse(service, request, ATT_EPERM, text);
+    }
     ping(service, request);
     fprintf(stderr, "attnd: shutdown asked for by a client\n");
     atomic_store(&service->stop, true);

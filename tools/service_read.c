@@ -45,6 +45,7 @@ static bool hand_over(struct att_service *service, const struct att_server_reque
     work->lsn = service->lsn;
     work->job = (struct att_job){.kind = kind,
                                  .index = kind == ATT_JOB_COLUMN ? request->header.column : request->header.index,
+                                 .column = request->header.column,
                                  .values = work->values,
                                  .bounds = work->values + values,
                                  .user = work};
@@ -62,7 +63,7 @@ bool service_query(struct att_service *service, const struct att_server_request 
                                               request->header.column, &reply.value, &reply.error_bound, &error);
 
     if (status == ATT_AGAIN)
-        return hand_over(service, request, ATT_JOB_ROW, service->options.d_v, 1);
+        return hand_over(service, request, ATT_JOB_ENTRY, 1, 1);
     if (status != ATT_OK && status != ATT_EMPTY)
         return service_refuse(service, request, status, error.text);
     reply.status = (uint8_t)status;
@@ -179,7 +180,7 @@ static void finish_row(struct att_service *service, struct work *work)
     if (work->job.status == ATT_OK) {
         reply.error_bound = work->job.bounds[0];
         if (entry)
-            reply.value = work->values[work->request.column];
+            reply.value = work->values[0];
     }
     reply_read(service, work->session, &work->request, &reply, work->values,
                entry || work->job.status != ATT_OK ? 0 : work->bytes);
@@ -236,7 +237,7 @@ static void finish(struct att_service *service, struct att_job *job)
                             job->status == ATT_ENOMEM ? "not enough memory for this answer"
                                                       : "scores are too large for the precision");
         work_end(service, work);
-    } else if (job->kind == ATT_JOB_ROW) {
+    } else if (job->kind == ATT_JOB_ROW || job->kind == ATT_JOB_ENTRY) {
         finish_row(service, work);
     } else {
         finish_wide(service, work);

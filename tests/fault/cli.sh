@@ -183,7 +183,14 @@ long=$root/$(printf 'x%.0s' $(seq 1 120))
 expect "attnd: the socket's path is too long" 1 "characters 107" -- "$build/attnd" --dir fresh2 --socket "$long" --q Q.npy --k K.npy --v V.npy
 expect "attnctl: the socket's path is too long" 1 "characters 107" -- "$build/attnctl" --socket "$long" ping
 expect "attnctl: no daemon at the socket" 1 "$root/none" -- "$build/attnctl" --socket "$root/none" ping
+# A socket that cannot be is found out before anything is made.
 : >stale
+mkdir -p open && chmod 777 open
+for socket in "$long" "$root/missing/s" "$root/stale" "$root/open/s" "$root/Q.npy/s" ""; do
+    expect "no socket there: '${socket:0:40}'" 1 "socket" -- "$build/attnd" --dir fresh2 --socket "$socket" --q Q.npy --k K.npy --v V.npy
+    if [ ! -e fresh2 ] && [ ! -e missing ]; then pass "and nothing is made"; else fail "no socket there: '$socket'" "$(ls -d fresh2 missing 2>/dev/null) was made"; fi
+    rm -rf fresh2 missing
+done
 expect "attnctl: a file that is no socket" 1 "$root/stale" -- "$build/attnctl" --socket "$root/stale" ping
 
 # ---- a daemon that is served bad updates -----------------------------------------------------------------
@@ -193,9 +200,18 @@ if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
     expect "attnctl: too many arguments" 2 "query" -- "$build/attnctl" --socket "$root/s" query 1 2 3
     expect "attnctl: not a number" 2 "one" -- "$build/attnctl" --socket "$root/s" query one 2
     expect "attnctl: a number and more" 2 "1x" -- "$build/attnctl" --socket "$root/s" query 0 1x
+    for words in "row 3:0" "col 3:0" "set-b 3:0 0" "append 3: 1 1 1 1 1 1 1" "replay --kind k --index i --rows r --head 3"; do
+        # shellcheck disable=SC2086 # words
+        expect "a head that is not there: $words" 1 "" -- "$build/attnctl" --socket "$root/s" $words
+        if grep -q "head 3 is out of range: there is 1" err; then pass "and it says so"; else fail "a head that is not there: $words" "$(cat err)"; fi
+    done
+    expect "a head that is no number" 2 "" -- "$build/attnctl" --socket "$root/s" append x: 1 1 1 1 1 1 1
+    if grep -q "append: head: 'x'" err; then pass "and it says so"; else fail "a head that is no number" "$(cat err)"; fi
+    expect "replay backwards" 2 "--from 10 --to 5" -- "$build/attnctl" --socket "$root/s" replay --kind k --index i --rows r --from 10 --to 5
     expect "DIR is served already" 1 "state" -- "$build/attnd" --dir state --socket "$root/other.s"
     cp -r state copied
     expect "the socket is in use" 1 "$root/s" -- "$build/attnd" --dir second --socket "$root/s" --q Q.npy --k K.npy --v V.npy
+    if [ ! -e second ]; then pass "and nothing is made"; else fail "the socket is in use" "second was made"; fi
     for command in "query 6 0" "query 0 3" "row 6" "col 3" "update-k 20 0 1" "update-k 0 4 1" "update-v 0 3 1" \
         "update-v 99 0 1" "set-q 6 1 1 1 1" "set-k 20 1 1 1 1" "delete 20" "set-b 20 0"; do
         # shellcheck disable=SC2086 # words
@@ -224,6 +240,8 @@ if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
     expect "append takes the deleted index" 0 "5" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
     printf 'query 0 0\n# a comment\nquery 0 99\nquery 0 0\n' >script
     expect "exec stops at the first error" 1 "3" -- "$build/attnctl" --socket "$root/s" exec script
+    printf 'query 0 0\nquery 0 1\0 and more\nquery 0 0\n' >nul
+    expect "exec refuses a NUL byte" 1 "line 2 NUL" -- "$build/attnctl" --socket "$root/s" exec nul
     if [ "$(wc -l <out)" -eq 1 ]; then pass "exec printed what came before"; else fail "exec printed what came before" "$(wc -l <out) lines"; fi
     for i in $(seq 0 20); do echo "delete $i"; done >script
     expect "delete everything" 0 "" -- "$build/attnctl" --socket "$root/s" exec script

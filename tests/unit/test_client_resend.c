@@ -233,27 +233,6 @@ static void a_daemon_that_dies_while_updates_are_sent_again(void **unused)
     }
 }
 
-/* Another state is served at the socket for a while: the session waits until its own is there again. */
-static void another_daemon_comes_in_between(void **unused)
-{
-    (void)unused;
-    static struct fake fake;
-    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 1},
-                                   {.incarnation = 7, .n_q = 1, .takes = MOST},
-                                   {.incarnation = 7, .n_q = 1, .takes = MOST},
-                                   {.incarnation = 2, .takes = MOST}}};
-    begin(&fake, 4);
-    struct att_client *client = connect_session(&fake, 5000);
-    submit_small(client);
-    complete(client, 1);
-    await_end(&fake, 1);
-    submit_small(client);
-    complete(client, 1); /* not 0 at once */
-    att_close(client);
-    end(&fake);
-    assert_got(&fake.lives[3], 1, 2);
-}
-
 /* LSNs from before a crash mean nothing after it, also when the first attempt to connect after it fails late: what
  * the next one has not acknowledged again is sent again to the one after it. */
 static void a_restart_is_seen_after_a_failed_attempt(void **unused)
@@ -278,23 +257,29 @@ static void a_restart_is_seen_after_a_failed_attempt(void **unused)
     assert_got(&fake.lives[3], 1, 7);
 }
 
-/* It stays: a call waits for all of its time and says why; the session goes on. */
-static void another_daemon_stays(void **unused)
+/* Another state is served at the socket: that ends the session, with one handshake and a status that says so. */
+static void a_daemon_of_another_shape_ends_the_session(void **unused)
 {
     (void)unused;
     static struct fake fake;
     struct att_completion done;
-    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 1}, {.incarnation = 7, .n_q = 1, .takes = MOST}}};
-    begin(&fake, 2);
-    struct att_client *client = connect_session(&fake, 300);
+    fake = (struct fake){.lives = {{.incarnation = 1, .takes = 1},
+                                   {.incarnation = 7, .n_q = 1, .takes = MOST},
+                                   {.incarnation = 7, .n_q = 1, .takes = MOST}}};
+    begin(&fake, 3);
+    struct att_client *client = connect_session(&fake, 5000);
     assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_OK);
     await_end(&fake, 1);
     submit_small(client);
-    uint64_t start = test_now_ns();
-    assert_int_equal(att_complete(client, &done, 1, 200), 0);
-    assert_true(test_now_ns() - start >= 200 * UINT64_C(1000000));
-    assert_int_equal(att_submit(client, &(struct att_request){.type = ATT_REQ_PING}), ATT_ECLOSED);
-    assert_non_null(strstr(att_last_error(client), "connecting again failed"));
+    assert_int_equal(att_complete(client, &done, 1, 5000), 1);
+    assert_int_equal(done.status, ATT_ESHAPE);
+    assert_int_equal(att_complete(client, &done, 1, 200), -1);
+    assert_non_null(strstr(att_last_error(client), "another state (heads 1, n_q 1,"));
+    assert_int_equal(att_update_v(client, 0, 0, 1.0), ATT_ESHAPE);
+    await_end(&fake, 2);
+    assert_int_equal(atomic_load(&fake.ended), 2); /* nobody has come a second time */
+    att_close(client);
+    client = connect_session(&fake, 5000); /* what the message says to do */
     att_close(client);
     end(&fake);
 }
@@ -359,9 +344,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_daemon_that_dies_while_updates_are_sent_again),
-        cmocka_unit_test(another_daemon_comes_in_between),
         cmocka_unit_test(a_restart_is_seen_after_a_failed_attempt),
-        cmocka_unit_test(another_daemon_stays),
+        cmocka_unit_test(a_daemon_of_another_shape_ends_the_session),
         cmocka_unit_test(an_update_that_cannot_be_repeated),
         cmocka_unit_test(a_call_has_one_timeout),
     };

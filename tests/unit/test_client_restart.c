@@ -197,8 +197,8 @@ static void giving_up_and_other_states(void **unused)
     snprintf(v, sizeof v, "%s/V.npy", attnd.root);
     const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--threads", "1", NULL};
     assert_true(daemon_start(&attnd, arguments));
-    assert_int_equal(att_query(client, 3, 1, &value, &bound), ATT_ECLOSED);
-    assert_non_null(strstr(att_last_error(client), "another state"));
+    assert_int_equal(att_query(client, 3, 1, &value, &bound), ATT_ESHAPE);
+    assert_non_null(strstr(att_last_error(client), "another state (heads 1, n_q 51,"));
     att_close(client);
     daemon_release(&attnd);
 }

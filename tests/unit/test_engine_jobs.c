@@ -61,7 +61,8 @@ static void rows_without_tokens_are_nan_in_columns_and_empty_alone(void **state)
     harness_check_all(fixture.engine, &fixture.model, harness_tolerance(ATT_MIXED));
 }
 
-/* Few rows meet the tokens where they lie, many meet them packed: the sums are the same, bit for bit. */
+/* Few rows meet the tokens where they lie, many meet them packed, and of an entry's row only one column is summed: the sums are
+ * the same, bit for bit. */
 static void a_row_alone_has_the_bits_it_has_among_many(void **state)
 {
     static double all[N_Q * D_V], bounds[N_Q], alone[D_V], bound;
@@ -82,6 +83,14 @@ static void a_row_alone_has_the_bits_it_has_among_many(void **state)
             assert_int_equal(harness_job(fixture.engine, &one), ATT_OK);
             assert_memory_equal(alone, all + (size_t)i * D_V, sizeof alone);
             assert_memory_equal(&bound, &bounds[i], sizeof bound);
+            for (uint32_t j = 0; j < D_V; j++) {
+                double value, least;
+                struct att_job entry = {
+                    .kind = ATT_JOB_ENTRY, .index = i, .column = j, .values = &value, .bounds = &least};
+                assert_int_equal(harness_job(fixture.engine, &entry), ATT_OK);
+                assert_memory_equal(&value, &alone[j], sizeof value);
+                assert_true(least <= bound);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ enum plant { PLANT_FLIP, PLANT_VERSION, PLANT_DELETE };
 
 /* Changes the value of the `which`th key of a database (negative: from the end): flips byte `at`
  * (negative: from the end), or sets the version, or deletes it. */
-static void plant_value(const char *name, const char *database, int which, enum plant how, long at)
+static void UNUSED plant_value(const char *name, const char *database, int which, enum plant how, long at)
 {
     char path[160];
     MDB_env *env;
@@ -49,7 +49,7 @@ static void plant_value(const char *name, const char *database, int which, enum 
 }
 
 /* Generations at LSN 0 and 20, the log with batches of one record each up to 40. */
-static void make_two_generations(void)
+static void UNUSED make_two_generations(void)
 {
     make_state(0);
     struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
@@ -62,7 +62,7 @@ static void make_two_generations(void)
     att_store_close(store);
 }
 
-static int verify_severity(char *ret_text, size_t size)
+static int UNUSED verify_severity(char *ret_text, size_t size)
 {
     struct att_store *store = NULL;
     struct findings findings = {0, 0, ""};

@@ -252,7 +252,7 @@ class Client(_Requests):
     reconnect: after a restart of the daemon, connect again with the next call.
     session: has every update take effect exactly once, whatever crashes: updates go on across a restart of the daemon. A
     number of the program's own (not 0), the same each time it starts: `client.session.begin` then says which update was the last
-    to take effect; or SESSION_ANY. Raises ATT_EFENCED once another client has it, ATT_EEXPIRED, ATT_LOST.
+    to take effect; or SESSION_ANY. Raises ATT_EFENCED once another client has it, ATT_EEXPIRED, ATT_ESHAPE, ATT_LOST.
     resume: the daemon must know the session already (else ATT_EEXPIRED).
 
     Use it in a `with` statement, or close it."""

@@ -8,7 +8,7 @@ __all__ = [
     "Error", "ATT_EMPTY", "ATT_AGAIN", "ATT_EINVAL", "ATT_ERANGE", "ATT_ENOTFINITE", "ATT_ECAPACITY", "ATT_EMAGNITUDE",
     "ATT_EBUSY", "ATT_ETIMEOUT", "ATT_ECLOSED", "ATT_EPROTOCOL", "ATT_EVERSION", "ATT_EPERM", "ATT_EIO", "ATT_ENOSPC",
     "ATT_ENOMEM", "ATT_ECORRUPT", "ATT_EEXIST", "ATT_ENOENT", "ATT_ELOCKED", "ATT_EREADONLY", "ATT_LOST", "ATT_EKERNEL",
-    "ATT_EEXPIRED", "ATT_EFENCED",
+    "ATT_EEXPIRED", "ATT_EFENCED", "ATT_ESHAPE",
 ]
 
 
@@ -170,6 +170,12 @@ class ATT_EFENCED(Error):
     """Another client has taken over this session."""
 
     status = 25
+
+
+class ATT_ESHAPE(Error):
+    """The daemon that came back serves a state of another shape."""
+
+    status = 26
 
 
 _by_status: Dict[int, Type[Error]] = {

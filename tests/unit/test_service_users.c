@@ -1,0 +1,120 @@
+/* What a user that --allow-uid lets in may do: all that clients do, but not end the daemon. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants those first */
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "attn.h"
+#include "daemon.h"
+
+enum { GUEST = 12345, STRANGER = 12346, OTHER = 1234, FAILED = 100 };
+
+static struct daemon attnd;
+
+static void start(uid_t user)
+{
+    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
+    daemon_init(&attnd);
+    daemon_write_arrays(&attnd, 2, 6, 2, 2, 3);
+    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
+    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
+    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
+    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--allow-uid", "12345", NULL};
+    assert_int_equal(chmod(attnd.root, 0711), 0);
+    assert_int_equal(chown(attnd.root, user, (gid_t)-1), 0);
+    assert_int_equal(seteuid(user),
+                     0); /* the daemon takes the effective one over its exec, as its real one is root's */
+    assert_true(daemon_start(&attnd, arguments));
+    assert_int_equal(seteuid(0), 0);
+}
+
+/* The status of what this user's client gets, in a process of its own. */
+static int as(uid_t user, enum att_status (*ask)(struct att_client *client))
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        struct att_client *client;
+        const struct att_connect_options options = {.socket = attnd.socket};
+        if (setuid(user) != 0)
+            _exit(FAILED);
+        enum att_status got = att_connect(&options, &client, NULL);
+        if (got == ATT_OK) {
+            got = ask(client);
+            if (got == ATT_EPERM && !strstr(att_last_error(client), "shutdown: only user"))
+                _exit(FAILED);
+        }
+        _exit((int)got);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static enum att_status use(struct att_client *client)
+{
+    static const float row[2] = {1, 2};
+    double value, bound;
+    struct att_stat stat;
+    enum att_status status = att_set_v(client, 3, row);
+    if (status == ATT_OK)
+        status = att_query(client, 1, 1, &value, &bound);
+    if (status == ATT_OK)
+        status = att_merge(client);
+    if (status == ATT_OK)
+        status = att_snapshot(client);
+    if (status == ATT_OK)
+        status = att_flush(client);
+    return status == ATT_OK ? att_get_stat(client, &stat) : status;
+}
+
+static void check(uid_t user)
+{
+    start(user);
+    assert_int_equal(as(STRANGER, use), ATT_EPERM);
+    assert_int_equal(as(GUEST, use), ATT_OK);
+    assert_int_equal(as(GUEST, att_shutdown), ATT_EPERM);
+    assert_int_equal(as(0, use), ATT_OK); /* it is still there */
+    assert_int_equal(as(0, att_shutdown), ATT_OK);
+    assert_int_equal(daemon_stop(&attnd, 0), 0);
+    daemon_release(&attnd);
+}
+
+static void a_guest_does_not_end_it(void **unused)
+{
+    (void)unused;
+    check(0);
+}
+
+static void root_ends_another_users(void **unused)
+{
+    (void)unused;
+    char program[4096];
+    daemon_program("attnd", program, sizeof program);
+    assert_int_equal(seteuid(OTHER), 0);
+    const bool runs = faccessat(AT_FDCWD, program, X_OK, AT_EACCESS) == 0;
+    assert_int_equal(seteuid(0), 0);
+    if (!runs)
+        skip(); /* built where only root can read */
+    check(OTHER);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_guest_does_not_end_it),
+        cmocka_unit_test(root_ends_another_users),
+    };
+    if (!daemon_has("attnd") || geteuid() != 0)
+        return 77;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
