@@ -47,9 +47,13 @@ static void publish(struct persist_log *log)
     atomic_store_explicit(&log->tail, log->end, memory_order_release);
 }
 
-static void ring_write(struct persist_log *log, uint64_t position, const void *data, size_t bytes)
+static inline void ring_write(struct persist_log *log, uint64_t position, const void *data, size_t bytes)
 {
     size_t at = (size_t)(position % ATT_LOG_BUFFER_BYTES);
+    if (at + bytes <= ATT_LOG_BUFFER_BYTES) { /* all but once a round */
+        memcpy(log->ring + at, data, bytes);
+        return;
+    }
     size_t first = ATT_LOG_BUFFER_BYTES - at < bytes ? (size_t)(ATT_LOG_BUFFER_BYTES - at) : bytes;
     memcpy(log->ring + at, data, first);
     memcpy(log->ring, (const char *)data + first, bytes - first);
