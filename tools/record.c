@@ -51,7 +51,8 @@ const char *att_record_kind_name(uint16_t kind)
 }
 
 /* The op's arrays, key before value and padded: where they are, or copied. */
-static const void *payload_of(const float *key, const float *value, uint32_t d, uint32_t d_v, size_t bytes, void *scratch)
+static const void *payload_of(const float *key, const float *value, uint32_t d, uint32_t d_v, size_t bytes,
+                              void *scratch)
 {
     const size_t key_bytes = key ? d * sizeof(float) : 0, value_bytes = value ? d_v * sizeof(float) : 0;
     char *to = scratch;
@@ -77,8 +78,7 @@ const void *att_record_from_op(const struct att_op *op, uint32_t head, uint64_t 
     const float *key = kind->may & ATT_FIELD_KEY ? op->key : NULL;
     const float *value = kind->may & ATT_FIELD_VALUE ? op->value : NULL;
     const float *bias = kind->may & ATT_FIELD_BIAS ? op->bias : NULL;
-    const uint32_t fields =
-        (key ? ATT_FIELD_KEY : 0u) | (value ? ATT_FIELD_VALUE : 0u) | (bias ? ATT_FIELD_BIAS : 0u);
+    const uint32_t fields = (key ? ATT_FIELD_KEY : 0u) | (value ? ATT_FIELD_VALUE : 0u) | (bias ? ATT_FIELD_BIAS : 0u);
     const size_t bytes = payload_bytes(fields, d, d_v);
     *ret = (struct att_record){.lsn = lsn,
                                .session = session,
@@ -89,7 +89,9 @@ const void *att_record_from_op(const struct att_op *op, uint32_t head, uint64_t 
                                .fields = fields,
                                .index = op->index,
                                .column = kind->entry ? op->column : 0,
-                               .number = bias ? *bias : kind->entry ? (float)op->number : 0.0f};
+                               .number = bias          ? *bias
+                                         : kind->entry ? (float)op->number
+                                                       : 0.0f};
     return payload_of(key, value, d, d_v, bytes, scratch);
 }
 

@@ -61,11 +61,11 @@ static void log_and_reply(struct att_service *service, const struct att_server_r
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
 
-    const void *payload = att_record_from_op(
-        op, request->header.head, service->lsn,
-        request->place == ATT_NO_PLACE ? 0 : att_sessions_at(service->sessions, request->place)->id,
-        request->header.session_seq, service->options.d, service->options.d_v, &service->record,
-        service->record_payload);
+    const void *payload =
+        att_record_from_op(op, request->header.head, service->lsn,
+                           request->place == ATT_NO_PLACE ? 0 : att_sessions_at(service->sessions, request->place)->id,
+                           request->header.session_seq, service->options.d, service->options.d_v, &service->record,
+                           service->record_payload);
     service_owe(service, payload);
     service_session_done(service, request, op);
     reply.index = op->kind == ATT_OP_APPEND ? op->index : 0;

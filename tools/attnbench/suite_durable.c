@@ -23,7 +23,7 @@ enum {
     LOG = 65536,
     ROW_BYTES = 48 + 2 * 4 * D, /* of a record */
     ROW_BATCH = 2048,
-    ROW_MESSAGE = 32,  /* updates sent as one: a message is 28 KiB at most */
+    ROW_MESSAGE = 32,  /* updates sent as one: a message is 56 KiB at most */
     ROW_TOKENS = 1024, /* that they replace: what merges cost is suite update's */
     ROW_UPDATES = 20 * ROW_BATCH,
     ENTRY_UPDATES = 2400 * ATT_BATCH_REQUESTS,
