@@ -21,6 +21,7 @@ enum {
     N_K = 20000,
     D = 64,
     LOG = 0,                    /* attnd's own choice: one that stays in the cache */
+    BIG_LOG = 65536,            /* beside snapshots merges come late: updates must not wait for them */
     ROW_BYTES = 48 + 2 * 4 * D, /* of a record */
     ROW_BATCH = 2048,
     ROW_MESSAGE = 32,  /* updates sent as one: a message is 56 KiB at most */
