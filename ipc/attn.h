@@ -178,7 +178,7 @@ enum { ATT_BATCH_REQUESTS = 64 };
  * nor keep back those after it: a batch is one message, not a transaction. What the end of the daemon interrupts is done
  * up to some request; so is what a crash leaves of it on disk.
  * ATT_EINVAL: no request, more than ATT_BATCH_REQUESTS, one of another type, or one that att_submit would refuse (the message
- * says which); or the message would be larger than an eighth of the request ring (28,672 bytes at least), or the replies
+ * says which); or the message would be larger than an eighth of the request ring (57,344 bytes at least), or the replies
  * than a quarter of the reply ring (1,024 at least, a row counts (56 + 8 d_v) / 56). Otherwise as att_submit; when it
  * fails nothing has been queued. */
 ATT_API enum att_status att_submit_batch(struct att_client *client, const struct att_request *requests, uint32_t count);

@@ -77,10 +77,9 @@ uint64_t att_largest_batch_reply_slots(uint64_t reply_slots)
     return reply_slots / 4;
 }
 
-/* The power of two that holds ATT_RING_MESSAGES messages of `bytes` bytes, and at least the minimum. */
-static uint64_t ring_slots(uint64_t bytes)
+/* The power of two that holds ATT_RING_MESSAGES messages of `bytes` bytes, and at least `slots`, which is one. */
+static uint64_t ring_slots(uint64_t slots, uint64_t bytes)
 {
-    uint64_t slots = ATT_RING_MIN_SLOTS;
     while (slots < ATT_RING_MESSAGES * att_slots_for(bytes))
         slots *= 2;
     return slots;
@@ -95,8 +94,8 @@ enum att_status att_geometry_choose(uint32_t d, uint32_t d_v, struct att_geometr
     if (chunk < sizeof(struct att_stat))
         chunk = sizeof(struct att_stat);
     chunk = (chunk + 15) / 16 * 16;
-    uint64_t requests = ring_slots(att_largest_request(d, d_v));
-    uint64_t replies = ring_slots(sizeof(struct att_wire_reply) + chunk);
+    uint64_t requests = ring_slots(ATT_REQUEST_MIN_SLOTS, att_largest_request(d, d_v));
+    uint64_t replies = ring_slots(ATT_REPLY_MIN_SLOTS, sizeof(struct att_wire_reply) + chunk);
     if (d == 0 || d_v == 0 || requests > ATT_RING_MAX_SLOTS || replies > ATT_RING_MAX_SLOTS)
         return att_fail(error, ATT_EINVAL, "no channel for rows of d = %u and d_v = %u", d, d_v);
     ret_geometry->request_slots = (uint32_t)requests;

@@ -15,12 +15,14 @@
 enum {
     ATT_SLOT_WORDS = 7,
     ATT_SLOT_DATA = 8 * ATT_SLOT_WORDS, /* bytes of a message in one slot */
-    ATT_RING_MIN_SLOTS = 4096,          /* 256 KiB */
-    ATT_RING_MAX_SLOTS = 1 << 24,       /* 1 GiB: more is a nonsense geometry */
-    ATT_RING_MESSAGES = 8,              /* a ring holds at least so many of its largest message */
-    ATT_RING_TELL = 8,                  /* a consumer tells its cursor each 1/8 of the ring */
-    ATT_AHEAD = 8,                      /* slots fetched ahead while a stream of messages is read or written */
-    ATT_BATCH = 16,                     /* messages published with one store, at most */
+    ATT_REQUEST_MIN_SLOTS = 8192, /* 512 KiB: 800 rows of d = 64, what a busy service takes while a client waits for
+                                           its processor */
+    ATT_REPLY_MIN_SLOTS = 4096,   /* 256 KiB */
+    ATT_RING_MAX_SLOTS = 1 << 24, /* 1 GiB: more is a nonsense geometry */
+    ATT_RING_MESSAGES = 8,        /* a ring holds at least so many of its largest message */
+    ATT_RING_TELL = 8,            /* a consumer tells its cursor each 1/8 of the ring */
+    ATT_AHEAD = 8,                /* slots fetched ahead while a stream of messages is read or written */
+    ATT_BATCH = 16,               /* messages published with one store, at most */
     ATT_CONTROL_BYTES = 4096,
     ATT_CACHE_LINE = 64
 };

@@ -47,9 +47,13 @@ static void publish(struct persist_log *log)
     atomic_store_explicit(&log->tail, log->end, memory_order_release);
 }
 
-static void ring_write(struct persist_log *log, uint64_t position, const void *data, size_t bytes)
+static inline void ring_write(struct persist_log *log, uint64_t position, const void *data, size_t bytes)
 {
     size_t at = (size_t)(position % ATT_LOG_BUFFER_BYTES);
+    if (at + bytes <= ATT_LOG_BUFFER_BYTES) { /* all but once a round */
+        memcpy(log->ring + at, data, bytes);
+        return;
+    }
     size_t first = ATT_LOG_BUFFER_BYTES - at < bytes ? (size_t)(ATT_LOG_BUFFER_BYTES - at) : bytes;
     memcpy(log->ring + at, data, first);
     memcpy(log->ring, (const char *)data + first, bytes - first);
@@ -163,24 +167,31 @@ static void ring_read(const struct persist_log *log, uint64_t position, void *to
     memcpy((char *)to + first, log->ring, bytes - first);
 }
 
-/* How much of [from, tail) makes the next batch. */
+/* A field of a record: fields are aligned, as records are, so none wraps. */
+static const void *ring_field(const struct persist_log *log, uint64_t position)
+{
+    return log->ring + position % ATT_LOG_BUFFER_BYTES;
+}
+
+/* How much of [from, tail) makes the next batch. Of each record two fields are read, where they lie. */
 static uint32_t measure(const struct persist_log *log, uint64_t from, uint64_t tail, struct att_batch *ret_batch)
 {
-    uint64_t most = log->most < PERSIST_BATCH_BYTES ? log->most : PERSIST_BATCH_BYTES;
+    const uint64_t most = log->most < PERSIST_BATCH_BYTES ? log->most : PERSIST_BATCH_BYTES;
+    const uint64_t *lsn = NULL;
     uint32_t bytes = 0, count = 0;
     while (from + bytes < tail) {
-        struct att_record record;
-        ring_read(log, from + bytes, &record, sizeof record);
-        if (sizeof *ret_batch + bytes + record.length > most)
+        const uint32_t *length = ring_field(log, from + bytes + offsetof(struct att_record, length));
+        if (sizeof *ret_batch + bytes + *length > most)
             break;
+        lsn = ring_field(log, from + bytes + offsetof(struct att_record, lsn));
         if (count == 0)
-            ret_batch->first_lsn = record.lsn;
-        ret_batch->last_lsn = record.lsn;
+            ret_batch->first_lsn = *lsn;
         /* The service thread's cache has it; the records that follow are likely to be as long as this one. */
-        __builtin_prefetch(log->ring + (from + bytes + UINT64_C(8) * record.length) % ATT_LOG_BUFFER_BYTES);
-        bytes += record.length;
+        __builtin_prefetch(ring_field(log, from + bytes + UINT64_C(8) * *length));
+        bytes += *length;
         count++;
     }
+    ret_batch->last_lsn = lsn ? *lsn : 0;
     ret_batch->count = count;
     ret_batch->bytes = bytes;
     return bytes;

@@ -50,43 +50,49 @@ const char *att_record_kind_name(uint16_t kind)
     return known ? known->name : "unknown";
 }
 
-void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session, uint64_t session_seq,
-                        uint32_t d, uint32_t d_v, struct att_record *ret, void *payload)
+/* The op's arrays, key before value and padded: where they are, or copied. */
+static const void *payload_of(const float *key, const float *value, uint32_t d, uint32_t d_v, size_t bytes,
+                              void *scratch)
+{
+    const size_t key_bytes = key ? d * sizeof(float) : 0, value_bytes = value ? d_v * sizeof(float) : 0;
+    char *to = scratch;
+
+    if (bytes > 0 && key_bytes + value_bytes == bytes && (!key || !value || key + d == value))
+        return key ? key : value;
+    if (key)
+        memcpy(to, key, key_bytes);
+    if (value)
+        memcpy(to + key_bytes, value, value_bytes);
+    memset(to + key_bytes + value_bytes, 0, bytes - key_bytes - value_bytes);
+    return scratch;
+}
+
+const void *att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session,
+                               uint64_t session_seq, uint32_t d, uint32_t d_v, struct att_record *ret, void *scratch)
 {
     const struct kind *kind = find_kind((uint32_t)op->kind);
     if (!kind || op->index == ATT_ANY_INDEX) {
         fprintf(stderr, "bug: an update of kind %d that is not absolute was to be logged\n", (int)op->kind);
         abort();
     }
-    struct att_record record = {.lsn = lsn,
-                                .session = session,
-                                .session_seq = session_seq,
-                                .kind = (uint16_t)op->kind,
-                                .head = (uint16_t)head,
-                                .index = op->index};
-    char *to = payload;
-    if (op->key && (kind->may & ATT_FIELD_KEY)) {
-        record.fields |= ATT_FIELD_KEY;
-        memcpy(to, op->key, d * sizeof(float));
-        to += d * sizeof(float);
-    }
-    if (op->value && (kind->may & ATT_FIELD_VALUE)) {
-        record.fields |= ATT_FIELD_VALUE;
-        memcpy(to, op->value, d_v * sizeof(float));
-        to += d_v * sizeof(float);
-    }
-    if (op->bias && (kind->may & ATT_FIELD_BIAS)) {
-        record.fields |= ATT_FIELD_BIAS;
-        record.number = *op->bias;
-    }
-    if (kind->entry) {
-        record.column = op->column;
-        record.number = (float)op->number;
-    }
-    size_t bytes = payload_bytes(record.fields, d, d_v);
-    memset(to, 0, bytes - (size_t)(to - (char *)payload));
-    record.length = (uint32_t)(sizeof record + bytes);
-    *ret = record;
+    const float *key = kind->may & ATT_FIELD_KEY ? op->key : NULL;
+    const float *value = kind->may & ATT_FIELD_VALUE ? op->value : NULL;
+    const float *bias = kind->may & ATT_FIELD_BIAS ? op->bias : NULL;
+    const uint32_t fields = (key ? ATT_FIELD_KEY : 0u) | (value ? ATT_FIELD_VALUE : 0u) | (bias ? ATT_FIELD_BIAS : 0u);
+    const size_t bytes = payload_bytes(fields, d, d_v);
+    *ret = (struct att_record){.lsn = lsn,
+                               .session = session,
+                               .session_seq = session_seq,
+                               .length = (uint32_t)(sizeof *ret + bytes),
+                               .kind = (uint16_t)op->kind,
+                               .head = (uint16_t)head,
+                               .fields = fields,
+                               .index = op->index,
+                               .column = kind->entry ? op->column : 0,
+                               .number = bias          ? *bias
+                                         : kind->entry ? (float)op->number
+                                                       : 0.0f};
+    return payload_of(key, value, d, d_v, bytes, scratch);
 }
 
 enum att_status att_record_to_op(const struct att_record *record, const void *payload, uint32_t d, uint32_t d_v,

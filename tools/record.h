@@ -13,14 +13,14 @@
 /* A record's length field: the struct, then the payload that `fields` names, padded to a multiple of 8. */
 uint32_t att_record_bytes(uint32_t fields, uint32_t d, uint32_t d_v);
 
-/* The largest payload of any record of this shape: what a buffer for att_record_from_op needs. A multiple of 8. */
+/* The largest payload of any record of this shape: what the scratch of att_record_from_op needs. A multiple of 8. */
 size_t att_record_payload_max(uint32_t d, uint32_t d_v);
 
-/* The record of an update that was applied, hence absolute (ATT_OP_ADD_* never get here: aborts). The payload is
- * written to `payload` (att_record_payload_max bytes, the caller's), zero-padded; of it ret->length - sizeof *ret bytes
- * count. */
-void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session, uint64_t session_seq,
-                        uint32_t d, uint32_t d_v, struct att_record *ret, void *payload);
+/* The record of an update that was applied, hence absolute (ATT_OP_ADD_* never get here: aborts). Returns its payload,
+ * ret->length - sizeof *ret bytes: the op's own arrays if they lie in memory as they do in a record, as a request's mostly
+ * do; else a zero-padded copy in `scratch` (att_record_payload_max bytes, the caller's). */
+const void *att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session,
+                               uint64_t session_seq, uint32_t d, uint32_t d_v, struct att_record *ret, void *scratch);
 
 /* Where the arrays of a replayed op live: the payload as stored need not be aligned. The caller's. */
 struct att_record_arrays {

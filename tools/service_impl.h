@@ -72,7 +72,7 @@ struct att_service {
     uint64_t full_ns; /* after stop: since when the disk has been full; 0: it is not */
     bool gave_up;     /* that was too long: what is not on disk now will not be */
     struct att_record record;
-    void *record_payload;
+    void *record_payload; /* owned: of what is owed, or not as a record has it */
 
     /* sessions */
     struct att_sessions *sessions; /* the caller's */
@@ -113,7 +113,7 @@ static inline struct att_engine *service_engine(const struct att_service *servic
 /* service_update.c */
 bool service_update(struct att_service *service, const struct att_server_request *request);
 bool service_pay_owed(struct att_service *service);
-void service_owe(struct att_service *service);
+void service_owe(struct att_service *service, const void *payload);
 bool service_refuses_updates(struct att_service *service, enum att_status *ret_status, char *ret_text, size_t size);
 
 /* service_session.c */

@@ -158,7 +158,7 @@ enum att_status service_on_ask(void *context, uint64_t connection, const struct 
                                           .kind = ATT_RECORD_SESSION,
                                           .index = ask->uid,
                                           .column = place == ATT_NO_SESSION};
-    service_owe(service);
+    service_owe(service, NULL);
     journal(service, &entry);
     place = att_sessions_find(service->sessions, ask->id);
     att_server_end(service->server, att_sessions_at(service->sessions, place)->connection,

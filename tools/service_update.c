@@ -1,5 +1,6 @@
 /* Updates: into the engine, then into the log, then the reply: at once, or when the log has them on disk. */
 #include <stdio.h>
+#include <string.h>
 
 #include "service_impl.h"
 
@@ -16,12 +17,15 @@ bool service_pay_owed(struct att_service *service)
     return !service->owed;
 }
 
-/* Hands `record`, of the newest LSN, to the store. */
-void service_owe(struct att_service *service)
+/* Hands `record`, of the newest LSN, to the store; what the store has no room for is kept. */
+void service_owe(struct att_service *service, const void *payload)
 {
+    const size_t bytes = service->record.length - sizeof service->record;
+
     service->log_bytes += service->record.length;
-    service->owed = true;
-    service_pay_owed(service);
+    service->owed = att_store_append(service->store, &service->record, payload) != ATT_OK;
+    if (service->owed && bytes > 0 && payload != service->record_payload)
+        memcpy(service->record_payload, payload, bytes);
 }
 
 /* Whether the store takes nothing now, and why. */
@@ -57,11 +61,12 @@ static void log_and_reply(struct att_service *service, const struct att_server_r
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
 
-    att_record_from_op(op, request->header.head, service->lsn,
-                       request->place == ATT_NO_PLACE ? 0 : att_sessions_at(service->sessions, request->place)->id,
-                       request->header.session_seq, service->options.d, service->options.d_v, &service->record,
-                       service->record_payload);
-    service_owe(service);
+    const void *payload =
+        att_record_from_op(op, request->header.head, service->lsn,
+                           request->place == ATT_NO_PLACE ? 0 : att_sessions_at(service->sessions, request->place)->id,
+                           request->header.session_seq, service->options.d, service->options.d_v, &service->record,
+                           service->record_payload);
+    service_owe(service, payload);
     service_session_done(service, request, op);
     reply.index = op->kind == ATT_OP_APPEND ? op->index : 0;
     if (service->options.durability == ATT_DURABLE_ALWAYS)

@@ -220,7 +220,7 @@ static enum att_status meet(enum lie lie, struct att_error *error)
         struct att_completion none;
         if (lie == REPLY_TWICE && status == ATT_OK && att_complete(client, &none, 1, 0) < 0)
             status = ATT_EPROTOCOL;
-        for (int i = 0; lie == REPLY_CURSOR && i < 5000 && status != ATT_EPROTOCOL; i++)
+        for (int i = 0; lie == REPLY_CURSOR && i < 10000 && status != ATT_EPROTOCOL; i++) /* until the ring is full */
             status = att_submit(client, &more);
         snprintf(error->text, sizeof error->text, "%s", att_last_error(client));
         free(row);

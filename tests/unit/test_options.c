@@ -197,14 +197,14 @@ static void round_trip(const struct att_op *op)
     struct att_error error = {0};
     memset(payload, 0x55, sizeof payload);
     assert_true(att_record_payload_max(D, D_V) <= sizeof payload);
-    att_record_from_op(op, 3, 12, 34, 56, D, D_V, &record, payload);
+    const void *made = att_record_from_op(op, 3, 12, 34, 56, D, D_V, &record, payload);
     assert_int_equal(record.lsn, 12);
     assert_int_equal(record.session, 34);
     assert_int_equal(record.session_seq, 56);
     assert_int_equal(record.head, 3);
     assert_int_equal(record.length % 8, 0);
     assert_int_equal(record.length, att_record_bytes(record.fields, D, D_V));
-    memcpy(shifted + 1, payload, record.length - sizeof record); /* stored payloads need not be aligned */
+    memcpy(shifted + 1, made, record.length - sizeof record); /* stored payloads need not be aligned */
     assert_int_equal(att_record_to_op(&record, shifted + 1, D, D_V, &arrays, &back, &error), ATT_OK);
     assert_int_equal(back.kind, op->kind);
     assert_int_equal(back.index, op->index);
@@ -235,6 +235,24 @@ static void updates_come_back_from_their_records(void **state)
     };
     for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
         round_trip(&ops[i]);
+}
+
+static void arrays_that_lie_as_in_a_record_are_not_copied(void **state)
+{
+    (void)state;
+    static const float both[4] = {1, 2, 3, 4}, other[2] = {3, 4};
+    float scratch[4];
+    struct att_record record;
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 7, .key = both, .value = both + 2};
+    assert_ptr_equal(att_record_from_op(&op, 0, 1, 0, 0, 2, 2, &record, scratch), both);
+    op.key = NULL;
+    assert_ptr_equal(att_record_from_op(&op, 0, 1, 0, 0, 2, 2, &record, scratch), both + 2);
+    op.key = both;
+    op.value = other;
+    assert_ptr_equal(att_record_from_op(&op, 0, 1, 0, 0, 2, 2, &record, scratch), scratch);
+    assert_memory_equal(scratch, both, sizeof scratch);
+    op.value = both + 2;
+    assert_ptr_equal(att_record_from_op(&op, 0, 1, 0, 0, 2, 1, &record, scratch), scratch); /* to be padded */
 }
 
 static void records_that_make_no_sense_are_corrupt(void **state)
@@ -271,6 +289,7 @@ int main(void)
         cmocka_unit_test(printed_bounds_cover_the_printed_value),
         cmocka_unit_test(answers_print_as_the_contract_says),
         cmocka_unit_test(updates_come_back_from_their_records),
+        cmocka_unit_test(arrays_that_lie_as_in_a_record_are_not_copied),
         cmocka_unit_test(records_that_make_no_sense_are_corrupt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,7 @@ void served_program(const char *name, char *ret_path, size_t size)
     snprintf(ret_path, size, "%s/%s", self, name);
 }
 
-/* capacity NULL: on the state that is there. */
+/* capacity NULL: on the state that is there; "0": attnd chooses. */
 static _Noreturn void become_attnd(const struct served *served, const char *capacity, int ready)
 {
     char path[4096], dir[96], q[96], k[96], v[96];
@@ -60,7 +60,8 @@ static _Noreturn void become_attnd(const struct served *served, const char *capa
         execl(path, "attnd", "--dir", dir, "--socket", served->socket, "--threads", "1", "--durability",
               served->durability, (char *)NULL);
     execl(path, "attnd", "--dir", dir, "--socket", served->socket, "--q", q, "--k", k, "--v", v, "--scale", "auto",
-          "--durability", served->durability, "--threads", "1", "--log-capacity", capacity, (char *)NULL);
+          "--durability", served->durability, "--threads", "1", strcmp(capacity, "0") == 0 ? NULL : "--log-capacity",
+          capacity, (char *)NULL);
     _exit(127);
 }
 

@@ -14,7 +14,8 @@ struct served {
     char root[64], socket[80];
 };
 
-/* Starts the attnd that lies beside this program: random arrays, one thread, no durability; waits until no row is cold. */
+/* Starts the attnd that lies beside this program: random arrays, one thread, no durability; waits until no row is cold.
+ * log_capacity 0: its own choice. */
 void served_start(struct served *served, uint32_t n_q, uint32_t n_k, uint32_t d, uint32_t log_capacity);
 void served_stop(struct served *served);
 
