@@ -50,6 +50,14 @@ const char *att_record_kind_name(uint16_t kind)
     return known ? known->name : "unknown";
 }
 
+/* Copies an array into the payload, if there is one; returns where the next one goes. */
+static size_t put_array(void *payload, size_t at, const float *array, uint32_t count)
+{
+    if (payload)
+        memcpy((char *)payload + at, array, count * sizeof(float));
+    return at + count * sizeof(float);
+}
+
 void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session, uint64_t session_seq,
                         uint32_t d, uint32_t d_v, struct att_record *ret, void *payload)
 {
@@ -64,16 +72,14 @@ void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, ui
                                 .kind = (uint16_t)op->kind,
                                 .head = (uint16_t)head,
                                 .index = op->index};
-    char *to = payload;
+    size_t end = 0;
     if (op->key && (kind->may & ATT_FIELD_KEY)) {
         record.fields |= ATT_FIELD_KEY;
-        memcpy(to, op->key, d * sizeof(float));
-        to += d * sizeof(float);
+        end = put_array(payload, end, op->key, d);
     }
     if (op->value && (kind->may & ATT_FIELD_VALUE)) {
         record.fields |= ATT_FIELD_VALUE;
-        memcpy(to, op->value, d_v * sizeof(float));
-        to += d_v * sizeof(float);
+        end = put_array(payload, end, op->value, d_v);
     }
     if (op->bias && (kind->may & ATT_FIELD_BIAS)) {
         record.fields |= ATT_FIELD_BIAS;
@@ -84,7 +90,8 @@ void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, ui
         record.number = (float)op->number;
     }
     size_t bytes = payload_bytes(record.fields, d, d_v);
-    memset(to, 0, bytes - (size_t)(to - (char *)payload));
+    if (payload)
+        memset((char *)payload + end, 0, bytes - end);
     record.length = (uint32_t)(sizeof record + bytes);
     *ret = record;
 }

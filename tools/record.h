@@ -17,8 +17,8 @@ uint32_t att_record_bytes(uint32_t fields, uint32_t d, uint32_t d_v);
 size_t att_record_payload_max(uint32_t d, uint32_t d_v);
 
 /* The record of an update that was applied, hence absolute (ATT_OP_ADD_* never get here: aborts). The payload is
- * written to `payload` (att_record_payload_max bytes, the caller's), zero-padded; of it ret->length - sizeof *ret bytes
- * count. */
+ * written to `payload` (att_record_payload_max bytes, the caller's; NULL: nobody wants it), zero-padded; of it
+ * ret->length - sizeof *ret bytes count. */
 void att_record_from_op(const struct att_op *op, uint32_t head, uint64_t lsn, uint64_t session, uint64_t session_seq,
                         uint32_t d, uint32_t d_v, struct att_record *ret, void *payload);
 

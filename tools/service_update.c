@@ -56,11 +56,13 @@ static void log_and_reply(struct att_service *service, const struct att_server_r
                           const struct att_op *op)
 {
     struct att_wire_reply reply = service_reply_to(service, &request->header);
+    void *payload =
+        service->options.durability == ATT_DURABLE_OFF ? NULL : service->record_payload; /* there is no log */
 
     att_record_from_op(op, request->header.head, service->lsn,
                        request->place == ATT_NO_PLACE ? 0 : att_sessions_at(service->sessions, request->place)->id,
                        request->header.session_seq, service->options.d, service->options.d_v, &service->record,
-                       service->record_payload);
+                       payload);
     service_owe(service);
     service_session_done(service, request, op);
     reply.index = op->kind == ATT_OP_APPEND ? op->index : 0;
