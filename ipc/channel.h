@@ -9,19 +9,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "attn.h"
 
 enum {
     ATT_SLOT_WORDS = 7,
     ATT_SLOT_DATA = 8 * ATT_SLOT_WORDS, /* bytes of a message in one slot */
-    ATT_REQUEST_MIN_SLOTS = 8192, /* 512 KiB: 800 rows of d = 64, what a busy service takes while a client waits for
-                                           its processor */
+    /* 512 KiB: 800 rows of d = 64, what a busy service takes while a client waits for its processor */
+    ATT_REQUEST_MIN_SLOTS = 8192,
     ATT_REPLY_MIN_SLOTS = 4096,   /* 256 KiB */
     ATT_RING_MAX_SLOTS = 1 << 24, /* 1 GiB: more is a nonsense geometry */
     ATT_RING_MESSAGES = 8,        /* a ring holds at least so many of its largest message */
     ATT_RING_TELL = 8,            /* a consumer tells its cursor each 1/8 of the ring */
-    ATT_AHEAD = 8,                /* slots fetched ahead while a stream of messages is read or written */
+    ATT_AHEAD = 4,                /* slots fetched ahead while a stream of messages is read */
+    ATT_FETCH = 16,               /* slots of one message that are fetched at once when it is read */
+    ATT_OWN_AHEAD = 8,            /* slots fetched ahead when they are written */
     ATT_BATCH = 16,               /* messages published with one store, at most */
     ATT_CONTROL_BYTES = 4096,
     ATT_CACHE_LINE = 64
@@ -83,6 +86,17 @@ struct att_channel {
     struct att_slot *reply_slots;
 };
 
+/* Begins to fetch a slot's line for writing. (gcc and clang make of __builtin_prefetch(.., 1) one for reading, unless they may
+ * use prefetchw; processors that don't know that take it for no operation.) */
+static inline void att_slot_own(const struct att_slot *slot)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)slot));
+#else
+    __builtin_prefetch(slot, 1);
+#endif
+}
+
 static inline uint64_t att_slots_for(uint64_t bytes)
 {
     return (bytes + ATT_SLOT_DATA - 1) / ATT_SLOT_DATA;
@@ -141,11 +155,63 @@ static inline uint64_t att_producer_room(const struct att_producer *producer)
 /* Reads the consumer's cursor. False: it is impossible (the peer broke the protocol); nothing has changed. */
 bool att_producer_refresh(struct att_producer *producer);
 
+/* Begins to fetch the slot that the next message will be written to. */
+static inline void att_producer_own(const struct att_producer *producer)
+{
+    att_slot_own(&producer->slots[producer->head & producer->mask]);
+}
+
 /* Writes one message, made of the parts one after another, and holds it back. The room must be there. */
 void att_producer_put(struct att_producer *producer, const struct att_part *parts, size_t count);
 
+/* The number of a slot that has been filled. */
+static inline void att_producer_number(const struct att_producer *producer, struct att_slot *slot, uint64_t position)
+{
+    /* relaxed: nobody looks at it before the release store in att_producer_publish */
+    if (position != producer->published)
+        atomic_store_explicit(&slot->seq, position + 1, memory_order_relaxed);
+}
+
+/* Begins to fetch slots for writing, before a message of so many is written. The consumer has the lines; fetching them one
+ * by one, as the stores come to them, would take as many misses in a row: so each is fetched ATT_OWN_AHEAD slots ahead, in a
+ * batch those of the next message too. The second message fetches the first of these again: the consumer may have looked
+ * there since. Returns where that ends; the slots ATT_OWN_AHEAD before it and later are left to the writer. */
+static inline uint64_t att_producer_ahead(const struct att_producer *producer, uint64_t slots)
+{
+    const uint64_t first = producer->head, end = first + slots + (producer->held > 0 ? ATT_OWN_AHEAD : 0);
+    for (uint64_t i = 0; producer->held < 2 && i < ATT_OWN_AHEAD && first + i < end; i++)
+        att_slot_own(&producer->slots[(first + i) & producer->mask]);
+    return end;
+}
+
+/* A message of one slot: its words, zeros at the end. */
+static inline void att_producer_put_slot(struct att_producer *producer, const uint64_t words[ATT_SLOT_WORDS])
+{
+    const uint64_t position = producer->head;
+    struct att_slot *slot = &producer->slots[position & producer->mask];
+    att_slot_own(slot);
+    if (producer->held > 0)
+        att_slot_own(&producer->slots[(att_producer_ahead(producer, 1) - 1) & producer->mask]);
+    for (size_t w = 0; w < ATT_SLOT_WORDS; w++)
+        atomic_store_explicit(&slot->words[w], words[w], memory_order_relaxed);
+    att_producer_number(producer, slot, position);
+    producer->head++;
+    producer->held++;
+}
+
 /* Makes all that is held back visible, with one store. False: there was nothing. */
-bool att_producer_publish(struct att_producer *producer);
+static inline bool att_producer_publish(struct att_producer *producer)
+{
+    if (producer->published == producer->head)
+        return false;
+    struct att_slot *slot = &producer->slots[producer->published & producer->mask];
+    /* release: all words and numbers of the batch are visible before this number;
+     * partner: the acquire load in att_consumer_peek */
+    atomic_store_explicit(&slot->seq, producer->published + 1, memory_order_release);
+    producer->published = producer->head;
+    producer->held = 0;
+    return true;
+}
 
 /* ---- Consuming ---------------------------------------------------------------------------------------- */
 
@@ -179,6 +245,14 @@ static inline enum att_ring_state att_consumer_peek(const struct att_consumer *c
     return ATT_RING_BROKEN;
 }
 
+/* Begins to fetch slots of a published message, from `position` on. */
+static inline void att_consumer_fetch(const struct att_consumer *consumer, uint64_t position, uint64_t slots)
+{
+    for (uint64_t i = 0; i < slots && i < ATT_FETCH; i++)
+        __builtin_prefetch(&consumer->slots[(position + i) & consumer->mask]);
+    __asm__ volatile(""); /* gcc leaves out calls of a function that does nothing but prefetch */
+}
+
 /* While message follows message, after att_consumer_take: begins to fetch slots that will be looked at soon. Not after a
  * lone message: the slots that follow are the producer's to write. `first`: after the second message of a stream. */
 static inline void att_consumer_ahead(const struct att_consumer *consumer, bool first)
@@ -188,6 +262,17 @@ static inline void att_consumer_ahead(const struct att_consumer *consumer, bool 
     __asm__ volatile(""); /* gcc leaves out calls of a function that does nothing but prefetch */
 }
 
+/* Copies the first slot of the message that peek found, ATT_SLOT_DATA bytes, into private memory; each word is read once. */
+static inline void att_consumer_read_first(const struct att_consumer *consumer, void *data)
+{
+    const struct att_slot *slot = &consumer->slots[consumer->tail & consumer->mask];
+    for (size_t w = 0; w < ATT_SLOT_WORDS; w++) {
+        /* relaxed: ordered by the acquire load of its number in att_consumer_peek */
+        const uint64_t word = atomic_load_explicit(&slot->words[w], memory_order_relaxed);
+        memcpy((unsigned char *)data + w * sizeof word, &word, sizeof word);
+    }
+}
+
 /* Copies `bytes` bytes of the message that peek found, from its slot number `first` on, into
  * private memory; each word is read once. False: a slot does not belong to the message (the peer
  * broke the protocol). */
@@ -195,6 +280,16 @@ bool att_consumer_read(const struct att_consumer *consumer, uint64_t first, void
 
 /* Frees the message's slots; tells the producer when 1/8 of the ring is untold, or at once when
  * `eager`. Returns whether it told. */
-bool att_consumer_take(struct att_consumer *consumer, uint64_t slots, bool eager);
+static inline bool att_consumer_take(struct att_consumer *consumer, uint64_t slots, bool eager)
+{
+    consumer->tail += slots;
+    if (!eager && consumer->tail - consumer->told < consumer->capacity / ATT_RING_TELL)
+        return false;
+    /* release: our copies out of the slots are done before the producer sees them free;
+     * partner: the acquire load in att_producer_refresh */
+    atomic_store_explicit(consumer->tail_cell, consumer->tail, memory_order_release);
+    consumer->told = consumer->tail;
+    return true;
+}
 
 #endif

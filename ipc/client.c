@@ -102,9 +102,8 @@ void att_client_give_up(struct att_client *client)
 /* ---- Submitting ---------------------------------------------------------------------------------------- */
 
 /* Bytes of a successful reply's payload. */
-static uint64_t payload_of(const struct att_client *client, uint32_t type)
+static uint64_t payload_of(const struct att_info *info, uint32_t type)
 {
-    const struct att_info *info = &client->info;
     switch (type) {
     case ATT_REQ_ROW:
         return sizeof(double) * (uint64_t)info->d_v;
@@ -117,6 +116,12 @@ static uint64_t payload_of(const struct att_client *client, uint32_t type)
     default:
         return 0;
     }
+}
+
+void att_client_measure(struct att_client *client)
+{
+    for (uint32_t type = 0; type < ATT_REQUEST_TYPES; type++)
+        client->payload[type] = payload_of(&client->info, type);
 }
 
 static uint16_t fields_of(const struct att_request *request)
@@ -141,7 +146,7 @@ enum att_status att_client_check(struct att_client *client, const struct att_req
     if (request->head > UINT16_MAX)
         return att_fail(&client->error, ATT_ERANGE, "%s: head %u is out of range: there %s %u", rule->name,
                         request->head, client->info.heads == 1 ? "is" : "are", client->info.heads);
-    uint64_t expected = payload_of(client, request->type);
+    uint64_t expected = client->payload[request->type];
     if (expected > 0 && request->buffer && request->buffer_bytes < expected)
         return att_fail(&client->error, ATT_EINVAL, "%s: the buffer has %zu bytes and needs %llu", rule->name,
                         request->buffer_bytes, (unsigned long long)expected);
@@ -180,7 +185,7 @@ uint32_t att_client_launch(struct att_client *client, const struct att_request *
     flight->type = request->type;
     flight->seq = 0;
     flight->filled = 0;
-    flight->expected = payload_of(client, request->type);
+    flight->expected = client->payload[request->type];
     flight->buffer = request->buffer;
     flight->batch = NULL;
     flight->text = NULL;
@@ -189,12 +194,10 @@ uint32_t att_client_launch(struct att_client *client, const struct att_request *
     return place;
 }
 
-size_t att_client_parts(struct att_client *client, const struct att_request *request, uint32_t place,
-                        struct att_wire_request *ret_header, struct att_part ret_parts[3])
+static inline struct att_wire_request header_of(const struct att_client *client, const struct att_request *request,
+                                                uint32_t place)
 {
-    const bool keeps = att_session_keeps(client, request->type);
-    size_t count = 0;
-    *ret_header = (struct att_wire_request){
+    return (struct att_wire_request){
         .length = (uint32_t)att_client_bytes(client, request),
         .generation = client->generation,
         .type = (uint16_t)request->type,
@@ -205,8 +208,16 @@ size_t att_client_parts(struct att_client *client, const struct att_request *req
         .column = request->column,
         .tag = (uint64_t)client->flights[place].round << 32 | place,
         .number = request->bias ? (double)*request->bias : request->number,
-        .session_seq = keeps ? att_session_next(client) : 0,
     };
+}
+
+size_t att_client_parts(struct att_client *client, const struct att_request *request, uint32_t place,
+                        struct att_wire_request *ret_header, struct att_part ret_parts[3])
+{
+    const bool keeps = att_session_keeps(client, request->type);
+    size_t count = 0;
+    *ret_header = header_of(client, request, place);
+    ret_header->session_seq = keeps ? att_session_next(client) : 0;
     ret_parts[count++] = (struct att_part){ret_header, sizeof *ret_header};
     if (request->key)
         ret_parts[count++] = (struct att_part){request->key, sizeof(float) * (size_t)client->info.d};
@@ -219,11 +230,32 @@ size_t att_client_parts(struct att_client *client, const struct att_request *req
     return count;
 }
 
+static void push_full_batch(struct att_client *client)
+{
+    if (client->requests.held >= ATT_BATCH)
+        att_push(client);
+}
+
 void att_client_put(struct att_client *client, const struct att_part *parts, size_t count)
 {
     att_producer_put(&client->requests, parts, count);
-    if (client->requests.held >= ATT_BATCH)
-        att_push(client);
+    push_full_batch(client);
+}
+
+/* Its message into the ring. */
+static void put_request(struct att_client *client, const struct att_request *request, uint32_t place)
+{
+    if (request->key || request->value || att_session_keeps(client, request->type)) {
+        struct att_wire_request header;
+        struct att_part parts[3];
+        att_client_put(client, parts, att_client_parts(client, request, place, &header, parts));
+    } else { /* a header alone: most messages */
+        const struct att_wire_request header = header_of(client, request, place);
+        uint64_t words[ATT_SLOT_WORDS];
+        att_wire_request_words(&header, words);
+        att_producer_put_slot(&client->requests, words);
+        push_full_batch(client);
+    }
 }
 
 enum att_status att_client_submit(struct att_client *client, const struct att_request *request, uint32_t *ret_flight)
@@ -232,10 +264,11 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
     if (client->closed)
         status = att_client_reconnect(client, att_client_deadline(client, att_now_ns()));
     if (status == ATT_OK)
+        att_producer_own(&client->requests); /* it comes while the rest is done */
+    if (status == ATT_OK)
         status = att_client_check(client, request);
-    if (status != ATT_OK)
-        return status;
-    status = att_session_admit(client, request, 1);
+    if (status == ATT_OK && client->resend)
+        status = att_session_admit(client, request, 1);
     if (status == ATT_OK)
         status = att_client_make_room(client, att_slots_for(att_client_bytes(client, request)));
     if (status != ATT_OK)
@@ -243,9 +276,7 @@ enum att_status att_client_submit(struct att_client *client, const struct att_re
     uint32_t place = att_client_launch(client, request);
     if (place == NO_FLIGHT)
         return att_fail(&client->error, ATT_EBUSY, "%d requests are in flight: complete some first", MOST_IN_FLIGHT);
-    struct att_wire_request header;
-    struct att_part parts[3];
-    att_client_put(client, parts, att_client_parts(client, request, place, &header, parts));
+    put_request(client, request, place);
     *ret_flight = place;
     return ATT_OK;
 }
@@ -307,8 +338,7 @@ static const char *take_reply(struct att_client *client, uint32_t *ret_place)
 {
     struct att_wire_reply reply;
     *ret_place = NO_FLIGHT;
-    if (!att_consumer_read(&client->replies, 0, &reply, sizeof reply))
-        return "a slot of its reply ring has a wrong number";
+    att_consumer_read_first(&client->replies, &reply);
     if (reply.length < sizeof reply || reply.length > client->largest_reply)
         return "a reply has an impossible length";
     if (reply.generation != client->generation)

@@ -54,7 +54,8 @@ static enum att_status submit(struct att_client *client, const struct att_reques
     uint64_t bytes = sizeof headers[0];
     for (uint32_t i = 0; i < count; i++)
         bytes += att_client_bytes(client, &requests[i]);
-    status = att_session_admit(client, requests, count);
+    if (client->resend)
+        status = att_session_admit(client, requests, count);
     if (status == ATT_OK)
         status = att_client_make_room(client, att_slots_for(bytes));
     if (status != ATT_OK)

@@ -183,6 +183,7 @@ static enum att_status attach(struct att_client *client, const struct att_welcom
         .daemon_pid = welcome->daemon_pid,
         .protocol = welcome->protocol,
     };
+    att_client_measure(client);
     return ATT_OK;
 }
 

@@ -10,6 +10,9 @@
 enum {
     DEFAULT_TIMEOUT_MS = 10 * 1000,
     MOST_IN_FLIGHT = 65536,
+    HOLD_PARTS = 32,
+    HOLD_MOST = 16,                      /* pauses: some 0.3 us */
+    HOLD_LOOKS = 16,                     /* a reply that comes after so many was not late because of a look */
     CHUNKS_A_LOOK = 64,                  /* taken between two looks at the clock */
     LOOK_NS = 1000 * 1000,               /* while spinning, the socket is looked at so often */
     SLICE_NS = 20 * 1000 * 1000,         /* while sleeping: so a dead daemon is noticed within 20 ms */
@@ -63,10 +66,12 @@ struct att_client {
     struct att_producer requests;
     struct att_consumer replies;
     uint64_t largest_reply;
-    uint32_t rung_ticket; /* the service's sleep that was rung for last */
-    uint32_t ticket;      /* what our client_ticket holds */
+    uint64_t payload[ATT_REQUEST_TYPES]; /* bytes of a successful reply's */
+    uint32_t rung_ticket;                /* the service's sleep that was rung for last */
+    uint32_t ticket;                     /* what our client_ticket holds */
     struct att_spin spin;
     uint64_t looked_ns;
+    uint32_t hold;     /* pauses before the first look for a reply, in parts of HOLD_PARTS: client_wait.c */
     uint64_t deadline; /* of the program's call that runs; 0: it has not looked at the clock yet */
 
     struct att_flight *flights; /* MOST_IN_FLIGHT; a place is touched only when needed */
@@ -135,9 +140,12 @@ bool att_session_sends_again(const struct att_client *client);
 bool att_session_unsettled(const struct att_client *client);
 void att_session_pump(struct att_client *client);
 /* Before requests are submitted: what is sent again has been sent, and there is room to keep the updates among them.
- * ATT_EBUSY; ATT_OK without a session. */
+ * ATT_EBUSY. Not without a session. */
 enum att_status att_session_admit(struct att_client *client, const struct att_request *requests, uint32_t count);
-bool att_session_keeps(const struct att_client *client, uint32_t type); /* an update of a session */
+static inline bool att_session_keeps(const struct att_client *client, uint32_t type) /* an update of a session */
+{
+    return client->resend && att_request_rule(type)->update;
+}
 uint64_t att_session_next(const struct att_client *client); /* the number of the update that is submitted next */
 /* Keeps its message, of these parts, and returns it as one. */
 struct att_part att_session_keep(struct att_client *client, const struct att_part *parts, size_t count,
@@ -156,6 +164,7 @@ void att_client_take(struct att_client *client, uint64_t slots);
 void att_client_hang_up(struct att_client *client); /* marks it closed */
 
 /* client.c */
+void att_client_measure(struct att_client *client); /* makes client->payload, from its info */
 /* Takes one completion out of the ring. NO_FLIGHT: none is there, the daemon broke the protocol, or CHUNKS_A_LOOK
  * replies have completed nothing (not when it is closed: then all that is there is taken). Abandoned ones are dropped on
  * the way. The flight is FLIGHT_OUT still; client->text holds its error text. */

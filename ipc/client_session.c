@@ -283,16 +283,9 @@ static enum att_status make_room(struct att_client *client, uint64_t count, uint
     return ATT_OK;
 }
 
-bool att_session_keeps(const struct att_client *client, uint32_t type)
-{
-    return client->resend && att_request_rule(type)->update;
-}
-
 enum att_status att_session_admit(struct att_client *client, const struct att_request *requests, uint32_t count)
 {
     uint64_t updates = 0, bytes = 0;
-    if (!client->resend)
-        return ATT_OK;
     if (att_session_sends_again(client)) {
         att_push(client); /* pumps */
         if (att_session_sends_again(client))

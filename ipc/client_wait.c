@@ -54,7 +54,7 @@ void att_client_bell(struct att_client *client)
 
 void att_push(struct att_client *client)
 {
-    if (att_session_sends_again(client))
+    if (client->resend && att_session_sends_again(client))
         att_session_pump(client);
     if (client->attached && att_producer_publish(&client->requests))
         att_client_bell(client);
@@ -91,13 +91,28 @@ static bool reply_waits(const struct att_client *client)
     return client->attached && att_consumer_peek(&client->replies) != ATT_RING_EMPTY;
 }
 
+/* A look takes the slot's line from the service, which has fetched it to write there (server_request.c): too early, it costs
+ * the service the way of the line again. So before the first look comes a pause, as long as four replies of five take: a
+ * little longer after each that was not there yet, a little shorter after each that was. What comes much later says nothing
+ * about that. */
+static void learn_hold(struct att_client *client, int looks)
+{
+    if (looks == 0 && client->hold > 0)
+        client->hold--;
+    else if (looks > 0 && looks < HOLD_LOOKS && client->hold < HOLD_MOST * HOLD_PARTS)
+        client->hold += 4;
+}
+
 bool att_client_quick(struct att_client *client)
 {
     att_push(client);
-    int looks = client->spin.mode == ATT_WAIT_BLOCK ? 1 : ATT_QUICK_LOOKS;
+    const int looks = client->spin.mode == ATT_WAIT_BLOCK ? 1 : ATT_QUICK_LOOKS;
+    for (uint32_t i = 0; i < client->hold / HOLD_PARTS; i++)
+        att_pause();
     for (int i = 0; i < looks; i++) {
         if (reply_waits(client)) {
             att_spin_quick(&client->spin);
+            learn_hold(client, i);
             return true;
         }
         att_pause();

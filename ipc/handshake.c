@@ -133,39 +133,33 @@ long att_packet_receive(int socket, void *data, size_t bytes, int *fds, size_t f
     return received;
 }
 
-const struct att_request_rule *att_request_rule(uint32_t type)
-{
-    static const struct att_request_rule rules[] = {
-        [ATT_REQ_PING] = {.name = "ping"},
-        [ATT_REQ_QUERY] = {.name = "query", .durable = true, .batch = true},
-        [ATT_REQ_ROW] = {.name = "row", .durable = true, .batch = true},
-        [ATT_REQ_COLUMN] = {.name = "column", .chunks = true},
-        [ATT_REQ_ALL] = {.name = "all", .chunks = true},
-        [ATT_REQ_SET_TOKEN] = {.name = "set token",
-                               .allowed = ATT_WIRE_KEY | ATT_WIRE_VALUE | ATT_WIRE_BIAS,
-                               .any = true,
-                               .batch = true,
-                               .update = true},
-        [ATT_REQ_UPDATE_K] = {.name = "update-k", .batch = true, .update = true},
-        [ATT_REQ_UPDATE_V] = {.name = "update-v", .batch = true, .update = true},
-        [ATT_REQ_APPEND] = {.name = "append",
-                            .allowed = ATT_WIRE_KEY | ATT_WIRE_VALUE | ATT_WIRE_BIAS,
-                            .required = ATT_WIRE_KEY | ATT_WIRE_VALUE,
-                            .batch = true,
-                            .update = true},
-        [ATT_REQ_DELETE] = {.name = "delete", .batch = true, .update = true},
-        [ATT_REQ_SET_Q] =
-            {.name = "set-q", .allowed = ATT_WIRE_KEY, .required = ATT_WIRE_KEY, .batch = true, .update = true},
-        [ATT_REQ_FLUSH] = {.name = "flush"},
-        [ATT_REQ_MERGE] = {.name = "merge"},
-        [ATT_REQ_SNAPSHOT] = {.name = "snapshot"},
-        [ATT_REQ_SHUTDOWN] = {.name = "shutdown"},
-        [ATT_REQ_STAT] = {.name = "stat"},
-        [ATT_REQ_READS] = {.name = "reads", .silent = true},
-        [ATT_REQ_BATCH] = {.name = "batch", .silent = true},
-        [ATT_REQ_REGIONS] = {.name = "regions", .silent = true},
-    };
-    if (type >= sizeof rules / sizeof rules[0] || !rules[type].name)
-        return NULL;
-    return &rules[type];
-}
+const struct att_request_rule att_request_rules[ATT_REQUEST_TYPES] = {
+    [ATT_REQ_PING] = {.name = "ping"},
+    [ATT_REQ_QUERY] = {.name = "query", .durable = true, .batch = true},
+    [ATT_REQ_ROW] = {.name = "row", .durable = true, .batch = true},
+    [ATT_REQ_COLUMN] = {.name = "column", .chunks = true},
+    [ATT_REQ_ALL] = {.name = "all", .chunks = true},
+    [ATT_REQ_SET_TOKEN] = {.name = "set token",
+                           .allowed = ATT_WIRE_KEY | ATT_WIRE_VALUE | ATT_WIRE_BIAS,
+                           .any = true,
+                           .batch = true,
+                           .update = true},
+    [ATT_REQ_UPDATE_K] = {.name = "update-k", .batch = true, .update = true},
+    [ATT_REQ_UPDATE_V] = {.name = "update-v", .batch = true, .update = true},
+    [ATT_REQ_APPEND] = {.name = "append",
+                        .allowed = ATT_WIRE_KEY | ATT_WIRE_VALUE | ATT_WIRE_BIAS,
+                        .required = ATT_WIRE_KEY | ATT_WIRE_VALUE,
+                        .batch = true,
+                        .update = true},
+    [ATT_REQ_DELETE] = {.name = "delete", .batch = true, .update = true},
+    [ATT_REQ_SET_Q] =
+        {.name = "set-q", .allowed = ATT_WIRE_KEY, .required = ATT_WIRE_KEY, .batch = true, .update = true},
+    [ATT_REQ_FLUSH] = {.name = "flush"},
+    [ATT_REQ_MERGE] = {.name = "merge"},
+    [ATT_REQ_SNAPSHOT] = {.name = "snapshot"},
+    [ATT_REQ_SHUTDOWN] = {.name = "shutdown"},
+    [ATT_REQ_STAT] = {.name = "stat"},
+    [ATT_REQ_READS] = {.name = "reads", .silent = true},
+    [ATT_REQ_BATCH] = {.name = "batch", .silent = true},
+    [ATT_REQ_REGIONS] = {.name = "regions", .silent = true},
+};

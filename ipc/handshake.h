@@ -139,8 +139,14 @@ struct att_request_rule {
     bool batch;   /* may stand in a batch */
     bool update;  /* of a session it has a number */
 };
+enum { ATT_REQUEST_TYPES = ATT_REQ_REGIONS + 1 };
+extern const struct att_request_rule att_request_rules[ATT_REQUEST_TYPES];
+
 /* NULL: no such type. */
-const struct att_request_rule *att_request_rule(uint32_t type);
+static inline const struct att_request_rule *att_request_rule(uint32_t type)
+{
+    return type < ATT_REQUEST_TYPES && att_request_rules[type].name ? &att_request_rules[type] : NULL;
+}
 
 /* Of what may stand in a batch: whether it only reads. */
 static inline bool att_request_reads(uint32_t type)

@@ -71,6 +71,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     server->largest_batch = att_largest_batch(server->geometry.request_slots);
     server->largest_reply_slots = att_slots_for(att_largest_reply(&server->geometry));
     server->largest_batch_reply_slots = att_largest_batch_reply_slots(server->geometry.reply_slots);
+    att_session_measure(server);
     if (getrandom(&server->generation_base, sizeof server->generation_base, 0) != sizeof server->generation_base) {
         status = att_fail(error, ATT_EIO, "cannot get random numbers: getrandom: %s", strerror(errno));
         goto free_server;

@@ -99,6 +99,7 @@ struct att_server {
     void *context;
     struct att_geometry geometry;
     uint64_t largest_request, largest_batch, largest_reply_slots, largest_batch_reply_slots;
+    uint32_t slots_wanted[ATT_REQUEST_TYPES]; /* reply slots, by the reply to one request */
 
     int lock_fd, listen_fd, epoll_fd, wake_fd, page_fd;
     struct att_status_page *page;
@@ -145,15 +146,32 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
 /* reason: printed; NULL: the client hung up, which is no news. Calls on_end. */
 void att_session_end(struct att_server *server, struct att_session *session, const char *reason);
 void att_session_release(struct att_session *session);
-struct att_session *att_session_find(const struct att_server *server, uint64_t id); /* NULL: ended */
-/* Whether `slots` more fit beside what is reserved; reads the client's cursor only if they seem not to. */
-bool att_session_fits(struct att_session *session, uint64_t slots);
+static inline struct att_session *att_session_find(const struct att_server *server, uint64_t id) /* NULL: ended */
+{
+    const uint64_t slot = id & ((1u << SESSION_SLOT_BITS) - 1);
+    struct att_session *session = slot < server->max_clients ? server->table[slot] : NULL;
+    return session && session->id == id ? session : NULL;
+}
+/* Whether `slots` more fit beside what is reserved; reads the client's cursor (_now) only if they seem not to. */
+bool att_session_fits_now(struct att_session *session, uint64_t slots);
+static inline bool att_session_fits(struct att_session *session, uint64_t slots)
+{
+    return att_producer_room(&session->replies) >= session->reserved + slots || att_session_fits_now(session, slots);
+}
 /* Rule (2), for session->wanted. False: the service owes replies; it's not the client's turn to do something. */
-bool att_session_admits(const struct att_server *server, const struct att_session *session);
+static inline bool att_session_admits(const struct att_server *server, const struct att_session *session)
+{
+    const uint64_t limit = session->replies.capacity - session->replies.capacity / ATT_RING_TELL;
+    return session->reserved + session->wanted + server->largest_reply_slots <= limit;
+}
 /* What waits needs so many slots; 0: nothing waits. */
 void att_session_set_starved(struct att_server *server, struct att_session *session, uint64_t slots);
 void att_session_quiet(struct att_server *server, struct att_session *session); /* an active one */
-uint64_t att_slots_wanted(const struct att_server *server, uint32_t type);      /* by the reply to one request */
+void att_session_measure(struct att_server *server);                            /* makes server->slots_wanted */
+static inline uint64_t att_slots_wanted(const struct att_server *server, uint32_t type)
+{
+    return server->slots_wanted[type];
+}
 /* Whether a request could be presented, or a chunk could go on, now. */
 bool att_session_ready(struct att_server *server, struct att_session *session);
 /* Looks at a few quiet sessions and makes those active that have something. Whether there was one. */

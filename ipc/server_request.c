@@ -86,9 +86,7 @@ static const char *check_batch(struct att_server *server, const struct att_sessi
 static const char *session_copy(struct att_server *server, struct att_session *session)
 {
     const struct att_wire_request *header = (const void *)server->request; /* malloc has aligned it */
-    /* A whole slot, whatever the length: the buffer is never smaller, and a constant size is copied faster. */
-    if (!att_consumer_read(&session->requests, 0, server->request, ATT_SLOT_DATA))
-        return slot_wrong;
+    att_consumer_read_first(&session->requests, server->request);          /* the buffer is never smaller */
     uint64_t largest = header->type == ATT_REQ_BATCH ? server->largest_batch : server->largest_request;
     if (header->length < sizeof *header || header->length > largest)
         return "a request has an impossible length";
@@ -278,6 +276,7 @@ static void take_message(struct att_server *server, struct att_session *session)
         /* A lone request's reply does not wait for a look at the other sessions. att_server_flush does the rest. */
         if (session->dirty)
             att_producer_publish(&session->replies);
+        att_producer_own(&session->replies); /* what the next one would wait for is its line, most of all */
     }
     server->current = NULL;
 }

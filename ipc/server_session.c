@@ -27,7 +27,7 @@ static _Noreturn void server_bug(const char *what)
     abort();
 }
 
-uint64_t att_slots_wanted(const struct att_server *server, uint32_t type)
+static uint64_t slots_wanted(const struct att_server *server, uint32_t type)
 {
     switch (type) {
     case ATT_REQ_ROW:
@@ -45,16 +45,13 @@ uint64_t att_slots_wanted(const struct att_server *server, uint32_t type)
     }
 }
 
-/* ---- Opening and ending -------------------------------------------------------------------------------- */
-
-struct att_session *att_session_find(const struct att_server *server, uint64_t id)
+void att_session_measure(struct att_server *server)
 {
-    uint64_t slot = id & ((1u << SESSION_SLOT_BITS) - 1);
-    if (slot >= server->max_clients)
-        return NULL;
-    struct att_session *session = server->table[slot];
-    return session && session->id == id ? session : NULL;
+    for (uint32_t type = 0; type < ATT_REQUEST_TYPES; type++)
+        server->slots_wanted[type] = (uint32_t)slots_wanted(server, type);
 }
+
+/* ---- Opening and ending -------------------------------------------------------------------------------- */
 
 static void session_place(struct att_server *server, struct att_session *session, uint32_t index)
 {
@@ -213,21 +210,13 @@ void att_session_end(struct att_server *server, struct att_session *session, con
 
 /* ---- Reply room ---------------------------------------------------------------------------------------- */
 
-bool att_session_fits(struct att_session *session, uint64_t slots)
+bool att_session_fits_now(struct att_session *session, uint64_t slots)
 {
-    if (att_producer_room(&session->replies) >= session->reserved + slots)
-        return true;
     if (!att_producer_refresh(&session->replies)) {
         session->broken = "its reply cursor is impossible";
         return false;
     }
     return att_producer_room(&session->replies) >= session->reserved + slots;
-}
-
-bool att_session_admits(const struct att_server *server, const struct att_session *session)
-{
-    uint64_t limit = session->replies.capacity - session->replies.capacity / ATT_RING_TELL;
-    return session->reserved + session->wanted + server->largest_reply_slots <= limit;
 }
 
 bool att_session_ready(struct att_server *server, struct att_session *session)
@@ -312,6 +301,8 @@ bool att_server_has_room(struct att_server *server, uint64_t id)
 static size_t reply_payload(const struct att_server *server, const struct att_session *session,
                             const struct att_wire_reply *reply, size_t bytes, uint64_t *ret_release)
 {
+    if (reply->type >= ATT_REQUEST_TYPES)
+        server_bug("a reply of no type");
     uint64_t promised = att_slots_wanted(server, reply->type);
     uint64_t room = att_producer_room(&session->replies);
     bool more = reply->flags & ATT_WIRE_MORE;
@@ -342,8 +333,14 @@ void att_server_reply(struct att_server *server, uint64_t id, struct att_wire_re
     size_t bytes = reply_payload(server, session, reply, payload_bytes, &release);
     reply->length = (uint32_t)(sizeof *reply + bytes);
     reply->generation = session->generation;
-    const struct att_part parts[] = {{reply, sizeof *reply}, {payload, bytes}};
-    att_producer_put(&session->replies, parts, bytes > 0 ? 2 : 1);
+    if (bytes > 0) {
+        const struct att_part parts[] = {{reply, sizeof *reply}, {payload, bytes}};
+        att_producer_put(&session->replies, parts, 2);
+    } else {
+        uint64_t words[ATT_SLOT_WORDS];
+        att_wire_reply_words(reply, words);
+        att_producer_put_slot(&session->replies, words);
+    }
     session->reserved -= release;
     if (!session->dirty) {
         session->dirty = true;

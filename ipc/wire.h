@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define ATT_PROTOCOL_VERSION 1u
 
@@ -29,6 +30,18 @@ struct att_wire_request {
                       otherwise the bias when ATT_WIRE_BIAS is set */
     uint64_t session_seq; /* updates of a session: their number, from 1 on; else 0 */
 };
+/* As the words of a slot. (Stored field by field and loaded again as words, each load would wait for its stores.) */
+static inline void att_wire_request_words(const struct att_wire_request *request, uint64_t ret_words[7])
+{
+    ret_words[0] = request->length | (uint64_t)request->generation << 32;
+    ret_words[1] = request->type | (uint64_t)request->head << 16 | (uint64_t)request->fields << 32 |
+                   (uint64_t)request->flags << 48;
+    ret_words[2] = request->index | (uint64_t)request->column << 32;
+    ret_words[3] = request->tag;
+    memcpy(&ret_words[4], &request->number, sizeof request->number);
+    ret_words[5] = request->session_seq;
+    ret_words[6] = 0;
+}
 enum { ATT_WIRE_KEY = 1, ATT_WIRE_VALUE = 2, ATT_WIRE_BIAS = 4 };
 enum { ATT_WIRE_DURABLE = 1 };
 /* Descriptors of a head's published region: what is always there, and the bases. */
@@ -64,6 +77,17 @@ struct att_wire_reply {
     double value;
     double error_bound;
 };
+static inline void att_wire_reply_words(const struct att_wire_reply *reply, uint64_t ret_words[7])
+{
+    ret_words[0] = reply->length | (uint64_t)reply->generation << 32;
+    ret_words[1] =
+        reply->status | (uint64_t)reply->flags << 8 | (uint64_t)reply->type << 16 | (uint64_t)reply->index << 32;
+    ret_words[2] = reply->tag;
+    ret_words[3] = reply->lsn;
+    ret_words[4] = reply->incarnation;
+    memcpy(&ret_words[5], &reply->value, sizeof reply->value);
+    memcpy(&ret_words[6], &reply->error_bound, sizeof reply->error_bound);
+}
 enum { ATT_WIRE_MORE = 1 };
 enum { ATT_WIRE_TEXT_BYTES = 200 };
 static_assert(sizeof(struct att_wire_reply) == 56, "att_wire_reply");
