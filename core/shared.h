@@ -7,11 +7,11 @@
 #define ATT_SHARED_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #ifdef ATTND_TSAN
-enum { ATT_SHARED_BUILD = 0 }; /* whether the kernel may write there */
 static inline void att_shared_store(void *to, const void *from, size_t bytes)
 {
     for (size_t i = 0; i < bytes / 4; i++)
@@ -23,7 +23,6 @@ static inline void att_shared_load(void *to, const void *from, size_t bytes)
         ((uint32_t *)to)[i] = __atomic_load_n((const uint32_t *)from + i, __ATOMIC_RELAXED);
 }
 #else
-enum { ATT_SHARED_BUILD = 1 };
 static inline void att_shared_store(void *to, const void *from, size_t bytes)
 {
     memcpy(to, from, bytes);
@@ -33,6 +32,16 @@ static inline void att_shared_load(void *to, const void *from, size_t bytes)
     memcpy(to, from, bytes);
 }
 #endif
+
+/* Whether what is computed may be computed there: not under the thread sanitizer, for the kernel stores as it does anywhere. */
+static inline bool att_shared_build(void)
+{
+#ifdef ATTND_TSAN
+    return false;
+#else
+    return true;
+#endif
+}
 
 /* One float into a lane that a reader may be loading; plain stores on every machine we know. */
 static inline void att_lane_store(float *lane, float value)

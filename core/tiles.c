@@ -72,7 +72,7 @@ void att_tile_load(struct att_engine *engine, struct att_work_tile *work, uint32
  * spare's old word see it change, as they would when it is copied there: they start again. */
 void att_tile_build_at(const struct att_engine *engine, struct att_work_tile *work, uint32_t spare)
 {
-    if (ATT_SHARED_BUILD && work->rows == ATT_TILE_ROWS)
+    if (att_shared_build() && work->rows == ATT_TILE_ROWS)
         work->tile = att_region_tile(&engine->region, spare);
 }
 
