@@ -11,6 +11,8 @@
 #define WIDE
 void att_kernel_read_avx512_256(const struct att_weights *work, const float *heads, const float *values,
                                 uint32_t columns, struct att_read_sums *ret);
+#else
+#include "lanes_rows.h"
 #endif
 
 /* Some tiles share a broadcast of q, as many as there are registers for their sums. */
@@ -72,30 +74,37 @@ LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum
     work->largest[0] = rint(f64x8_largest(*largest));
 }
 
-/* One tile, its keys turned sixteen columns at a time. */
+#if !defined(WIDE)
+LANES_INLINE bool any_seen(const float *bias)
+{
+    bool any = false;
+
+    for (size_t lane = 0; lane < 8; lane++)
+        any |= bias[lane] > -INFINITY;
+    return any;
+}
+
+/* One tile, of rows; it is seldom full, so the half that has no entries is left out. */
 LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, f64x8 *largest)
 {
-    f64x16 sum[CHAINS];
-    f32x16 sum32[CHAINS];
-    float keys[ATT_LANES * ATT_LANES];
+    const bool single = precision == ATT_SINGLE;
+    double t[ATT_LANES];
+    float t32[ATT_LANES];
 
-    for (uint32_t j = 0; j < CHAINS; j++) {
-        sum[j] = j == 0 ? start_f64(work->bias) : f64_set(0.0);
-        sum32[j] = j == 0 ? start_f32(work->bias) : f32_set(0.0f);
-    }
-    for (size_t p = 0; p < work->d; p += ATT_LANES) {
-        const size_t columns = work->d - p < ATT_LANES ? work->d - p : ATT_LANES;
-        turn(work->key_rows, p, columns, keys);
-        if (precision == ATT_SINGLE)
-            chains_f32(sum32, (const float *)work->q + p, keys, columns, 0, 1, 1, CHAINS);
+    f64_store(t, start_f64(work->bias));
+    f32_store(t32, start_f32(work->bias));
+    for (size_t half = 0; half < ATT_LANES; half += 8)
+        if (!any_seen(work->bias + half))
+            continue;
+        else if (single)
+            score_rows_f32(work->key_rows + half, work->q, work->d, t32 + half);
         else
-            chains_f64(sum, (const double *)work->q + p, keys, false, columns, 0, 1, 1, CHAINS);
-    }
+            score_rows_f64(work->key_rows + half, work->q, work->d, t + half);
     f64_store(work->weights,
-              weigh(precision, EIGHTHS - work->shift[0],
-                    precision == ATT_SINGLE ? f64_widen(f32_add(sum32[0], sum32[1])) : f64_add(sum[0], sum[1]),
-                    largest));
+              weigh(precision, EIGHTHS - work->shift[0], single ? f64_load_f32(t32) : f64_load(t), largest));
 }
+
+#endif
 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
                             enum att_precision precision)
@@ -106,10 +115,11 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
     /* The values of a column lie far apart: the processor does not foresee them. */
     for (uint32_t c = 0; c < work->tiles; c++)
         __builtin_prefetch(values + (size_t)c * columns * ATT_LANES);
-    if (work->key_rows) {
+#if !defined(WIDE)
+    if (work->key_rows)
         weigh_rows(work, precision, &largest);
-        tile++;
-    }
+    tile = work->key_rows ? 1 : 0;
+#endif
     weigh_from(work, tile, precision, &largest);
 }
 
