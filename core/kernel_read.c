@@ -285,7 +285,7 @@ void KERNEL_READ(const struct att_weights *work, const float *heads, const float
                  struct att_read_sums *ret)
 {
 #if defined(WIDE)
-    /* A tile that comes as rows is mostly shuffles, and lone: 151 ns in 256-bit registers, 195 in wider ones (d = 64). */
+    /* A tile that comes as rows is lone, and its rows are multiplied in 256-bit registers (lanes_rows.h). */
     if (work->key_rows) {
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
         return;
