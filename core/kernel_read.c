@@ -11,6 +11,8 @@
 #define WIDE
 void att_kernel_read_avx512_256(const struct att_weights *work, const float *heads, const float *values,
                                 uint32_t columns, struct att_read_sums *ret);
+#else
+#include "lanes_rows.h"
 #endif
 
 /* Some tiles share a broadcast of q, as many as there are registers for their sums. */
@@ -72,30 +74,37 @@ LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum
     work->largest[0] = rint(f64x8_largest(*largest));
 }
 
-/* One tile, its keys turned sixteen columns at a time. */
+#if !defined(WIDE)
+LANES_INLINE bool any_seen(const float *bias)
+{
+    bool any = false;
+
+    for (size_t lane = 0; lane < 8; lane++)
+        any |= bias[lane] > -INFINITY;
+    return any;
+}
+
+/* One tile, of rows; it is seldom full, so the half that has no entries is left out. */
 LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, f64x8 *largest)
 {
-    f64x16 sum[CHAINS];
-    f32x16 sum32[CHAINS];
-    float keys[ATT_LANES * ATT_LANES];
+    const bool single = precision == ATT_SINGLE;
+    double t[ATT_LANES];
+    float t32[ATT_LANES];
 
-    for (uint32_t j = 0; j < CHAINS; j++) {
-        sum[j] = j == 0 ? start_f64(work->bias) : f64_set(0.0);
-        sum32[j] = j == 0 ? start_f32(work->bias) : f32_set(0.0f);
-    }
-    for (size_t p = 0; p < work->d; p += ATT_LANES) {
-        const size_t columns = work->d - p < ATT_LANES ? work->d - p : ATT_LANES;
-        turn(work->key_rows, p, columns, keys);
-        if (precision == ATT_SINGLE)
-            chains_f32(sum32, (const float *)work->q + p, keys, columns, 0, 1, 1, CHAINS);
+    f64_store(t, start_f64(work->bias));
+    f32_store(t32, start_f32(work->bias));
+    for (size_t half = 0; half < ATT_LANES; half += 8)
+        if (!any_seen(work->bias + half))
+            continue;
+        else if (single)
+            score_rows_f32(work->key_rows + half, work->q, work->d, t32 + half);
         else
-            chains_f64(sum, (const double *)work->q + p, keys, false, columns, 0, 1, 1, CHAINS);
-    }
+            score_rows_f64(work->key_rows + half, work->q, work->d, t + half);
     f64_store(work->weights,
-              weigh(precision, EIGHTHS - work->shift[0],
-                    precision == ATT_SINGLE ? f64_widen(f32_add(sum32[0], sum32[1])) : f64_add(sum[0], sum[1]),
-                    largest));
+              weigh(precision, EIGHTHS - work->shift[0], single ? f64_load_f32(t32) : f64_load(t), largest));
 }
+
+#endif
 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
                             enum att_precision precision)
@@ -106,61 +115,192 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
     /* The values of a column lie far apart: the processor does not foresee them. */
     for (uint32_t c = 0; c < work->tiles; c++)
         __builtin_prefetch(values + (size_t)c * columns * ATT_LANES);
-    if (work->key_rows) {
+#if !defined(WIDE)
+    if (work->key_rows)
         weigh_rows(work, precision, &largest);
-        tile++;
-    }
+    tile = work->key_rows ? 1 : 0;
+#endif
     weigh_from(work, tile, precision, &largest);
 }
 
-/* Gives the weights their signs; what they add up to, in a pass of its own: its sums take twenty registers. */
-static void add_up(double *weights, uint32_t tiles, const float *heads, const float *values, size_t columns,
-                   struct att_read_sums *ret)
-{
-    f64x8 value = f64x8_set(0.0), sum[4], magnitude[4];
+/* What weights add up to. */
+struct totals {
+    f64x8 value, head[4], magnitude[4];
+};
 
+LANES_INLINE void start_totals(struct totals *totals)
+{
+    totals->value = f64x8_set(0.0);
 #pragma GCC unroll 4
     for (int x = 0; x < 4; x++)
-        sum[x] = magnitude[x] = f64x8_set(0.0);
-    for (uint32_t tile = 0; tile < tiles; tile++)
-#pragma GCC unroll 2
-        for (size_t half = 0; half < ATT_LANES; half += 8) {
-            const float *head = heads + (size_t)tile * 4 * ATT_LANES + half;
-            const f64x8 size = f64x8_load(weights + (size_t)tile * ATT_LANES + half);
-            const f64x8 weight = f64x8_mul(size, f64x8_widen(head));
-            f64x8_store(weights + (size_t)tile * ATT_LANES + half, weight);
-            value = f64x8_fma(weight, f64x8_widen(values + (size_t)tile * columns * ATT_LANES + half), value);
-            sum[0] = f64x8_add(sum[0], weight);
-            magnitude[0] = f64x8_add(magnitude[0], size);
-#pragma GCC unroll 3
-            for (int x = 1; x < 4; x++) {
-                const f64x8 column = f64x8_widen(head + x * ATT_LANES);
-                sum[x] = f64x8_fma(size, column, sum[x]);
-                magnitude[x] = f64x8_fma(weight, column, magnitude[x]);
-            }
-        }
-    ret->value = f64x8_sum(value);
-    f64x8_sum4(sum, ret->head);
-    f64x8_sum4(magnitude, ret->magnitude);
+        totals->head[x] = totals->magnitude[x] = f64x8_set(0.0);
 }
+
+/* Adds a tile, of weights without signs; stores them with their signs. */
+LANES_INLINE void add_tile(const double *sizes, const float *heads, const float *values, double *weights,
+                           struct totals *totals)
+{
+#pragma GCC unroll 2
+    for (size_t half = 0; half < ATT_LANES; half += 8) {
+        const float *head = heads + half;
+        const f64x8 size = f64x8_load(sizes + half);
+        const f64x8 weight = f64x8_mul(size, f64x8_widen(head));
+        f64x8_store(weights + half, weight);
+        totals->value = f64x8_fma(weight, f64x8_widen(values + half), totals->value);
+        totals->head[0] = f64x8_add(totals->head[0], weight);
+        totals->magnitude[0] = f64x8_add(totals->magnitude[0], size);
+#pragma GCC unroll 3
+        for (int x = 1; x < 4; x++) {
+            const f64x8 column = f64x8_widen(head + x * ATT_LANES);
+            totals->head[x] = f64x8_fma(size, column, totals->head[x]);
+            totals->magnitude[x] = f64x8_fma(weight, column, totals->magnitude[x]);
+        }
+    }
+}
+
+LANES_INLINE void finish_totals(const struct totals *totals, struct att_read_sums *ret)
+{
+    ret->value = f64x8_sum(totals->value);
+    f64x8_sum4(totals->head, ret->head);
+    f64x8_sum4(totals->magnitude, ret->magnitude);
+}
+
+LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                             enum att_precision precision, struct att_read_sums *ret)
+{
+    struct totals totals;
+
+    weigh_row(work, values, columns, precision);
+    /* In a pass of its own: its sums take twenty registers. */
+    start_totals(&totals);
+    for (uint32_t tile = 0; tile < work->tiles; tile++) {
+        double *weights = work->weights + (size_t)tile * ATT_LANES;
+        add_tile(weights, heads + (size_t)tile * 4 * ATT_LANES, values + tile * columns * ATT_LANES, weights, &totals);
+    }
+    finish_totals(&totals, ret);
+}
+
+#if defined(WIDE)
+/* In single, keys come from the L2 cache at half the speed at which they can be multiplied. So while the scores of a group of
+ * tiles are computed, those of the group before become weights and sums: a tile after each SEGMENT columns. */
+enum { GROUP = 4, SEGMENT = 16 };
+
+struct read_single {
+    const float *heads, *values;
+    size_t columns;
+    double *weights;
+    double anchor;
+    const float *scores;  /* of the tiles from `first` on */
+    uint32_t first, done; /* tiles that have been added */
+    f64x8 largest;
+    struct totals totals;
+};
+
+LANES_INLINE void settle_tile(struct read_single *read)
+{
+    const uint32_t tile = read->done++;
+    const f64x16 t = f64_load_f32(read->scores + (size_t)(tile - read->first) * ATT_LANES);
+    double sizes[ATT_LANES];
+
+    f64_store(sizes, weigh(ATT_SINGLE, read->anchor, t, &read->largest));
+    add_tile(sizes, read->heads + (size_t)tile * 4 * ATT_LANES, read->values + tile * read->columns * ATT_LANES,
+             read->weights + (size_t)tile * ATT_LANES, &read->totals);
+}
+
+/* Adds a column to one chain of each of `tiles` keys. */
+LANES_INLINE void score_column(float q, const float *const keys[GROUP], size_t column, uint32_t tiles, f32x16 *sum)
+{
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        sum[c] = f32_fma(f32_set(q), f32_load(keys[c] + column * ATT_LANES), sum[c]);
+}
+
+/* The scores of `tiles` tiles, a constant after inlining, from `first` on, while those before are settled. */
+LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, uint32_t first, uint32_t tiles,
+                              float *ret_scores)
+{
+    const float *q = work->q,
+                *keys[GROUP]; /* pointers that move: gcc computes an address for each multiplication otherwise */
+    f32x16 sum[CHAINS * GROUP];
+    size_t left = work->d;
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++) {
+        keys[c] = (const float *)work->keys + (size_t)(first + c) * work->d * ATT_LANES;
+        sum[c] = start_f32(work->bias + (size_t)(first + c) * ATT_LANES);
+        sum[tiles + c] = f32_set(0.0f);
+    }
+    for (; left >= SEGMENT; left -= SEGMENT) {
+#pragma GCC unroll 16
+        for (uint32_t p = 0; p < SEGMENT; p++)
+            score_column(q[p], keys, p, tiles, sum + p % CHAINS * tiles);
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            keys[c] += (size_t)SEGMENT * ATT_LANES;
+        q += SEGMENT;
+        if (read->done < first)
+            settle_tile(read);
+    }
+    for (size_t p = 0; p < left; p += CHAINS)
+#pragma GCC unroll 2
+        for (size_t chain = 0; chain < CHAINS; chain++)
+            if (p + chain < left)
+                score_column(q[p + chain], keys, p + chain, tiles, sum + chain * tiles);
+    while (read->done < first)
+        settle_tile(read);
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        f32_store(ret_scores + (size_t)c * ATT_LANES, f32_add(sum[c], sum[tiles + c]));
+    read->first = first;
+}
+
+static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                        struct att_read_sums *ret)
+{
+    float scores[GROUP * ATT_LANES];
+    struct read_single read;
+    uint32_t tile = 0;
+
+    read.heads = heads;
+    read.values = values;
+    read.columns = columns;
+    read.weights = work->weights;
+    read.anchor = EIGHTHS - work->shift[0];
+    read.scores = scores;
+    read.first = read.done = 0;
+    read.largest = f64x8_set(ATT_MASKED);
+    start_totals(&read.totals);
+    for (; tile + GROUP <= work->tiles; tile += GROUP)
+        score_group(work, &read, tile, GROUP, scores);
+    for (; tile < work->tiles; tile++)
+        score_group(work, &read, tile, 1, scores);
+    while (read.done < work->tiles)
+        settle_tile(&read);
+    work->largest[0] = rint(f64x8_largest(read.largest));
+    finish_totals(&read.totals, ret);
+}
+#endif
 
 void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret)
 {
 #if defined(WIDE)
-    /* A tile that comes as rows is mostly shuffles, and lone: 151 ns in 256-bit registers, 195 in wider ones (d = 64). */
+    /* A tile that comes as rows is lone, and its rows are multiplied in 256-bit registers (lanes_rows.h). */
     if (work->key_rows) {
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
         return;
     }
+    if (work->precision == ATT_SINGLE) {
+        read_single(work, heads, values, columns, ret);
+        return;
+    }
 #endif
     if (work->precision == ATT_SINGLE)
-        weigh_row(work, values, columns, ATT_SINGLE);
+        read_tiles(work, heads, values, columns, ATT_SINGLE, ret);
     else if (work->precision == ATT_MIXED)
-        weigh_row(work, values, columns, ATT_MIXED);
+        read_tiles(work, heads, values, columns, ATT_MIXED, ret);
     else
-        weigh_row(work, values, columns, ATT_DOUBLE);
-    add_up(work->weights, work->tiles, heads, values, columns, ret);
+        read_tiles(work, heads, values, columns, ATT_DOUBLE, ret);
 }
 
 /* `together` columns side by side, for one would wait for itself; together is a constant after inlining. */

@@ -130,6 +130,9 @@ static struct call random_call(struct test_random *random)
         c.wide_keys[i] = c.keys[i] = gaussian(random);
     for (size_t i = 0; i < lanes; i++)
         c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : 400.0f * gaussian(random);
+    if (random_one_in(random, 2)) /* the first tile is not full */
+        for (size_t i = random_below(random, 16); i < 16; i++)
+            c.bias[i] = -INFINITY;
     for (size_t i = 0; i < lanes * 4; i++)
         c.wide_heads[i] = c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
     for (size_t i = 0; i < lanes * c.columns; i++)
