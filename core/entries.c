@@ -4,7 +4,6 @@
  * slot only after reading such a tail, with a release fence in between; the fence's partner is the acquire fence in
  * reader.c, so a reader that saw new contents in a slot also sees that tail, and starts again. */
 #include <math.h>
-#include <string.h>
 
 #include "engine_impl.h"
 #include "shared.h"

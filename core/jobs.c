@@ -5,7 +5,6 @@
 #include <float.h>
 #include <math.h>
 #include <omp.h>
-#include <string.h>
 
 #include "engine_impl.h"
 

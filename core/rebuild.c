@@ -1,7 +1,6 @@
 /* Rebuilding bases from nothing: folding all live tokens at a cut of the log into a group of work tiles. A refresh is
  * a rebuild at `settled`; a read that its base can't answer is one at `count`. */
 #include <omp.h>
-#include <string.h>
 
 #include "engine_impl.h"
 

@@ -1,5 +1,4 @@
 /* Synchronous calls: one submit and one complete each. */
-#include <string.h>
 
 #include "client_internal.h"
 

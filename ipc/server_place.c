@@ -10,7 +10,6 @@
  * that lies about where it runs can make the service move once in MOVE_NS, no more. */
 #include <sched.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "server_internal.h"

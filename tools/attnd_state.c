@@ -1,7 +1,6 @@
 /* How the state comes to be: from arrays, or from its directory. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "attnd.h"

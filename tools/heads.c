@@ -4,7 +4,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum att_status att_heads_init(struct att_heads *heads, uint32_t count, struct att_error *error)
 {

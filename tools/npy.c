@@ -25,11 +25,6 @@ const struct npy_type npy_types[] = {
 };
 enum { TYPE_COUNT = sizeof npy_types / sizeof npy_types[0] };
 
-const char *att_npy_type_name(enum att_npy_type type)
-{
-    return npy_types[type].name;
-}
-
 enum att_status npy_fail_errno(struct att_error *error, const char *path, const char *doing, int number)
 {
     enum att_status status = ATT_EIO;

@@ -45,9 +45,6 @@ enum att_status att_npy_open(const char *path, struct att_npy *ret_npy, struct a
 /* NULL and zeroed are allowed. */
 void att_npy_close(struct att_npy *npy);
 
-/* "float32" and so on; a static string. */
-const char *att_npy_type_name(enum att_npy_type type);
-
 /* ATT_EINVAL unless the file holds floats of this shape (rows and cols as above); `matrix` names it in the message. */
 enum att_status att_npy_expect(const struct att_npy *npy, const char *matrix, uint64_t rows, uint64_t cols,
                                struct att_error *error);

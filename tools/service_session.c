@@ -19,7 +19,6 @@
  * cut. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "service_impl.h"
 

@@ -9,7 +9,6 @@
  * there. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "service_impl.h"
 

@@ -266,6 +266,7 @@ if start --dir room --q Q.npy --k K.npy --v V.npy; then
     expect "verify after new room" 0 "" -- "$build/attninspect" room verify
     if start --dir room; then
         expect "new room stays" 0 "21 double" -- "$build/attnctl" --socket "$root/s" stat
+        expect "and no more than that" 1 "room for 21" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
         stop
     fi
 fi

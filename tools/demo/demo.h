@@ -49,6 +49,8 @@ struct daemon {
 
 /* Starts attnd, on the arrays when `create`, and waits until it says that it is ready. */
 void daemon_start(struct daemon *daemon, bool create);
+/* Returns when it executes nothing any more; only daemon_stop may follow, with SIGKILL. */
+void daemon_pause(const struct daemon *daemon);
 /* Sends the signal and waits; the wait status. */
 int daemon_stop(struct daemon *daemon, int signal);
 struct att_client *daemon_connect(const struct daemon *daemon);

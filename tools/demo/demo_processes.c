@@ -203,6 +203,14 @@ void daemon_start(struct daemon *daemon, bool create)
     }
 }
 
+void daemon_pause(const struct daemon *daemon)
+{
+    int status;
+    if (kill(daemon->pid, SIGSTOP) != 0 || waitpid(daemon->pid, &status, WUNTRACED) != daemon->pid ||
+        !WIFSTOPPED(status))
+        demo_fail("attnd does not stop");
+}
+
 int daemon_stop(struct daemon *daemon, int signal)
 {
     int status = 0;

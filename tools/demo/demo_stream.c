@@ -88,9 +88,10 @@ uint64_t stream_run_and_kill(struct stream *stream, uint32_t to, uint32_t kill_a
         step(stream, to, TIMEOUT_MS);
     uint64_t killed, kill_ns = att_clock_ns() + delay_ns;
     do {
-        step(stream, to, 0);
+        step(stream, to - WINDOW, 0);
         killed = att_clock_ns();
-    } while (killed < kill_ns && stream->acknowledged < to);
+    } while (killed < kill_ns && stream->acknowledged < to - WINDOW);
+    daemon_pause(daemon); /* so that what is sent now is on its way for certain, however busy the machine is */
     send_some(stream, to);
     daemon_stop(daemon, SIGKILL);
     while (take_some(stream, TIMEOUT_MS) > 0) {}
