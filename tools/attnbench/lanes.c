@@ -18,7 +18,6 @@ INLINE float sum_body(const float *x, size_t count)
 {
     enum { CHAINS = 8 };
     wide sums[CHAINS] = {{0}};
-    float total = 0.0f;
 
     for (size_t i = 0; i + CHAINS * LANES <= count; i += CHAINS * LANES)
 #pragma GCC unroll 8
@@ -27,10 +26,14 @@ INLINE float sum_body(const float *x, size_t count)
             memcpy(&next, x + i + c * LANES, sizeof next);
             sums[c] += next;
         }
-    for (int c = 0; c < CHAINS; c++)
-        for (int lane = 0; lane < LANES; lane++)
-            total += sums[c][lane];
-    return total;
+    /* Halves onto halves: one after the other the 128 lanes would take longer than a short read. */
+    for (int step = CHAINS / 2; step > 0; step /= 2)
+        for (int c = 0; c < step; c++)
+            sums[c] += sums[c + step];
+    for (int step = LANES / 2; step > 0; step /= 2)
+        for (int lane = 0; lane < step; lane++)
+            sums[0][lane] += sums[0][lane + step];
+    return sums[0][0];
 }
 
 INLINE float max_body(const float *x, size_t count)
