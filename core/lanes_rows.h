@@ -13,8 +13,8 @@
 LANES_INLINE __m256d rows_step_f64(const float *const rows[3], size_t p, const double *q, __m256d sum)
 {
     const __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(rows[0] + p)), b = _mm256_cvtps_pd(_mm_loadu_ps(rows[2] + p));
-    const __m256d first = _mm256_broadcast_pd((const __m128d *)q),
-                  second = _mm256_broadcast_pd((const __m128d *)(q + 2));
+    const void *two = q, *next_two = q + 2; /* they need no alignment */
+    const __m256d first = _mm256_broadcast_pd(two), second = _mm256_broadcast_pd(next_two);
 
     sum = _mm256_fmadd_pd(first, _mm256_permute2f128_pd(a, b, 0x20), sum);
     return _mm256_fmadd_pd(second, _mm256_permute2f128_pd(a, b, 0x31), sum);
