@@ -31,10 +31,9 @@ static void start(uid_t user)
     const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--allow-uid", "12345", NULL};
     assert_int_equal(chmod(attnd.root, 0711), 0);
     assert_int_equal(chown(attnd.root, user, (gid_t)-1), 0);
-    assert_int_equal(seteuid(user),
-                     0); /* the daemon takes the effective one over its exec, as its real one is root's */
+    assert_int_equal(setresuid(user, user, 0), 0); /* the daemon loses the saved one as it starts */
     assert_true(daemon_start(&attnd, arguments));
-    assert_int_equal(seteuid(0), 0);
+    assert_int_equal(setresuid(0, 0, 0), 0);
 }
 
 /* The status of what this user's client gets, in a process of its own. */
