@@ -182,8 +182,6 @@ void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t ro
 void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn);
 /* The entry's head columns, without the sign. */
 void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS]);
-/* Begins to fetch what att_entries_head reads, and the bias. */
-void att_entries_ahead(const struct att_region *region, uint64_t position);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */
 void att_entries_offer(struct att_engine *engine);

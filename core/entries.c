@@ -119,18 +119,6 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
         ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
-/* Begins to fetch what att_entries_head reads, and the bias. */
-void att_entries_ahead(const struct att_region *region, uint64_t position)
-{
-    const size_t slot = att_log_slot(region, position), lane = position % ATT_TILE_LANES;
-    const float *head = region->log_heads + (slot - lane) * ATT_HEAD_COLUMNS;
-
-    __builtin_prefetch(region->log_bias + slot);
-    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        __builtin_prefetch(head + (size_t)c * ATT_TILE_LANES);
-    __asm__ volatile(""); /* as in att_engine_ahead_update */
-}
-
 void att_entries_publish(struct att_engine *engine, uint64_t count)
 {
     engine->index.count = count;

@@ -398,28 +398,18 @@ static enum att_status modify(struct att_engine *engine, struct att_op *op, uint
     return ATT_OK;
 }
 
-/* A token at random is in no cache: its lines are asked for together, before the first of them is waited for: those of
- * its row in the log, if it has one that is not settled. */
+/* A token at random is in no cache: its lines are asked for together, before the first of them is waited for. */
 void att_engine_ahead_update(const struct att_engine *engine, uint32_t token)
 {
     const struct att_region *region = &engine->region;
-    const float *key, *value;
-    int64_t position;
+    const float *key = region->k + (size_t)token * region->d, *value = region->v + (size_t)token * region->d_v;
 
     if (token >= region->capacity)
         return;
     __builtin_prefetch(&engine->index.live[token]);
-    position = pending_position(engine, engine->index.newest[token]);
-    if (position >= 0) {
-        key = att_log_row(region, (uint64_t)position);
-        value = key + region->d;
-        att_entries_ahead(region, (uint64_t)position);
-    } else {
-        key = region->k + (size_t)token * region->d;
-        value = region->v + (size_t)token * region->d_v;
-        __builtin_prefetch(&engine->merger.heads[token]);
-        __builtin_prefetch(&region->bias[token]);
-    }
+    __builtin_prefetch(&engine->index.newest[token]);
+    __builtin_prefetch(&engine->merger.heads[token]);
+    __builtin_prefetch(&region->bias[token]);
     for (uint32_t p = 0; p < region->d && p < 256; p += 16)
         __builtin_prefetch(key + p);
     for (uint32_t j = 0; j < region->d_v && j < 256; j += 16)
