@@ -87,9 +87,9 @@ ATT_API enum att_status att_socket_path(const char *name, char *ret_path, size_t
  * tells by number what has. That goes for what was acknowledged and then lost too (--durability interval and off).
  * att_complete returns 0 while the daemon is away, or refuses for now, and -1 only when the session is over: ATT_EEXPIRED
  * (the daemon keeps the 1,024 sessions that were used last), ATT_EFENCED (another client has connected with it), ATT_ESHAPE
- * (a daemon of another shape, scale or precision answers), ATT_LOST (an update that was acknowledged under interval or off was lost in a
- * crash, and cannot be repeated: other clients' updates came in between, or the disk is full; or the daemon serves an
- * older state). Requests that are no updates complete with ATT_ECLOSED as ever.
+ * (a daemon of another shape, scale or precision answers), ATT_LOST (an update that was acknowledged under interval or
+ * off was lost in a crash, and cannot be repeated: other clients' updates came in between, or the disk is full; or the
+ * daemon serves an older state). Requests that are no updates complete with ATT_ECLOSED as ever.
  *
  * At most 16,384 updates and 16 MiB of them are kept: beyond, att_submit first waits for the disk, for the client's
  * timeout at most, then returns ATT_EBUSY, as it does while it sends again. With --durability off the library asks for

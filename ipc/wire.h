@@ -30,6 +30,7 @@ struct att_wire_request {
                       otherwise the bias when ATT_WIRE_BIAS is set */
     uint64_t session_seq; /* updates of a session: their number, from 1 on; else 0 */
 };
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the words of a slot below are its fields as they lie");
 /* As the words of a slot. (Stored field by field and loaded again as words, each load would wait for its stores.) */
 static inline void att_wire_request_words(const struct att_wire_request *request, uint64_t ret_words[7])
 {

@@ -34,7 +34,8 @@ struct att_recovery {
 /* Creates an engine for each head from the store's chosen snapshot and the log after the head's cut, prepared but not
  * started: the caller starts them, or looks at them, and releases *ret_heads. From `wanted` come log_capacity, threads,
  * eager, error_budget, on_completion, context and what `overrides` names; the rest from the snapshot's shape (capacity
- * and precision: from a newer snapshot's that is damaged, for the log goes on under those). The sessions, still empty, are filled too, unless NULL.
+ * and precision: from a newer snapshot's that is damaged, for the log goes on under those). The sessions, still empty,
+ * are filled too, unless NULL.
  * Errors: the store's and the engine's; ATT_EINVAL when the capacity wanted is too small for the tokens there are;
  * ATT_ECORRUPT when a record makes no sense (names its LSN). */
 enum att_status att_recover(struct att_store *store, const struct att_engine_options *wanted, unsigned overrides,

@@ -147,6 +147,28 @@ bool daemon_start(struct daemon *daemon, const char *const *arguments)
     return ready;
 }
 
+bool daemon_start_new(struct daemon *daemon, const char *const *arguments)
+{
+    enum { PATHS = 3, MOST = 32 };
+    static const char *const options[PATHS] = {"--q", "--k", "--v"}, *const files[PATHS] = {"Q", "K", "V"};
+    const char *all[MOST + 1];
+    char paths[PATHS][sizeof daemon->root + 8];
+    size_t count = 0;
+
+    for (int i = 0; i < PATHS; i++) {
+        snprintf(paths[i], sizeof paths[i], "%s/%s.npy", daemon->root, files[i]);
+        all[count++] = options[i];
+        all[count++] = paths[i];
+    }
+    for (; arguments && *arguments; arguments++) {
+        if (count == MOST)
+            give_up("too many arguments");
+        all[count++] = *arguments;
+    }
+    all[count] = NULL;
+    return daemon_start(daemon, all);
+}
+
 int daemon_stop(struct daemon *daemon, int signal)
 {
     int status = -1;

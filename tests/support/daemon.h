@@ -26,6 +26,9 @@ void daemon_release(struct daemon *daemon);
  * False, with the end of its log printed, when it ends or is not ready after a minute. It dies with the caller. */
 bool daemon_start(struct daemon *daemon, const char *const *arguments);
 
+/* The same on the arrays in its root (daemon_write_arrays), a few arguments at most. */
+bool daemon_start_new(struct daemon *daemon, const char *const *arguments);
+
 /* Sends the signal and waits for the end. The wait status; -1 when it has not ended after a minute (then killed). */
 int daemon_stop(struct daemon *daemon, int signal);
 

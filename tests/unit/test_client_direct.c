@@ -30,16 +30,11 @@ static struct daemon attnd;
 
 static void start(const char *more, const char *value)
 {
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     daemon_init(&attnd);
     daemon_write_arrays(&attnd, N_Q, N_K, D, D_V, 7);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {
-        "--q", q,    "--k", k,   "--v", v, "--durability", "off", "--threads", "1", "--log-capacity",
-        "64",  more, value, NULL};
-    assert_true(daemon_start(&attnd, arguments));
+    const char *const arguments[] = {"--durability", "off", "--threads", "1", "--log-capacity",
+                                     "64",           more,  value,       NULL};
+    assert_true(daemon_start_new(&attnd, arguments));
 }
 
 static struct att_client *connect_to(bool direct)

@@ -12,14 +12,9 @@ enum { MANY = 8000 };
 
 static void write_arrays_and_start(struct daemon *daemon, unsigned rows, unsigned tokens, unsigned columns)
 {
-    char q[200], k[200], v[200];
     daemon_init(daemon);
     daemon_write_arrays(daemon, rows, tokens, 4, columns, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", daemon->root);
-    snprintf(k, sizeof k, "%s/K.npy", daemon->root);
-    snprintf(v, sizeof v, "%s/V.npy", daemon->root);
-    const char *create[] = {"--q", q, "--k", k, "--v", v, NULL};
-    assert_true(daemon_start(daemon, create));
+    assert_true(daemon_start_new(daemon, NULL));
 }
 
 /* Its exit code when it ends within so many seconds; else it is killed, and -1. */

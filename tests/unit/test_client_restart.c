@@ -22,14 +22,10 @@ static struct daemon attnd;
 
 static void start_new(void)
 {
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     daemon_init(&attnd);
     daemon_write_arrays(&attnd, N_Q, N_K, D, D_V, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--threads", "1", NULL};
-    assert_true(daemon_start(&attnd, arguments));
+    const char *const arguments[] = {"--threads", "1", NULL};
+    assert_true(daemon_start_new(&attnd, arguments));
 }
 
 static struct att_client *connect_with(uint32_t timeout_ms, bool direct)
@@ -188,15 +184,11 @@ static void giving_up_and_other_states(void **unused)
     assert_int_equal(att_query(client, 3, 1, &value, &bound), ATT_ECLOSED);
     assert_non_null(strstr(att_last_error(client), "connecting again failed"));
     /* Another state at the same socket. */
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     snprintf(command, sizeof command, "rm -rf %s", attnd.dir);
     assert_int_equal(system(command), 0);
     daemon_write_arrays(&attnd, N_Q + 1, N_K, D, D_V, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--threads", "1", NULL};
-    assert_true(daemon_start(&attnd, arguments));
+    const char *const arguments[] = {"--threads", "1", NULL};
+    assert_true(daemon_start_new(&attnd, arguments));
     assert_int_equal(att_query(client, 3, 1, &value, &bound), ATT_ESHAPE);
     assert_non_null(strstr(att_last_error(client), "another state (heads 1, n_q 51,"));
     att_close(client);

@@ -41,14 +41,9 @@ static uint64_t enter(uint64_t session, uint64_t fence)
 static void only_the_last_owner_comes_back(void **unused)
 {
     (void)unused;
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     daemon_init(&attnd);
     daemon_write_arrays(&attnd, 2, 6, 2, 2, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, NULL};
-    assert_true(daemon_start(&attnd, arguments));
+    assert_true(daemon_start_new(&attnd, NULL));
     const uint64_t first = enter(11, 0);
     assert_int_equal(enter(11, first + 1), first + 1);
     assert_int_equal(say(11, first + 1).status, ATT_EFENCED); /* heard already */

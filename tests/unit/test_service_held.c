@@ -48,15 +48,11 @@ static void what_a_client_does_not_take_holds_little(void **unused)
     static double values[N_Q * D_V];
     double(*answers)[N_Q * D_V] = calloc(ALL, sizeof *answers);
     struct att_completion done;
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     assert_non_null(answers);
     daemon_init(&attnd);
     daemon_write_arrays(&attnd, N_Q, N_K, D, D_V, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--threads", "1", NULL};
-    assert_true(daemon_start(&attnd, arguments));
+    const char *const arguments[] = {"--threads", "1", NULL};
+    assert_true(daemon_start_new(&attnd, arguments));
     struct att_client *client = connect_here(), *other = connect_here();
     assert_int_equal(att_all(other, values, NULL), ATT_OK);
     const uint64_t before = rss_of(other);

@@ -16,13 +16,9 @@ static void start(const char *const *arguments)
 
 static void start_new(void)
 {
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     daemon_init(&attnd);
     daemon_write_arrays(&attnd, 2, N_K, D, D, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    start((const char *const[]){"--q", q, "--k", k, "--v", v, "--precision", "single", NULL});
+    assert_true(daemon_start_new(&attnd, (const char *const[]){"--precision", "single", NULL}));
 }
 
 static struct att_client *connect_to(void)

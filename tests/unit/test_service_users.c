@@ -22,17 +22,13 @@ static struct daemon attnd;
 
 static void start(uid_t user)
 {
-    char q[DAEMON_PATH + 16], k[DAEMON_PATH + 16], v[DAEMON_PATH + 16];
     daemon_init(&attnd);
     daemon_write_arrays(&attnd, 2, 6, 2, 2, 3);
-    snprintf(q, sizeof q, "%s/Q.npy", attnd.root);
-    snprintf(k, sizeof k, "%s/K.npy", attnd.root);
-    snprintf(v, sizeof v, "%s/V.npy", attnd.root);
-    const char *const arguments[] = {"--q", q, "--k", k, "--v", v, "--allow-uid", "12345", NULL};
+    const char *const arguments[] = {"--allow-uid", "12345", NULL};
     assert_int_equal(chmod(attnd.root, 0711), 0);
     assert_int_equal(chown(attnd.root, user, (gid_t)-1), 0);
     assert_int_equal(setresuid(user, user, 0), 0); /* the daemon loses the saved one as it starts */
-    assert_true(daemon_start(&attnd, arguments));
+    assert_true(daemon_start_new(&attnd, arguments));
     assert_int_equal(setresuid(0, 0, 0), 0);
 }
 

@@ -42,7 +42,7 @@ void served_program(const char *name, char *ret_path, size_t size)
     snprintf(ret_path, size, "%s/%s", self, name);
 }
 
-/* capacity NULL: on the state that is there; "0": attnd chooses. */
+/* capacity NULL: on the state that is there; "0": attnd chooses, for the arguments end before --log-capacity. */
 static _Noreturn void become_attnd(const struct served *served, const char *capacity, int ready)
 {
     char path[4096], dir[96], q[96], k[96], v[96];

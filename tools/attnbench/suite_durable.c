@@ -21,7 +21,6 @@ enum {
     N_K = 20000,
     D = 64,
     LOG = 0,                    /* attnd's own choice: one that stays in the cache */
-    BIG_LOG = 65536,            /* beside snapshots merges come late: updates must not wait for them */
     ROW_BYTES = 48 + 2 * 4 * D, /* of a record */
     ROW_BATCH = 2048,
     ROW_MESSAGE = 32,  /* updates sent as one: a message is 56 KiB at most */
@@ -303,7 +302,7 @@ void suite_durable(const struct bench *bench)
     att_close(self.client);
     served_stop(&self.served);
 
-    served_start_durable(&self.served, N_Q, BIG_N_K, D, BIG_LOG, "always");
+    served_start_durable(&self.served, N_Q, BIG_N_K, D, LOG, "always");
     self.client = served_connect(&self.served, false);
     acknowledgements(bench, &self);
     att_close(self.client);
