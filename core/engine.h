@@ -182,7 +182,7 @@ struct att_sink {
     void (*begin)(void *context, uint64_t lsn, uint32_t tokens_used);
     /* whether more is welcome now; when false the engine goes on with other work and asks again */
     bool (*room)(void *context);
-    /* one piece, to be copied; called even without room when the piece is about to be overwritten */
+    /* one piece, to be copied; called even without room when bases are about to be overwritten */
     void (*piece)(void *context, const struct att_piece *piece);
     void (*end)(void *context);
 };

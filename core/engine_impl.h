@@ -76,7 +76,12 @@ struct att_saving {
     struct att_job *job; /* NULL: none */
     uint64_t bytes[ATT_ARRAY_COUNT];
     uint8_t *saved[ATT_ARRAY_COUNT]; /* for each piece of the array: already handed out */
-    uint32_t array;                  /* the sequential cursor */
+    uint32_t
+        *kept[ATT_ARRAY_BASES]; /* for each block of the array: 1 + where in `blocks` it is as it was; 0: unchanged */
+    uint8_t *blocks;            /* room for all */
+    uint64_t blocks_bytes, blocks_kept;
+    uint8_t *piece; /* one, while it is made of what is there and what was kept */
+    uint32_t array; /* the sequential cursor */
     uint64_t next;
     uint32_t tiles; /* of bases at the cut */
 };

@@ -1,17 +1,34 @@
 /* Snapshots: the settled state at one moment between two merges, handed out piece by piece while merging goes on.
- * Whatever the merge thread is about to overwrite and has not handed out yet, it hands out first: so all pieces
- * belong to the cut, and the only copy made is the sink's. All on the merge thread. */
+ *
+ * What a merge is about to overwrite in a piece that is not handed out yet is kept first, a block at a time, and the piece
+ * gets it back when its turn comes: so all pieces belong to the cut. To hand out the piece itself would be simpler, and was
+ * tried: random tokens lie in all pieces, so that the first merge after the cut copied the whole state, and meanwhile the
+ * log filled. Bases are handed out before a merge, all of them: each changes in it, and costs it more than its copy.
+ *
+ * All on the merge thread. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine_impl.h"
 
-enum { PIECES_A_STEP = 4 };
+enum {
+    PIECES_A_STEP = 4,
+    BLOCK_BYTES = 512, /* two rows of 64 */
+    BLOCKS_A_PIECE = ATT_PIECE_BYTES / BLOCK_BYTES
+};
+
+#define GIVEN_BACK_A_STEP ((uint64_t)16 << 20)
 
 /* Bases are cut tile by tile, so that no piece lies in two tiles; the other arrays every ATT_PIECE_BYTES. */
 static uint64_t pieces_per_tile(const struct att_engine *engine)
 {
     return (engine->region.tile_bytes + ATT_PIECE_BYTES - 1) / ATT_PIECE_BYTES;
+}
+
+static uint64_t block_count(const struct att_saving *saving, uint32_t array)
+{
+    return (saving->bytes[array] + BLOCK_BYTES - 1) / BLOCK_BYTES;
 }
 
 static uint64_t piece_count(const struct att_engine *engine, uint32_t array)
@@ -56,22 +73,60 @@ static struct att_piece piece_at(const struct att_engine *engine, uint32_t array
     return piece;
 }
 
+/* Gives the piece what was kept of it. */
+static void put_back(struct att_saving *saving, struct att_piece *piece)
+{
+    uint32_t *kept = saving->kept[piece->array] + piece->offset / BLOCK_BYTES;
+    bool copied = false;
+
+    for (uint64_t at = 0; at < piece->bytes; at += BLOCK_BYTES, kept++) {
+        const uint64_t left = piece->bytes - at;
+        if (*kept == 0)
+            continue;
+        if (!copied)
+            memcpy(saving->piece, piece->data, piece->bytes);
+        copied = true;
+        memcpy(saving->piece + at, saving->blocks + (*kept - 1) * (uint64_t)BLOCK_BYTES,
+               left < BLOCK_BYTES ? left : BLOCK_BYTES);
+        *kept = 0;
+    }
+    if (copied)
+        piece->data = saving->piece;
+}
+
 static void save(struct att_engine *engine, uint32_t array, uint64_t number)
 {
     struct att_saving *saving = &engine->merger.saving;
     struct att_piece piece;
 
-    if (number >= piece_count(engine, array) || saving->saved[array][number])
+    if (saving->saved[array][number])
         return;
     saving->saved[array][number] = 1;
     piece = piece_at(engine, array, number);
+    if (array != ATT_ARRAY_BASES)
+        put_back(saving, &piece);
     saving->job->sink->piece(saving->job->sink->context, &piece);
 }
 
-static void save_range(struct att_engine *engine, uint32_t array, uint64_t offset, uint64_t bytes)
+static void keep(struct att_engine *engine, uint32_t array, uint64_t block)
 {
-    for (uint64_t n = offset / ATT_PIECE_BYTES; n <= (offset + bytes - 1) / ATT_PIECE_BYTES; n++)
-        save(engine, array, n);
+    struct att_saving *saving = &engine->merger.saving;
+    const uint64_t offset = block * BLOCK_BYTES;
+    uint64_t left;
+
+    if (block >= block_count(saving, array) || saving->saved[array][block / BLOCKS_A_PIECE] ||
+        saving->kept[array][block])
+        return;
+    left = saving->bytes[array] - offset;
+    memcpy(saving->blocks + saving->blocks_kept * BLOCK_BYTES, array_memory(engine, array) + offset,
+           left < BLOCK_BYTES ? left : BLOCK_BYTES);
+    saving->kept[array][block] = (uint32_t)++saving->blocks_kept;
+}
+
+static void keep_range(struct att_engine *engine, uint32_t array, uint64_t offset, uint64_t bytes)
+{
+    for (uint64_t block = offset / BLOCK_BYTES; block <= (offset + bytes - 1) / BLOCK_BYTES; block++)
+        keep(engine, array, block);
 }
 
 void att_saving_before_token(struct att_engine *engine, uint32_t token)
@@ -80,16 +135,16 @@ void att_saving_before_token(struct att_engine *engine, uint32_t token)
 
     if (!engine->merger.saving.job)
         return;
-    save_range(engine, ATT_ARRAY_K, 4 * d * token, 4 * d);
-    save_range(engine, ATT_ARRAY_V, 4 * d_v * token, 4 * d_v);
-    save_range(engine, ATT_ARRAY_BIAS, 4ull * token, 4);
-    save_range(engine, ATT_ARRAY_LIVE, token, 1);
+    keep_range(engine, ATT_ARRAY_K, 4 * d * token, 4 * d);
+    keep_range(engine, ATT_ARRAY_V, 4 * d_v * token, 4 * d_v);
+    keep_range(engine, ATT_ARRAY_BIAS, 4ull * token, 4);
+    keep_range(engine, ATT_ARRAY_LIVE, token, 1);
 }
 
 void att_saving_before_q(struct att_engine *engine, uint32_t row)
 {
     if (engine->merger.saving.job)
-        save_range(engine, ATT_ARRAY_Q, 4ull * engine->region.d * row, 4ull * engine->region.d);
+        keep_range(engine, ATT_ARRAY_Q, 4ull * engine->region.d * row, 4ull * engine->region.d);
 }
 
 void att_saving_before_bases(struct att_engine *engine)
@@ -110,10 +165,11 @@ static void measure(const struct att_engine *engine, struct att_saving *saving, 
     saving->tiles = tiles;
 }
 
-/* All memory for the largest snapshot there can be, so that none fails later. */
+/* All memory for the largest snapshot there can be, so that none fails later. None of it is in use before it is needed. */
 bool att_saving_init(struct att_engine *engine)
 {
     struct att_saving *saving = &engine->merger.saving;
+    uint64_t blocks = 0;
     bool complete = true;
 
     measure(engine, saving, engine->region.capacity, engine->region.tiles);
@@ -121,13 +177,42 @@ bool att_saving_init(struct att_engine *engine)
         saving->saved[array] = calloc(piece_count(engine, array), 1);
         complete = complete && saving->saved[array];
     }
-    return complete;
+    for (uint32_t array = 0; array < ATT_ARRAY_BASES; array++) {
+        saving->kept[array] = calloc(block_count(saving, array), sizeof *saving->kept[array]);
+        complete = complete && saving->kept[array];
+        blocks += block_count(saving, array);
+    }
+    saving->blocks_bytes = blocks * BLOCK_BYTES;
+    saving->blocks =
+        mmap(NULL, saving->blocks_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    saving->piece = malloc(ATT_PIECE_BYTES);
+    return complete && saving->blocks != MAP_FAILED && saving->piece;
 }
 
 void att_saving_free(struct att_engine *engine)
 {
+    struct att_saving *saving = &engine->merger.saving;
+
     for (uint32_t array = 0; array < ATT_ARRAY_COUNT; array++)
-        free(engine->merger.saving.saved[array]);
+        free(saving->saved[array]);
+    for (uint32_t array = 0; array < ATT_ARRAY_BASES; array++)
+        free(saving->kept[array]);
+    if (saving->blocks && saving->blocks != MAP_FAILED)
+        munmap(saving->blocks, saving->blocks_bytes);
+    free(saving->piece);
+}
+
+/* The last blocks that were kept; the pieces have got all of them back. False: there are none. */
+static bool give_blocks_back(struct att_saving *saving)
+{
+    const uint64_t bytes = saving->blocks_kept * BLOCK_BYTES;
+    const uint64_t rest = bytes > GIVEN_BACK_A_STEP ? (bytes - 1) / GIVEN_BACK_A_STEP * GIVEN_BACK_A_STEP : 0;
+
+    if (bytes == 0)
+        return false;
+    (void)madvise(saving->blocks + rest, bytes - rest, MADV_DONTNEED);
+    saving->blocks_kept = rest / BLOCK_BYTES;
+    return true;
 }
 
 void att_saving_begin(struct att_engine *engine, struct att_job *job)
@@ -160,6 +245,8 @@ bool att_saving_step(struct att_engine *engine)
         return false;
     for (int i = 0; i < PIECES_A_STEP;) {
         if (saving->array == ATT_ARRAY_COUNT) {
+            if (give_blocks_back(saving))
+                return true;
             job->sink->end(job->sink->context);
             job->status = ATT_OK;
             saving->job = NULL;
