@@ -86,13 +86,12 @@ struct att_saving {
     uint32_t tiles; /* of bases at the cut */
 };
 
-/* A column, or everything, being computed: a group of rows at a time, all at one cut. Owned by the merge thread. */
+/* A column, or everything, being computed: a group of rows at a time, of what is settled. Owned by the merge thread. */
 struct att_wide {
     struct att_job *job; /* NULL: none */
-    uint64_t cut;
-    uint32_t *rows; /* [n_q]: those that their base can't answer */
-    uint32_t left;  /* how many */
-    uint64_t next;  /* of all rows; from n_q on, of `rows` */
+    uint32_t *rows;      /* [n_q]: those that their base can't answer */
+    uint32_t left;       /* how many */
+    uint64_t next;       /* of all rows; from n_q on, of `rows` */
 };
 
 /* Owned by the merge thread; its team uses scratch[thread number] and disjoint tiles. */

@@ -1,7 +1,7 @@
 /* Reads for the merge thread's team: rows that their base can't answer, columns, everything. Each at one cut.
  *
- * A row with a base is its base plus the pending entries, compacted; one without, or whose sum is not certain, is
- * computed over the live tokens. */
+ * A row with a base is its base plus the pending entries, compacted; a column, or everything, is read from the bases after a
+ * merge. A row without a base, or whose sum is not certain, is computed over the live tokens. */
 #include <float.h>
 #include <math.h>
 #include <omp.h>
@@ -247,19 +247,29 @@ void att_job_row_now(struct att_engine *engine, struct att_job *job)
 
 /* ---- Columns, everything ---- */
 
+/* Merges what is pending now. */
+static void merge_all(struct att_engine *engine)
+{
+    const uint64_t cut = att_merge_count(engine);
+
+    if (cut != atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed))
+        att_merge_to(engine, cut);
+}
+
+/* A merge first: it costs what folding the pending entries into every row costs, and the bases have them for good. */
 static void wide_begin(struct att_engine *engine, struct att_job *job)
 {
     struct att_wide *wide = &engine->merger.wide;
 
     job->status = ATT_OK;
+    merge_all(engine);
     wide->job = job;
-    wide->cut = att_merge_count(engine);
     wide->next = 0;
     wide->left = 0;
 }
 
 /* The next group of rows: first all that have bases, then those that were left over. No merge comes in between, so that
- * the cut stays where it is. */
+ * the cut stays what is settled. */
 static void wide_step(struct att_engine *engine)
 {
     struct att_wide *wide = &engine->merger.wide;
@@ -268,24 +278,21 @@ static void wide_step(struct att_engine *engine)
     const uint32_t left = (first ? engine->region.n_q : wide->left) - begin;
     const uint32_t count = left < ATT_GROUP_ROWS ? left : ATT_GROUP_ROWS;
     struct ask asks[ATT_GROUP_ROWS];
-    uint32_t blocks, more;
+    uint32_t more;
 
     for (uint32_t a = 0; a < count; a++)
         asks[a] = (struct ask){first ? begin + a : wide->rows[begin + a], wide->job};
     if (first) {
-        blocks = open_cut(engine, wide->cut, asks, count);
-        more = answer_hot(engine, asks, count, blocks);
+        more = answer_hot(engine, asks, count, 0);
         for (uint32_t a = 0; a < more; a++)
             wide->rows[wide->left++] = asks[a].row;
     } else {
-        att_merge_scan(engine, wide->cut);
-        answer_live(engine, asks, count, att_merge_pack(engine, wide->cut, true));
+        answer_live(engine, asks, count, 0);
     }
-    att_merge_unscan(engine, wide->cut);
     wide->next += count;
     if (wide->next < engine->region.n_q + (uint64_t)wide->left)
         return;
-    wide->job->lsn = engine->merger.cut_lsn;
+    wide->job->lsn = engine->merger.settled_lsn;
     att_job_finish(engine, wide->job);
     wide->job = NULL;
 }
@@ -311,11 +318,8 @@ static uint32_t take_rows(struct att_merger *merger, struct att_job **ret_jobs)
 
 static void run_merge(struct att_engine *engine, struct att_job *job)
 {
-    const uint64_t cut = att_merge_count(engine);
-
-    if (cut != atomic_load_explicit(&engine->region.header->settled, memory_order_relaxed))
-        att_merge_to(engine, cut);
     job->status = ATT_OK;
+    merge_all(engine);
     job->lsn = engine->merger.settled_lsn;
     att_job_finish(engine, job);
 }
