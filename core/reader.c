@@ -235,17 +235,6 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
     }
 }
 
-READER_INLINE void copy_base(struct reading *reading, struct att_tile *tile, uint32_t slot, uint32_t columns)
-{
-    const struct att_region *region = reading->region;
-    double *sums = att_tile_sums(tile, slot % ATT_TILE_ROWS, region->columns);
-
-    att_shared_load(reading->row, &tile->rows[slot % ATT_TILE_ROWS], sizeof *reading->row);
-    att_shared_load(reading->sums, sums, sizeof(double) * ATT_HEAD_COLUMNS);
-    att_shared_load(reading->sums + ATT_HEAD_COLUMNS, sums + ATT_HEAD_COLUMNS + reading->first,
-                    sizeof(double) * columns);
-}
-
 /* Folds the entries [position, count) into the base that was copied. */
 static __attribute__((noinline)) void fold_pending(struct reading *reading, uint32_t row, uint64_t position,
                                                    uint64_t count)
@@ -292,58 +281,93 @@ READER_INLINE void fetch_q(const struct att_region *region, uint32_t row)
             __builtin_prefetch(q + p);
 }
 
-/* One attempt. ATT_OK: reading holds a consistent state. ATT_AGAIN: it was disturbed. ATT_ENOENT: there is no base. */
-READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row, uint32_t columns)
-{
-    const struct att_region *region = reading->region;
-    struct att_region_header *header = region->header;
-    uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_acquire);
-    uint64_t word, count, position;
+/* Where a row's base was found. */
+struct place {
     struct att_tile *tile;
+    uint32_t slot;
+    uint64_t word, count, position;
+};
 
+/* ATT_AGAIN: it is being written. ATT_ENOENT: there is no base. */
+READER_INLINE enum att_status find_base(const struct att_region *region, uint32_t row, struct place *place)
+{
+    place->slot = atomic_load_explicit(&region->slots[row], memory_order_acquire);
     fetch_q(region, row);
-    if (slot / ATT_TILE_ROWS >= region->tiles)
+    if (place->slot / ATT_TILE_ROWS >= region->tiles)
         return ATT_ENOENT;
-    word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_acquire);
-    count = atomic_load_explicit(&header->count, memory_order_acquire);
-    if (ATT_WORD_PHYSICAL(word) >= region->physical_tiles)
+    place->word = atomic_load_explicit(&region->words[place->slot / ATT_TILE_ROWS], memory_order_acquire);
+    place->count = atomic_load_explicit(&region->header->count, memory_order_acquire);
+    if (ATT_WORD_PHYSICAL(place->word) >= region->physical_tiles)
         return ATT_AGAIN;
-    tile = att_region_tile(region, ATT_WORD_PHYSICAL(word));
-    att_shared_load(&position, &tile->position, sizeof position);
-    if (count - position > region->log_capacity)
-        return ATT_AGAIN;
-    copy_base(reading, tile, slot, columns);
-    if (position != count)
-        fold_pending(reading, row, position, count);
+    place->tile = att_region_tile(region, ATT_WORD_PHYSICAL(place->word));
+    att_shared_load(&place->position, &place->tile->position, sizeof place->position);
+    return place->count - place->position > region->log_capacity ? ATT_AGAIN : ATT_OK;
+}
+
+READER_INLINE void copy_base(const struct att_region *region, const struct place *place, uint32_t first, uint32_t count,
+                             struct att_row *ret_row, double *ret_sums)
+{
+    const uint32_t i = place->slot % ATT_TILE_ROWS;
+    const double *sums = att_tile_sums(place->tile, i, region->columns);
+
+    att_shared_load(ret_row, &place->tile->rows[i], sizeof *ret_row);
+    att_shared_load(ret_sums, sums, sizeof(double) * ATT_HEAD_COLUMNS);
+    att_shared_load(ret_sums + ATT_HEAD_COLUMNS, sums + ATT_HEAD_COLUMNS + first, sizeof(double) * count);
+}
+
+/* Whether all that was read since find_base is what was there then, of the row as asked. ATT_AGAIN: it was disturbed. */
+READER_INLINE enum att_status verify(const struct att_region *region, uint32_t row, const struct place *place,
+                                     const struct att_row *base)
+{
     /* Partners: the release fences in tiles.c (after flips) and entries.c (after reading tail). */
     atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed) != word ||
-        atomic_load_explicit(&header->tail, memory_order_relaxed) > position)
+    if (atomic_load_explicit(&region->words[place->slot / ATT_TILE_ROWS], memory_order_relaxed) != place->word ||
+        atomic_load_explicit(&region->header->tail, memory_order_relaxed) > place->position)
         return ATT_AGAIN;
-    if (att_row_id(reading->row) != row && atomic_load_explicit(&region->slots[row], memory_order_relaxed) != slot)
+    if (att_row_id(base) != row && atomic_load_explicit(&region->slots[row], memory_order_relaxed) != place->slot)
         return ATT_AGAIN; /* it has moved to another tile */
-    if (att_row_id(reading->row) != row ||
-        reading->row->q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
+    if (att_row_id(base) != row ||
+        base->q_version != atomic_load_explicit(&region->row_version[row], memory_order_relaxed))
         return ATT_ENOENT;
     return ATT_OK;
+}
+
+/* One attempt. ATT_OK: reading holds a consistent state. */
+READER_INLINE enum att_status read_once(struct reading *reading, uint32_t row, uint32_t columns)
+{
+    struct place place;
+    const enum att_status status = find_base(reading->region, row, &place);
+
+    if (status != ATT_OK)
+        return status;
+    copy_base(reading->region, &place, reading->first, columns, reading->row, reading->sums);
+    if (place.position != place.count)
+        fold_pending(reading, row, place.position, place.count);
+    return verify(reading->region, row, &place, reading->row);
+}
+
+/* The values of sums that were read. */
+READER_INLINE enum att_status answer(const struct att_region *region, const struct att_row *row, const double *sums,
+                                     uint32_t columns, double *ret_values, double *ret_error_bound)
+{
+    const enum att_status status = att_row_check(row, sums, region->numerics.budget);
+
+    if (status == ATT_OK)
+        att_row_answer(row, sums, sums + ATT_HEAD_COLUMNS, columns, &region->numerics, ret_values, ret_error_bound);
+    return status;
 }
 
 /* The answer of the columns that `reading` names, into its sums; then as values. */
 READER_INLINE enum att_status read_row(struct reading *reading, uint32_t row, uint32_t columns, double *ret_values,
                                        double *ret_error_bound)
 {
-    const struct att_numerics *numerics = &reading->region->numerics;
     enum att_status status = ATT_AGAIN;
 
     for (int attempt = 0; attempt < ATT_READ_ATTEMPTS && status == ATT_AGAIN; attempt++)
         status = read_once(reading, row, columns);
     if (status != ATT_OK)
         return ATT_AGAIN;
-    status = att_row_check(reading->row, reading->sums, numerics->budget);
-    if (status == ATT_OK)
-        att_row_answer(reading->row, reading->sums, reading->sums + ATT_HEAD_COLUMNS, columns, numerics, ret_values,
-                       ret_error_bound);
-    return status;
+    return answer(reading->region, reading->row, reading->sums, columns, ret_values, ret_error_bound);
 }
 
 void att_read_ahead(const struct att_region *region, uint32_t row, uint32_t column)
@@ -364,8 +388,9 @@ void att_read_ahead(const struct att_region *region, uint32_t row, uint32_t colu
     __builtin_prefetch(sums + ATT_HEAD_COLUMNS + column);
 }
 
-enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
-                               double *ret_error_bound)
+/* With entries to fold, or again. */
+static __attribute__((noinline)) enum att_status read_entry(const struct att_region *region, uint32_t row,
+                                                            uint32_t column, double *ret_value, double *ret_error_bound)
 {
     double sums[ATT_HEAD_COLUMNS + 1];
     struct att_row base;
@@ -377,6 +402,21 @@ enum att_status att_read_entry(const struct att_region *region, uint32_t row, ui
     reading.first = column;
     reading.count = 1;
     return read_row(&reading, row, 1, ret_value, ret_error_bound);
+}
+
+enum att_status att_read_entry(const struct att_region *region, uint32_t row, uint32_t column, double *ret_value,
+                               double *ret_error_bound)
+{
+    double sums[ATT_HEAD_COLUMNS + 1];
+    struct att_row base; /* no address of it is ever taken: in registers */
+    struct place place;
+
+    if (find_base(region, row, &place) != ATT_OK || place.position != place.count)
+        return read_entry(region, row, column, ret_value, ret_error_bound);
+    copy_base(region, &place, column, 1, &base, sums);
+    if (verify(region, row, &place, &base) != ATT_OK)
+        return read_entry(region, row, column, ret_value, ret_error_bound);
+    return answer(region, &base, sums, 1, ret_value, ret_error_bound);
 }
 
 enum att_status att_read_row(const struct att_region *region, uint32_t row, double *ret_values, double *ret_error_bound)

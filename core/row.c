@@ -46,36 +46,3 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint3
     numerics.budget = fmax(numerics.budget, 2.0 * fresh_drift(tokens)); /* else a refresh could not mend a row */
     return numerics;
 }
-
-enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget)
-{
-    double per_weight, mean, drift;
-
-    if (row->tokens == 0)
-        return ATT_EMPTY;
-    if (!(sums[0] > 2.0 * row->error[0]))
-        return ATT_AGAIN;
-    per_weight = 1.0 / (sums[0] - row->error[0]);
-    mean = (fabs(sums[1]) + row->error[1]) * per_weight;
-    drift = (row->error[1] + mean * row->error[0]) * per_weight;
-    return drift > budget * mean + 1e-200 ? ATT_AGAIN : ATT_OK;
-}
-
-/* The bound grows with |O_ij|, so the largest value has the largest. */
-void att_row_answer(const struct att_row *row, const double sums[4], const double *numerators, uint32_t count,
-                    const struct att_numerics *numerics, double *ret_values, double *ret_bound)
-{
-    const double *e = row->error;
-    const double per_weight = 1.0 / sums[0];
-    double size = 0.0, drift, weights, scores;
-
-    for (uint32_t j = 0; j < count; j++) {
-        ret_values[j] = numerators[j] * per_weight;
-        size = att_larger(fabs(ret_values[j]), size);
-    }
-    drift = e[1] + size * e[0];
-    weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
-    scores = numerics->kappa * att_larger(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
-    *ret_bound =
-        (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) / (sums[0] - e[0]) + 4.0 * ATT_UNIT * size + 0x1p-1060;
-}

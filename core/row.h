@@ -76,11 +76,40 @@ struct att_numerics {
 /* tokens: the most there can be. budget: 0: by precision; never less than twice what a row just computed may have. */
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget);
 
-/* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. */
-enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget);
+/* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. Inline, as the next: a
+ * query with nothing pending is little else. */
+static inline enum att_status att_row_check(const struct att_row *row, const double sums[4], double budget)
+{
+    double per_weight, mean, drift;
 
-/* O_ij of `count` columns from their C_ij, and the largest of their bounds. Only after att_row_check said ATT_OK. */
-void att_row_answer(const struct att_row *row, const double sums[4], const double *numerators, uint32_t count,
-                    const struct att_numerics *numerics, double *ret_values, double *ret_bound);
+    if (row->tokens == 0)
+        return ATT_EMPTY;
+    if (!(sums[0] > 2.0 * row->error[0]))
+        return ATT_AGAIN;
+    per_weight = 1.0 / (sums[0] - row->error[0]);
+    mean = (fabs(sums[1]) + row->error[1]) * per_weight;
+    drift = (row->error[1] + mean * row->error[0]) * per_weight;
+    return drift > budget * mean + 1e-200 ? ATT_AGAIN : ATT_OK;
+}
+
+/* O_ij of `count` columns from their C_ij, and the largest of their bounds: it grows with |O_ij|, so the largest value has it.
+ * Only after att_row_check said ATT_OK. */
+static inline void att_row_answer(const struct att_row *row, const double sums[4], const double *numerators,
+                                  uint32_t count, const struct att_numerics *numerics, double *ret_values,
+                                  double *ret_bound)
+{
+    const double *e = row->error;
+    const double per_weight = 1.0 / sums[0], at_most = 1.0 / (sums[0] - e[0]);
+    double size = 0.0, drift, weights, scores;
+
+    for (uint32_t j = 0; j < count; j++) {
+        ret_values[j] = numerators[j] * per_weight;
+        size = att_larger(fabs(ret_values[j]), size);
+    }
+    drift = e[1] + size * e[0];
+    weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
+    scores = numerics->kappa * att_larger(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));
+    *ret_bound = (1.0 + 0x1p-20) * (drift + 1.15 * (weights + scores)) * at_most + 4.0 * ATT_UNIT * size + 0x1p-1060;
+}
 
 #endif
