@@ -324,13 +324,26 @@ static void run_merge(struct att_engine *engine, struct att_job *job)
     att_job_finish(engine, job);
 }
 
-/* The oldest of the jobs that are not rows; a group of rows of the one that is under way. */
-static void run_other(struct att_engine *engine)
+/* Takes the oldest of the jobs that are not rows out of the list: more rows may wait than a group holds. NULL: there is none. */
+static struct att_job *take_other(struct att_merger *merger)
 {
-    struct att_job *job = engine->merger.waiting;
+    struct att_job **link = &merger->waiting, *job;
 
+    while (*link && att_job_is_row(*link))
+        link = &(*link)->next;
+    job = *link;
+    if (job)
+        *link = job->next;
+    return job;
+}
+
+/* The oldest of the jobs that are not rows; a group of rows of the one that is under way. False when there is none. */
+static bool run_other(struct att_engine *engine)
+{
     if (!engine->merger.wide.job) {
-        engine->merger.waiting = job->next;
+        struct att_job *job = take_other(&engine->merger);
+        if (!job)
+            return false;
         if (job->kind == ATT_JOB_SNAPSHOT)
             att_saving_begin(engine, job);
         else if (job->kind == ATT_JOB_MERGE)
@@ -340,19 +353,16 @@ static void run_other(struct att_engine *engine)
     }
     if (engine->merger.wide.job)
         wide_step(engine);
+    return true;
 }
 
 /* Runs what waits: in turn a group of row jobs, and something of the others. False when nothing does. */
 bool att_jobs_run(struct att_engine *engine)
 {
-    struct att_merger *merger = &engine->merger;
     struct att_job *rows[ATT_GROUP_ROWS];
-    const uint32_t count = take_rows(merger, rows);
-    const bool others = merger->wide.job || merger->waiting;
+    const uint32_t count = take_rows(&engine->merger, rows);
 
     if (count > 0)
         compute_rows(engine, rows, count);
-    if (others)
-        run_other(engine);
-    return count > 0 || others;
+    return run_other(engine) || count > 0;
 }

@@ -205,9 +205,47 @@ static void rows_that_keep_coming_hold_nothing_else_up(void **state)
     free(chain.values);
 }
 
+/* More rows than one turn takes: those that are left are not taken for jobs of another kind. */
+static void more_rows_than_a_turn_takes_are_each_answered(void **state)
+{
+    struct att_job *jobs = calloc(N_Q, sizeof *jobs);
+    double(*values)[D_V + 1] = calloc(N_Q, sizeof *values);
+    const struct oracle_input view = model_view(&fixture.model);
+    const double begin = harness_seconds();
+    struct att_error error = {0};
+
+    (void)state;
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.never_keep = true; /* every row is computed */
+    fixture.engine = harness_create(&fixture.model, &options);
+    for (uint32_t n = 0; n < N_Q; n++) { /* before the start, so that all of them are there at the first turn */
+        jobs[n] = (struct att_job){.kind = ATT_JOB_ROW, .index = n, .values = values[n], .bounds = &values[n][D_V]};
+        att_engine_submit(fixture.engine, &jobs[n]);
+    }
+    assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
+    for (uint32_t done = 0; done < N_Q;) {
+        const struct att_job *job = att_engine_completed(fixture.engine);
+        assert_true(harness_seconds() - begin < 60);
+        if (!job)
+            harness_sleep_us(100);
+        else
+            assert_int_equal(job->status, ATT_OK);
+        done += job != NULL;
+    }
+    for (uint32_t n = 0; n < N_Q; n++) {
+        long double expected;
+        assert_true(oracle_entry(&view, n, 1, &expected));
+        harness_check(values[n][1], values[n][D_V], expected, fixture.model.max_value, harness_tolerance(ATT_MIXED),
+                      "row", n, 1);
+    }
+    free(values);
+    free(jobs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(more_rows_than_a_turn_takes_are_each_answered, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_keep_coming_hold_nothing_else_up, setup, teardown),
