@@ -270,15 +270,13 @@ static __attribute__((noinline)) void fold_pending(struct reading *reading, uint
 
 /* Begins to fetch the row of Q, which folding will need at once, if there is anything to fold: it would be one more miss after
  * those of the base. */
-READER_INLINE void fetch_q(const struct att_region *region, uint32_t row)
+READER_INLINE void fetch_pending_q(const struct att_region *region, uint32_t row)
 {
     const struct att_region_header *header = region->header;
-    const float *q = region->q + (size_t)row * region->d;
 
     if (atomic_load_explicit(&header->count, memory_order_relaxed) !=
         atomic_load_explicit(&header->settled, memory_order_relaxed))
-        for (uint32_t p = 0; p < region->d && p < 256; p += 16)
-            __builtin_prefetch(q + p);
+        att_fetch_q(region, row);
 }
 
 /* Where a row's base was found. */
@@ -292,7 +290,7 @@ struct place {
 READER_INLINE enum att_status find_base(const struct att_region *region, uint32_t row, struct place *place)
 {
     place->slot = atomic_load_explicit(&region->slots[row], memory_order_acquire);
-    fetch_q(region, row);
+    fetch_pending_q(region, row);
     if (place->slot / ATT_TILE_ROWS >= region->tiles)
         return ATT_ENOENT;
     place->word = atomic_load_explicit(&region->words[place->slot / ATT_TILE_ROWS], memory_order_acquire);
@@ -374,7 +372,7 @@ void att_read_ahead(const struct att_region *region, uint32_t row, uint32_t colu
 {
     const uint32_t slot = atomic_load_explicit(&region->slots[row], memory_order_relaxed);
 
-    fetch_q(region, row);
+    fetch_pending_q(region, row);
     if (slot / ATT_TILE_ROWS >= region->tiles)
         return;
     const uint64_t word = atomic_load_explicit(&region->words[slot / ATT_TILE_ROWS], memory_order_relaxed);

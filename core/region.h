@@ -166,6 +166,15 @@ static inline struct att_tile *att_region_tile(const struct att_region *region, 
     return (struct att_tile *)(void *)(region->physical + (size_t)physical * region->tile_bytes);
 }
 
+/* Begins to fetch a row of Q, of one that is long the first lines: the processor fetches on by itself. */
+static inline void att_fetch_q(const struct att_region *region, uint32_t row)
+{
+    const float *q = region->q + (size_t)row * region->d;
+
+    for (uint32_t p = 0; p < region->d && p < 256; p += 16)
+        __builtin_prefetch(q + p);
+}
+
 static inline double *att_tile_sums(struct att_tile *tile, uint32_t row, uint32_t columns)
 {
     return (double *)(tile + 1) + (size_t)row * columns;

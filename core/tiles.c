@@ -79,14 +79,6 @@ void att_tile_build_at(const struct att_engine *engine, struct att_work_tile *wo
 /* So many rows later in a tile are what att_tile_take asks for: their rows of Q come from memory. */
 enum { ROWS_AHEAD = ATT_BAND_ROWS };
 
-static void fetch_q(const struct att_region *region, const struct att_work_tile *work, uint32_t i)
-{
-    const float *q = region->q + (size_t)att_row_id(&work->from->rows[work->slot[i]]) * region->d;
-
-    for (uint32_t p = 0; p < region->d; p += 16)
-        __builtin_prefetch(q + p);
-}
-
 /* Copies the bases that are still waiting, of the rows before `end`. */
 void att_tile_take(struct att_engine *engine, struct att_work_tile *work, uint32_t end)
 {
@@ -99,7 +91,7 @@ void att_tile_take(struct att_engine *engine, struct att_work_tile *work, uint32
         const uint32_t slot = work->slot[work->rows];
         const struct att_row *row = &work->from->rows[slot];
         if (work->rows + ROWS_AHEAD < rows)
-            fetch_q(region, work, work->rows + ROWS_AHEAD);
+            att_fetch_q(region, att_row_id(&work->from->rows[work->slot[work->rows + ROWS_AHEAD]]));
         att_work_tile_take(engine, work, row, att_tile_sums(work->from, slot, region->columns),
                            region->q + (size_t)att_row_id(row) * region->d);
     }
