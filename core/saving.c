@@ -13,7 +13,6 @@
 #include "engine_impl.h"
 
 enum {
-    PIECES_A_STEP = 4,
     BLOCK_BYTES = 512, /* two rows of 64 */
     BLOCKS_A_PIECE = ATT_PIECE_BYTES / BLOCK_BYTES
 };
@@ -235,7 +234,7 @@ void att_saving_begin(struct att_engine *engine, struct att_job *job)
     job->sink->begin(job->sink->context, merger->settled_lsn, merger->used);
 }
 
-/* Hands out some pieces; false when there is nothing to do, or no room now. */
+/* Hands out a piece; false when there is nothing to do, or no room now. */
 bool att_saving_step(struct att_engine *engine)
 {
     struct att_saving *saving = &engine->merger.saving;
@@ -243,29 +242,24 @@ bool att_saving_step(struct att_engine *engine)
 
     if (!job)
         return false;
-    for (int i = 0; i < PIECES_A_STEP;) {
-        if (saving->array == ATT_ARRAY_COUNT) {
-            if (give_blocks_back(saving))
-                return true;
-            job->sink->end(job->sink->context);
-            job->status = ATT_OK;
-            saving->job = NULL;
-            att_job_finish(engine, job);
-            return true;
-        }
+    while (saving->array < ATT_ARRAY_COUNT) {
         if (saving->next >= piece_count(engine, saving->array)) {
             saving->array++;
             saving->next = 0;
-            continue;
-        }
-        if (saving->saved[saving->array][saving->next]) {
+        } else if (saving->saved[saving->array][saving->next]) {
             saving->next++;
-            continue;
+        } else if (!job->sink->room(job->sink->context)) {
+            return false;
+        } else {
+            save(engine, saving->array, saving->next++);
+            return true;
         }
-        if (!job->sink->room(job->sink->context))
-            return i > 0;
-        save(engine, saving->array, saving->next++);
-        i++;
     }
+    if (give_blocks_back(saving))
+        return true;
+    job->sink->end(job->sink->context);
+    job->status = ATT_OK;
+    saving->job = NULL;
+    att_job_finish(engine, job);
     return true;
 }

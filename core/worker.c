@@ -123,7 +123,7 @@ static bool refresh(struct att_engine *engine, bool busy)
     return att_refresh_some(engine) > 0;
 }
 
-/* One turn: a merge if it is due, then jobs, then some pieces of a snapshot, else one group of refreshes, else tidying up.
+/* One turn: a merge if it is due, then jobs, then a piece of a snapshot, else one group of refreshes, else tidying up.
  * False when there was nothing to do. Nothing of that waits for ever, however many of the others come. While a snapshot is
  * handed out nothing is refreshed: its sink empties in milliseconds. */
 static bool turn(struct att_engine *engine)
