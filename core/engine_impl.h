@@ -146,11 +146,11 @@ struct att_engine {
     _Atomic uint64_t settled_lsn;
 
     /* The policy's books: see policy.c. */
-    _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
-    _Atomic uint64_t spent_jobs;   /* and jobs. Owner: merge */
-    _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
-    _Atomic uint64_t window;       /* `merged` where the window began. Owner: merge */
-    _Atomic uint64_t row_reads;    /* rows read in each window, all added up. Owner: service */
+    _Atomic uint64_t spent;      /* ns that queries have spent on the log. Owner: service */
+    _Atomic uint64_t spent_jobs; /* and jobs. Owner: merge */
+    _Atomic uint64_t *last_read; /* [n_q]: 1 + `merged` at the row's last read; 0: never. Service and merge write it */
+    _Atomic uint64_t window;     /* `merged` where the window began. Owner: merge */
+    _Atomic uint64_t row_reads;  /* rows read in each window, all added up. Owner: service */
     _Atomic uint64_t spent_merged; /* both at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
@@ -257,7 +257,9 @@ void att_policy_settle(struct att_engine *engine);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries);
 void att_policy_note_read(struct att_engine *engine, uint32_t row);
+void att_policy_note_wide_read(struct att_engine *engine, uint32_t row);
 bool att_policy_keep(const struct att_engine *engine, uint32_t row);
+bool att_policy_keep_wide(const struct att_engine *engine, uint32_t row);
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries);
 
 /* saving.c: snapshots */
