@@ -210,6 +210,7 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
 
 /* rebuild.c: refresh, and every row that is answered over the live tokens */
 void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uint32_t column, uint32_t columns);
+uint32_t att_rebuild_rows(const struct att_engine *engine); /* so many at a time hold up others for a moment only */
 void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 uint32_t att_refresh_some(struct att_engine *engine);
 

@@ -299,7 +299,7 @@ static void wide_step(struct att_engine *engine)
     const bool first = wide->next < engine->region.n_q;
     const uint32_t begin = first ? wide->next : wide->next - engine->region.n_q;
     const uint32_t left = (first ? engine->region.n_q : wide->left) - begin;
-    const uint32_t count = left < ATT_GROUP_ROWS ? left : ATT_GROUP_ROWS;
+    const uint32_t most = first ? ATT_GROUP_ROWS : att_rebuild_rows(engine), count = left < most ? left : most;
     struct ask asks[ATT_GROUP_ROWS];
     uint32_t more;
 
