@@ -17,7 +17,7 @@ static const char *const precision_names[] = {"single", "mixed", "double"};
 
 static enum att_status check_options(const struct att_engine_options *o, struct att_error *error)
 {
-    if (o->n_q == 0 || o->n_q >= ATT_NO_ROW || o->capacity == 0 || o->capacity > INT32_MAX)
+    if (o->n_q == 0 || o->n_q > INT32_MAX || o->capacity == 0 || o->capacity > INT32_MAX)
         return att_fail(error, ATT_EINVAL,
                         "Q has %u rows and there is room for %u tokens: both must be 1 to 2147483647", o->n_q,
                         o->capacity);

@@ -134,7 +134,8 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
  * sees a part of them, unless a job is submitted or the log is full; queries see each at once. */
 void att_engine_kick(struct att_engine *engine);
 
-/* While held, the merge thread merges only when the log is full: for benchmarks and tests of what is pending. */
+/* While held, the merge thread merges only when the log is full, or for a job that begins with a merge: for benchmarks and tests of
+ * what is pending. */
 void att_engine_hold(struct att_engine *engine, bool held);
 
 /* Copies the live token: key (d floats), value (d_v), bias; any may be NULL. ATT_ERANGE when there is none. */
@@ -168,8 +169,8 @@ void att_engine_note_reads(struct att_engine *engine, uint32_t row, uint32_t col
 /* Work for the merge thread's team, done at one cut of the log: what was applied before the submission is in it. */
 enum att_job_kind {
     ATT_JOB_ROW = 1,      /* one row over the live tokens: values d_v, bounds 1 (the largest) */
-    ATT_JOB_COLUMN = 2,   /* column `index`: values n_q, bounds n_q; a row without tokens has NaN */
-    ATT_JOB_ALL = 3,      /* everything: values n_q x d_v, bounds n_q */
+    ATT_JOB_COLUMN = 2,   /* column `index`: values n_q, bounds n_q; a row without tokens has NaN. Merges first */
+    ATT_JOB_ALL = 3,      /* everything: values n_q x d_v, bounds n_q. Merges first */
     ATT_JOB_MERGE = 4,    /* merge what is pending now */
     ATT_JOB_SNAPSHOT = 5, /* hand the settled state, piece by piece, to the sink */
     ATT_JOB_ENTRY = 6     /* ATT_JOB_ROW for one value column, `column`: values 1, bounds 1 */

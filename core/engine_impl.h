@@ -146,11 +146,11 @@ struct att_engine {
     _Atomic uint64_t settled_lsn;
 
     /* The policy's books: see policy.c. */
-    _Atomic uint64_t spent;        /* ns that queries have spent on the log. Owner: service */
-    _Atomic uint64_t spent_jobs;   /* and jobs. Owner: merge */
-    _Atomic uint64_t *last_read;   /* [n_q]: 1 + `merged` at the row's last read; 0: never. Owner: service */
-    _Atomic uint64_t window;       /* `merged` where the window began. Owner: merge */
-    _Atomic uint64_t row_reads;    /* rows read in each window, all added up. Owner: service */
+    _Atomic uint64_t spent;      /* ns that queries have spent on the log. Owner: service */
+    _Atomic uint64_t spent_jobs; /* and jobs. Owner: merge */
+    _Atomic uint64_t *last_read; /* [n_q]: 1 + `merged` at the row's last read; 0: never. Service and merge write it */
+    _Atomic uint64_t window;     /* `merged` where the window began. Owner: merge */
+    _Atomic uint64_t row_reads;  /* rows read in each window, all added up. Owner: service */
     _Atomic uint64_t spent_merged; /* both at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
@@ -210,6 +210,7 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
 
 /* rebuild.c: refresh, and every row that is answered over the live tokens */
 void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uint32_t column, uint32_t columns);
+uint32_t att_rebuild_rows(const struct att_engine *engine); /* so many at a time hold up others for a moment only */
 void att_refresh(struct att_engine *engine, const uint32_t *rows, uint32_t count);
 uint32_t att_refresh_some(struct att_engine *engine);
 
@@ -257,7 +258,9 @@ void att_policy_settle(struct att_engine *engine);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries);
 void att_policy_note_read(struct att_engine *engine, uint32_t row);
+void att_policy_note_wide_read(struct att_engine *engine, uint32_t row);
 bool att_policy_keep(const struct att_engine *engine, uint32_t row);
+bool att_policy_keep_wide(const struct att_engine *engine, uint32_t row);
 bool att_policy_goes_cold(const struct att_engine *engine, uint32_t row, uint64_t entries);
 
 /* saving.c: snapshots */

@@ -12,6 +12,7 @@
 struct ask {
     uint32_t row;
     struct att_job *job;
+    bool keep; /* if it is cold it is to become hot */
 };
 
 void att_job_finish(struct att_engine *engine, struct att_job *job)
@@ -201,15 +202,19 @@ static bool q_is_pending(const struct att_engine *engine, uint32_t row)
            engine->merger.settled_q_version[row];
 }
 
+static bool is_hot(const struct att_engine *engine, uint32_t row)
+{
+    return atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) != ATT_NO_SLOT;
+}
+
 /* Cold rows that the policy keeps get their base first; then they are hot rows. */
-static void keep_rows(struct att_engine *engine, struct att_job **jobs, uint32_t count)
+static void keep_rows(struct att_engine *engine, const struct ask *asks, uint32_t count)
 {
     uint32_t rows[ATT_GROUP_ROWS], kept = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        const uint32_t row = jobs[i]->index;
-        if (!jobs[i]->keep || engine->merger.review[row] || q_is_pending(engine, row) ||
-            atomic_load_explicit(&engine->region.slots[row], memory_order_relaxed) != ATT_NO_SLOT)
+        const uint32_t row = asks[i].row;
+        if (!asks[i].keep || engine->merger.review[row] || q_is_pending(engine, row) || is_hot(engine, row))
             continue;
         engine->merger.review[row] = 1; /* so that a row asked for twice is kept once */
         rows[kept++] = row;
@@ -223,9 +228,9 @@ static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint3
 {
     struct ask asks[ATT_GROUP_ROWS];
 
-    keep_rows(engine, jobs, count);
     for (uint32_t i = 0; i < count; i++)
-        asks[i] = (struct ask){jobs[i]->index, jobs[i]};
+        asks[i] = (struct ask){jobs[i]->index, jobs[i], jobs[i]->keep};
+    keep_rows(engine, asks, count);
     answer_all(engine, att_merge_count(engine), asks, count);
     for (uint32_t i = 0; i < count; i++) {
         jobs[i]->lsn = engine->merger.cut_lsn;
@@ -236,7 +241,7 @@ static void compute_rows(struct att_engine *engine, struct att_job **jobs, uint3
 /* A row job on the calling thread, for att_engine_recompute: the merge thread is idle. Over the live tokens. */
 void att_job_row_now(struct att_engine *engine, struct att_job *job)
 {
-    const struct ask ask = {job->index, job};
+    const struct ask ask = {.row = job->index, .job = job};
     const uint64_t cut = att_merge_count(engine);
 
     att_merge_scan(engine, cut);
@@ -256,16 +261,34 @@ static void merge_all(struct att_engine *engine)
         att_merge_to(engine, cut);
 }
 
-/* A merge first: it costs what folding the pending entries into every row costs, and the bases have them for good. */
+/* A merge first: it costs what folding the pending entries into every row costs, and the bases have them for good. No row goes
+ * cold in it for want of reads: this is one. */
 static void wide_begin(struct att_engine *engine, struct att_job *job)
 {
     struct att_wide *wide = &engine->merger.wide;
 
     job->status = ATT_OK;
+    for (uint32_t row = 0; row < engine->region.n_q; row++)
+        if (is_hot(engine, row))
+            att_policy_note_wide_read(engine, row);
     merge_all(engine);
     wide->job = job;
     wide->next = 0;
     wide->left = 0;
+}
+
+/* Rows that their base can't answer; cold ones that the policy keeps become hot. */
+static void answer_left(struct att_engine *engine, struct ask *asks, uint32_t count)
+{
+    for (uint32_t a = 0; a < count; a++)
+        if (!is_hot(engine, asks[a].row)) {
+            asks[a].keep = att_policy_keep_wide(engine, asks[a].row);
+            att_policy_note_wide_read(engine, asks[a].row);
+        }
+    keep_rows(engine, asks, count);
+    count = answer_hot(engine, asks, count, 0);
+    if (count > 0)
+        answer_live(engine, asks, count, 0);
 }
 
 /* The next group of rows: first all that have bases, then those that were left over. No merge comes in between, so that
@@ -276,18 +299,18 @@ static void wide_step(struct att_engine *engine)
     const bool first = wide->next < engine->region.n_q;
     const uint32_t begin = first ? wide->next : wide->next - engine->region.n_q;
     const uint32_t left = (first ? engine->region.n_q : wide->left) - begin;
-    const uint32_t count = left < ATT_GROUP_ROWS ? left : ATT_GROUP_ROWS;
+    const uint32_t most = first ? ATT_GROUP_ROWS : att_rebuild_rows(engine), count = left < most ? left : most;
     struct ask asks[ATT_GROUP_ROWS];
     uint32_t more;
 
     for (uint32_t a = 0; a < count; a++)
-        asks[a] = (struct ask){first ? begin + a : wide->rows[begin + a], wide->job};
+        asks[a] = (struct ask){.row = first ? begin + a : wide->rows[begin + a], .job = wide->job};
     if (first) {
         more = answer_hot(engine, asks, count, 0);
         for (uint32_t a = 0; a < more; a++)
             wide->rows[wide->left++] = asks[a].row;
     } else {
-        answer_live(engine, asks, count, 0);
+        answer_left(engine, asks, count);
     }
     wide->next += count;
     if (wide->next < engine->region.n_q + (uint64_t)wide->left)

@@ -177,20 +177,30 @@ void att_policy_note_merge(struct att_engine *engine, uint64_t entries)
         atomic_store_explicit(&engine->window, merged, memory_order_relaxed);
 }
 
-/* A read by the service, or reported to it. */
-void att_policy_note_read(struct att_engine *engine, uint32_t row)
+/* Books a read of the row now; whether it is the first in the window. */
+static bool read_now(struct att_engine *engine, uint32_t row)
 {
     const uint64_t now = atomic_load_explicit(&engine->merged, memory_order_relaxed) + 1;
-
     const uint64_t last = last_read(engine, row);
 
     if (last == now)
-        return;
+        return false;
     atomic_store_explicit(&engine->last_read[row], now, memory_order_relaxed);
-    if (last > atomic_load_explicit(&engine->window, memory_order_relaxed))
-        return;
-    atomic_store_explicit(&engine->row_reads, atomic_load_explicit(&engine->row_reads, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
+    return last <= atomic_load_explicit(&engine->window, memory_order_relaxed);
+}
+
+/* A read by the service, or reported to it. */
+void att_policy_note_read(struct att_engine *engine, uint32_t row)
+{
+    if (read_now(engine, row))
+        atomic_store_explicit(&engine->row_reads, atomic_load_explicit(&engine->row_reads, memory_order_relaxed) + 1,
+                              memory_order_relaxed);
+}
+
+/* The same of a row of a column, by the merge thread. */
+void att_policy_note_wide_read(struct att_engine *engine, uint32_t row)
+{
+    engine->merger.recent_reads += read_now(engine, row);
 }
 
 /* The same for a row that nobody has ever read: nothing is known of it, so it is taken for an average one. */
@@ -199,17 +209,29 @@ static bool average_is_worth_it(const struct att_engine *engine, double refresh)
     return atomic_load_explicit(&engine->mean_gap, memory_order_relaxed) <= refresh;
 }
 
-/* Whether a cold row that is read now becomes hot: not if keeping it since its last read would have cost more than a
- * refresh does. By the service, before att_policy_note_read. */
-bool att_policy_keep(const struct att_engine *engine, uint32_t row)
+/* Whether a cold row that is read now becomes hot: not if keeping it since its last read would have cost more than
+ * computing it does. */
+static bool keep(const struct att_engine *engine, uint32_t row, double computing)
 {
-    const double refresh = att_policy_refresh_cost(engine, engine->index.used);
-
     if (engine->options.never_keep)
         return false;
     if (engine->options.eager)
         return true;
-    return last_read(engine, row) > 0 ? unread(engine, row) <= refresh : average_is_worth_it(engine, refresh);
+    return last_read(engine, row) > 0 ? unread(engine, row) <= computing : average_is_worth_it(engine, computing);
+}
+
+/* By the service, before att_policy_note_read. */
+bool att_policy_keep(const struct att_engine *engine, uint32_t row)
+{
+    return keep(engine, row, att_policy_refresh_cost(engine, engine->index.used));
+}
+
+/* By the merge thread, before att_policy_note_wide_read. A row among many costs no more than merging so many entries. */
+bool att_policy_keep_wide(const struct att_engine *engine, uint32_t row)
+{
+    const uint32_t tokens = engine->merger.used;
+
+    return keep(engine, row, fmin(att_policy_row_cost(engine, tokens), att_policy_refresh_cost(engine, tokens)));
 }
 
 /* Whether the merges before the start, of `entries` entries each, would take too long: as many more for as many more updates.

@@ -52,10 +52,11 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uin
     }
 }
 
-/* Jobs wait for a group of refreshes to end, so it is kept to some 20 ms: this many multiply-adds, or one tile. */
+/* Jobs wait for a group of rows to end that is refreshed, or computed for a column, so it is kept to some 20 ms: this many
+ * multiply-adds, or one tile. */
 #define GROUP_WORK 1e9
 
-static uint32_t group_rows(const struct att_engine *engine)
+uint32_t att_rebuild_rows(const struct att_engine *engine)
 {
     const double row = (double)(engine->merger.used + 1) * (engine->region.d + engine->region.columns);
     const double tiles = GROUP_WORK / (row * ATT_TILE_ROWS); /* whole ones: rows that fill no band cost more each */
@@ -67,7 +68,7 @@ static uint32_t group_rows(const struct att_engine *engine)
 static uint32_t collect(struct att_engine *engine, uint32_t *rows)
 {
     struct att_merger *merger = &engine->merger;
-    const uint32_t n_q = engine->region.n_q, most = group_rows(engine);
+    const uint32_t n_q = engine->region.n_q, most = att_rebuild_rows(engine);
     uint32_t count = 0;
 
     for (uint32_t seen = 0; seen < n_q && count < most && count < merger->needed; seen++) {

@@ -157,8 +157,8 @@ static void reads_out_of_range_are_refused(void **state)
 static void options_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
-    struct att_engine_options good = harness_options(&fixture.model), bad[9];
-    for (int i = 0; i < 9; i++)
+    struct att_engine_options good = harness_options(&fixture.model), bad[11];
+    for (int i = 0; i < 11; i++)
         bad[i] = good;
     bad[0].n_q = 0;
     bad[1].d = 0;
@@ -169,7 +169,9 @@ static void options_that_make_no_sense_are_refused(void **state)
     bad[6].scale = (double)NAN;
     bad[7].scale = (double)INFINITY;
     bad[8].scale = -1.5e308; /* finite, but log2(e) times it is not */
-    for (int i = 0; i < 9; i++) {
+    bad[9].n_q = (uint32_t)INT32_MAX + 1;
+    bad[10].capacity = (uint32_t)INT32_MAX + 1;
+    for (int i = 0; i < 11; i++) {
         struct att_error error = {0};
         struct att_engine *engine = (struct att_engine *)&error;
         if (att_engine_create(&bad[i], &engine, &error) != ATT_EINVAL)

@@ -98,6 +98,52 @@ static void reads_of_cold_rows_make_a_merge_due(void **state)
     reads_until_a_merge(9, 1000);
 }
 
+static uint64_t rows_hot(void)
+{
+    struct att_engine_stats stats;
+    att_engine_stats(fixture.engine, &stats);
+    return stats.rows_hot;
+}
+
+/* A column, some of it checked. */
+static void read_column(uint32_t column)
+{
+    const struct oracle_input view = model_view(&fixture.model);
+    static double values[N_Q], bounds[N_Q];
+    struct att_job job = {.kind = ATT_JOB_COLUMN, .index = column, .values = values, .bounds = bounds};
+    assert_int_equal(harness_job(fixture.engine, &job), ATT_OK);
+    for (uint32_t row = 0; row < N_Q; row += 499) {
+        long double expected;
+        assert_true(oracle_entry(&view, row, column, &expected));
+        harness_check(values[row], bounds[row], expected, fixture.model.max_value, harness_tolerance(ATT_MIXED),
+                      "column", row, column);
+    }
+}
+
+/* A column reads every row: those that nobody reads otherwise stay hot, and cold ones become hot again. */
+static void rows_that_are_read_by_columns_are_read(void **state)
+{
+    struct att_job merge = {.kind = ATT_JOB_MERGE};
+    uint32_t token = 0;
+    (void)state;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    for (int round = 0; round < 200; round++) {
+        change(ATT_OP_SET_TOKEN, token++ % TOKENS);
+        read_column((uint32_t)round % D_V);
+    }
+    assert_int_equal(rows_hot(), N_Q);
+    while (rows_hot() > 0) {
+        change(ATT_OP_SET_TOKEN, token++ % TOKENS);
+        assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
+        assert_true(token < 100000);
+    }
+    read_column(0); /* keeping them would have cost more */
+    assert_int_equal(rows_hot(), 0);
+    read_column(1);
+    assert_int_equal(rows_hot(), N_Q);
+}
+
 /* ---- A chain of row jobs: one is submitted as soon as one ends, so that one always waits ---- */
 
 static struct chain {
@@ -115,7 +161,7 @@ static void submit_next(void)
     if (n == CHAIN)
         return;
     chain.jobs[n] = (struct att_job){.kind = ATT_JOB_ROW,
-                                     .index = n % N_Q,
+                                     .index = n % fixture.model.n_q,
                                      .values = chain.values[n % N_Q],
                                      .bounds = &chain.values[n % N_Q][D_V]};
     atomic_store(&chain.next, n + 1);
@@ -205,6 +251,34 @@ static void rows_that_keep_coming_hold_nothing_else_up(void **state)
     free(chain.values);
 }
 
+/* Nor do they wait until a group of rows is computed over very many tokens: here it is 64 rows. */
+static void rows_come_in_between_the_rows_of_a_column(void **state)
+{
+    enum { ROWS = 256, MANY = 500000 };
+    static double values[ROWS], bounds[ROWS];
+    struct att_error error = {0};
+
+    (void)state;
+    model_release(&fixture.model);
+    model_init(&fixture.model, ROWS, D, D_V, MANY, 0.25);
+    model_fill(&fixture.model, &fixture.random, MANY, 1);
+    chain = (struct chain){.jobs = calloc(CHAIN, sizeof *chain.jobs), .values = calloc(N_Q, sizeof *chain.values)};
+    chain.everything = (struct att_job){.kind = ATT_JOB_COLUMN, .values = values, .bounds = bounds, .lsn = UINT64_MAX};
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.never_keep = true;
+    options.on_completion = on_completion;
+    fixture.engine = harness_create(&fixture.model, &options);
+    att_engine_submit(fixture.engine, &chain.everything);
+    submit_next();
+    assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
+    wait_for(1);
+    assert_in_range(chain.at_everything, 5, 8);
+    att_engine_free(fixture.engine);
+    fixture.engine = NULL;
+    free(chain.jobs);
+    free(chain.values);
+}
+
 /* More rows than one turn takes: those that are left are not taken for jobs of another kind. */
 static void more_rows_than_a_turn_takes_are_each_answered(void **state)
 {
@@ -248,7 +322,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(more_rows_than_a_turn_takes_are_each_answered, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
+        cmocka_unit_test_setup_teardown(rows_that_are_read_by_columns_are_read, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_keep_coming_hold_nothing_else_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(rows_come_in_between_the_rows_of_a_column, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
