@@ -52,6 +52,9 @@ struct att_server_options {
     void *context;
 };
 
+/* Whether a daemon may have this name. ATT_EINVAL. */
+enum att_status att_name_check(const char *name, struct att_error *error);
+
 /* Makes the directory of a default path, if it is not there. `shared`: other users must reach the socket. ATT_ENOENT, ATT_EIO. */
 enum att_status att_socket_make_directory(const char *path, bool shared, struct att_error *error);
 

@@ -149,6 +149,7 @@ expect "attnd: an option without its argument" 2 "--dir argument see --help" -- 
 expect "attnd: no directory" 2 "--dir" -- "$build/attnd"
 expect "attnd: an empty directory's name" 2 "--dir" -- "$build/attnd" --dir ""
 expect "attnd: bad name" 2 "name letters" -- "$build/attnd" --dir x --name ../x
+expect "attnd: bad name beside a socket" 2 "name letters" -- "$build/attnd" --dir x --name 'a"b' --socket "$root/f.s"
 expect "attnctl: bad name" 2 "name letters" -- "$build/attnctl" --name ../x ping
 expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
 expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
