@@ -327,7 +327,10 @@ static enum att_status outcome(const struct att_service *service, struct att_err
                         "%s: the disk is full: updates %llu to %llu, which were%s acknowledged, are not on it",
                         service->options.directory, (unsigned long long)state.durable_lsn + 1,
                         (unsigned long long)service->lsn, durability == ATT_DURABLE_ALWAYS ? " not" : "");
-    att_store_message(service->store, text, sizeof text);
+    if (durability == ATT_DURABLE_OFF)
+        att_store_snapshot_message(service->store, text, sizeof text);
+    else
+        att_store_message(service->store, text, sizeof text);
     return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
 }
 

@@ -188,6 +188,10 @@ static void who_waits_for_the_log_is_told_when_the_disk_fails(void **state)
             assert_int_equal(att_complete(client, &done, 1, 20000), 1);
             assert_int_equal(done.status, done.tag == PING ? ATT_OK : cases[i].refused);
         }
+        /* A snapshot that fails too does not change why updates are refused. */
+        assert_int_not_equal(att_snapshot(client), ATT_OK);
+        assert_int_equal(att_set_b(client, 1, 0.5F), cases[i].refused);
+        assert_non_null(strstr(att_last_error(client), "/log: cannot write"));
         att_close(client);
         int status = daemon_stop(&daemon, SIGTERM);
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
