@@ -13,11 +13,15 @@
 
 static const char tmp_prefix[] = "/tmp/attnd-";
 
-static bool name_valid(const char *name)
+enum att_status att_name_check(const char *name, struct att_error *error)
 {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t length = strlen(name);
-    return length >= 1 && length <= ATT_NAME_MAX && strspn(name, letters) == length;
+    if (length >= 1 && length <= ATT_NAME_MAX && strspn(name, letters) == length)
+        return ATT_OK;
+    return att_fail(error, ATT_EINVAL,
+                    "the name \"%.80s\" is not 1 to %d letters, digits, dots, dashes and underscores", name,
+                    ATT_NAME_MAX);
 }
 
 enum att_status att_socket_path(const char *name, char *ret_path, size_t size, struct att_error *error)
@@ -26,10 +30,9 @@ enum att_status att_socket_path(const char *name, char *ret_path, size_t size, s
     int length;
     if (!name)
         name = "default";
-    if (!name_valid(name))
-        return att_fail(error, ATT_EINVAL,
-                        "the name \"%.80s\" is not 1 to %d letters, digits, dots, dashes and underscores", name,
-                        ATT_NAME_MAX);
+    enum att_status status = att_name_check(name, error);
+    if (status != ATT_OK)
+        return status;
     const char *runtime = getenv("XDG_RUNTIME_DIR");
     if (runtime && runtime[0] == '/')
         length = snprintf(path, sizeof path, "%s/attnd/%s.sock", runtime, name);
@@ -40,7 +43,7 @@ enum att_status att_socket_path(const char *name, char *ret_path, size_t size, s
     if (length < 0 || (size_t)length >= sizeof path)
         return att_fail(error, ATT_EINVAL, "XDG_RUNTIME_DIR is too long for a socket's path");
     struct sockaddr_un address;
-    enum att_status status = att_socket_address(path, &address, error);
+    status = att_socket_address(path, &address, error);
     if (status != ATT_OK)
         return status;
     if ((size_t)length >= size)

@@ -39,6 +39,12 @@ static enum att_status open_descriptors(struct att_server *server, struct att_er
     return att_status_page_create(server->info.incarnation, &server->page, &server->page_fd, error);
 }
 
+static uint64_t memory_bytes(void)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+}
+
 enum att_status att_server_create(const struct att_server_options *options, struct att_server **ret_server,
                                   struct att_error *error)
 {
@@ -52,6 +58,7 @@ enum att_status att_server_create(const struct att_server_options *options, stru
     for (int i = 0; i < PENDING_MOST; i++)
         server->pending[i].fd = -1;
     server->max_clients = options->max_clients ? options->max_clients : DEFAULT_CLIENTS;
+    server->held_most = options->held_most ? options->held_most : memory_bytes() / 8;
     server->allowed_count = options->allowed_count;
     server->on_end = options->on_end;
     server->on_ask = options->on_ask;

@@ -36,6 +36,7 @@ struct att_server_options {
     size_t allowed_count;
     enum att_wait wait;
     uint32_t max_clients; /* 0: 1,024 */
+    uint64_t held_most;   /* see att_server_hold; 0: an eighth of the machine's memory */
     struct att_info info; /* told to every client */
     /* Descriptors of the published regions, ATT_HEAD_FDS for each head, for clients that want direct reads; stay the caller's,
      * must outlive the server. 0: direct reads are off. */
@@ -50,6 +51,9 @@ struct att_server_options {
                               struct att_session_grant *ret_grant, struct att_error *error);
     void *context;
 };
+
+/* Whether a daemon may have this name. ATT_EINVAL. */
+enum att_status att_name_check(const char *name, struct att_error *error);
 
 /* Makes the directory of a default path, if it is not there. `shared`: other users must reach the socket. ATT_ENOENT, ATT_EIO. */
 enum att_status att_socket_make_directory(const char *path, bool shared, struct att_error *error);
@@ -99,10 +103,10 @@ void att_server_compute(struct att_server *server);
 void att_server_computed(struct att_server *server, uint64_t session);
 
 /* The answer to the request given last takes so much memory until att_server_release. False: its session holds so much for
- * others already that it has to wait: park it. (16 MiB a session, but one answer may be larger, and a batch that has
- * begun goes on.) */
+ * others already, or all sessions together do, that it has to wait: park it. (16 MiB a session, but one answer may be
+ * larger, and a batch that has begun goes on; held_most for all, but one answer may be larger, and small ones don't count.) */
 bool att_server_hold(struct att_server *server, size_t bytes);
-void att_server_release(struct att_server *server, uint64_t session, size_t bytes); /* and unparks it */
+void att_server_release(struct att_server *server, uint64_t session, size_t bytes); /* and unparks who waits for it */
 
 /* The request given last can't be done now (the entry log is full, say): its session is skipped, in
  * order and unchanged, until att_server_unpark. */

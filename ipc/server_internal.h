@@ -34,6 +34,7 @@ enum {
 };
 #define HELLO_NS        (2 * UINT64_C(1000000000))  /* a connection must say hello within */
 #define HELD_MOST       (UINT64_C(16) << 20)        /* but one answer may be larger */
+#define HELD_SMALL      (UINT64_C(128) << 10)       /* such an answer waits for nobody else's */
 #define STARVED_NS      (10 * UINT64_C(1000000000)) /* a client that reads no reply for so long is evicted */
 #define ACCEPT_PAUSE_NS (UINT64_C(1000000000) / 2)  /* no accept after running out of descriptors */
 
@@ -114,6 +115,8 @@ struct att_server {
     uint16_t *free_slots;       /* a ring: a slot is reused as late as possible */
     uint32_t open_count, dirty_count, free_first, free_count, starved_count;
     uint64_t serial;
+    uint64_t held, held_most; /* of all sessions, in answers that are not small */
+    bool held_back;           /* a session is parked because of it */
     uint32_t generation_base;
 
     struct att_pending pending[PENDING_MOST];

@@ -305,20 +305,35 @@ void att_server_computed(struct att_server *server, uint64_t id)
         session->waits = false;
 }
 
+/* Small answers are bounded by the reply room that is reserved for them. */
+static bool is_too_much(struct att_server *server, const struct att_session *session, size_t bytes)
+{
+    if (session->held > 0 && session->held + bytes > HELD_MOST)
+        return true;
+    if (bytes <= HELD_SMALL || server->held == 0 || server->held + bytes <= server->held_most)
+        return false;
+    server->held_back = true;
+    return true;
+}
+
 bool att_server_hold(struct att_server *server, size_t bytes)
 {
-    struct att_session *session = server->current;
-    if (!session)
-        return true; /* it has ended meanwhile */
-    if (session->done == 0 && session->held > 0 && session->held + bytes > HELD_MOST)
+    struct att_session *session = server->current; /* NULL: it has ended meanwhile */
+    if (session && session->done == 0 && is_too_much(server, session, bytes))
         return false;
-    session->held += bytes;
+    server->held += bytes > HELD_SMALL ? bytes : 0;
+    if (session)
+        session->held += bytes;
     return true;
 }
 
 void att_server_release(struct att_server *server, uint64_t id, size_t bytes)
 {
     struct att_session *session = att_session_find(server, id);
+    server->held -= bytes > HELD_SMALL ? bytes : 0;
+    if (server->held_back)
+        att_server_unpark(server);
+    server->held_back = false;
     if (!session)
         return;
     session->held -= bytes;

@@ -167,12 +167,11 @@ static void give_up(struct att_store *store, const struct persist_failure *failu
         persist_final(store, &store->snap_env, failure);
         return;
     }
-    persist_say(store,
-                "%s/snap: snapshot generation %llu failed: %s: %s; the log keeps everything, the "
-                "next snapshot "
-                "tries again",
-                store->directory, (unsigned long long)store->snapshot.generation, failure->what,
-                persist_strerror(failure->code, buffer, sizeof buffer));
+    persist_say_snapshot(store, "%s/snap: snapshot generation %llu failed: %s: %s; %s, the next snapshot tries again",
+                         store->directory, (unsigned long long)store->snapshot.generation, failure->what,
+                         persist_strerror(failure->code, buffer, sizeof buffer),
+                         store->options.durability == ATT_DURABLE_OFF ? "what came since the last one is in memory only"
+                                                                      : "the log keeps everything");
 }
 
 /* Writes pieces until the sink has ended and the queue is empty. False: given up, or stopping. */
@@ -244,8 +243,9 @@ static void report_prune(struct att_store *store, const struct persist_failure *
     if (failure->outcome == PERSIST_FINAL)
         persist_final(store, &store->snap_env, failure);
     else if (failure->outcome == PERSIST_WAIT)
-        persist_say(store, "%s/snap: old snapshots could not be deleted: %s: %s; the next snapshot tries again",
-                    store->directory, failure->what, persist_strerror(failure->code, buffer, sizeof buffer));
+        persist_say_snapshot(store,
+                             "%s/snap: old snapshots could not be deleted: %s: %s; the next snapshot tries again",
+                             store->directory, failure->what, persist_strerror(failure->code, buffer, sizeof buffer));
 }
 
 /* What the heads' cuts say together; *ret_least: the smallest. */
@@ -277,7 +277,7 @@ static bool complete(struct att_store *store)
     struct persist_failure failure = persist_manifest_write(store, &cut, &error);
     if (failure.outcome) {
         if (error.status)
-            persist_say(store, "%s", error.text);
+            persist_say_snapshot(store, "%s", error.text);
         else
             give_up(store, &failure);
         return false;

@@ -29,16 +29,29 @@ const char *persist_strerror(int code, char *buffer, size_t size)
     return strerror_r(code, buffer, size);
 }
 
-void persist_say(struct att_store *store, const char *format, ...)
+static void say(struct att_store *store, char to[sizeof store->message], const char *format, va_list arguments)
 {
     char text[sizeof store->message];
+    vsnprintf(text, sizeof text, format, arguments);
+    pthread_mutex_lock(&store->message_lock);
+    memcpy(to, text, sizeof text);
+    pthread_mutex_unlock(&store->message_lock);
+}
+
+void persist_say(struct att_store *store, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(text, sizeof text, format, arguments);
+    say(store, store->message, format, arguments);
     va_end(arguments);
-    pthread_mutex_lock(&store->message_lock);
-    memcpy(store->message, text, sizeof text);
-    pthread_mutex_unlock(&store->message_lock);
+}
+
+void persist_say_snapshot(struct att_store *store, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    say(store, store->snapshot_message, format, arguments);
+    va_end(arguments);
 }
 
 void persist_event(struct att_store *store)
@@ -261,12 +274,24 @@ void att_store_state(const struct att_store *store, struct att_store_state *ret_
     ret_state->snapshot_failed = atomic_load_explicit(&store->snapshot_failed, memory_order_acquire);
 }
 
-void att_store_message(const struct att_store *store, char *ret_text, size_t size)
+static void copy_message(const struct att_store *store, const char *message, char *ret_text, size_t size)
 {
     if (size == 0)
         return;
     pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&store->message_lock;
     pthread_mutex_lock(lock);
-    snprintf(ret_text, size, "%s", store->message);
+    snprintf(ret_text, size, "%s", message);
     pthread_mutex_unlock(lock);
+}
+
+void att_store_message(const struct att_store *store, char *ret_text, size_t size)
+{
+    copy_message(store, store->message, ret_text, size);
+}
+
+void att_store_snapshot_message(const struct att_store *store, char *ret_text, size_t size)
+{
+    /* Acquire, as in att_store_state. What is final ends snapshots too. */
+    const bool final = atomic_load_explicit(&store->refusing, memory_order_acquire) == ATT_EIO;
+    copy_message(store, final ? store->message : store->snapshot_message, ret_text, size);
 }

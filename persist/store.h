@@ -131,8 +131,9 @@ struct att_store_state {
 };
 void att_store_state(const struct att_store *store, struct att_store_state *ret_state);
 
-/* Why it refuses, or why the last snapshot failed: a copy of the newest message. Any thread. */
+/* Why it refuses; why the last snapshot failed: copies of the newest messages. Any thread. */
 void att_store_message(const struct att_store *store, char *ret_text, size_t size);
+void att_store_snapshot_message(const struct att_store *store, char *ret_text, size_t size);
 
 /* ---- Snapshots ------------------------------------------------------------------------------ */
 

@@ -153,8 +153,9 @@ struct att_store {
     _Atomic uint64_t generation;   /* snapshot thread */
     _Atomic bool snapshot_failed;  /* snapshot thread */
     _Atomic uint32_t refusing;     /* both; ATT_EIO is never left again */
-    pthread_mutex_t message_lock;  /* guards message; never taken by the service thread's append or push */
-    char message[600];
+    pthread_mutex_t message_lock;  /* guards the messages; never taken by the service thread's append or push */
+    char message[600];             /* why it refuses */
+    char snapshot_message[600];    /* why the last snapshot failed */
 
     struct persist_log log;
     struct persist_snapshot snapshot;
@@ -206,6 +207,7 @@ struct persist_failure persist_abort(struct persist_env *env, MDB_txn *txn, bool
 /* ---- store.c -------------------------------------------------------------------------------- */
 
 void persist_say(struct att_store *store, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void persist_say_snapshot(struct att_store *store, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void persist_event(struct att_store *store);
 /* A sync failed: refuse for good, and say so. */
 void persist_final(struct att_store *store, const struct persist_env *env, const struct persist_failure *failure);

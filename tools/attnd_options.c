@@ -218,7 +218,8 @@ static enum att_status check_together(const struct attnd_options *o, struct att_
 
     if (!o->directory || !*o->directory)
         return att_fail(error, ATT_EINVAL, "--dir DIR is needed");
-    if (!o->socket && att_socket_path(o->name, path, sizeof path, error) != ATT_OK)
+    if (att_name_check(o->name, error) != ATT_OK ||
+        (!o->socket && att_socket_path(o->name, path, sizeof path, error) != ATT_OK))
         return ATT_EINVAL;
     if (arrays != 0 && arrays != 3)
         return att_fail(error, ATT_EINVAL, "--q, --k and --v go together: %s is missing",

@@ -252,6 +252,8 @@ enum att_status att_recover(struct att_store *store, const struct att_engine_opt
         status = att_fail(error, ATT_ENOMEM, "no memory to replay the log");
     if (status == ATT_OK)
         status = recover_heads(store, &options, &self, error);
+    if (status == ATT_OK && sessions)
+        att_sessions_forget(sessions);
     if (status == ATT_OK) {
         *ret_heads = self.heads;
         *ret_what = what;

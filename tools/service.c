@@ -210,16 +210,22 @@ static bool serve_requests(struct att_service *service)
 /* What other threads have done meanwhile: finished jobs, freed log space, made LSNs durable, written a snapshot. */
 static void look_around(struct att_service *service)
 {
+    enum att_status status;
+    char text[400];
+    bool paid;
+
     if (!atomic_load_explicit(&service->events, memory_order_relaxed) ||
         !atomic_exchange_explicit(&service->events, false, memory_order_acquire))
         return;
     service_collect(service);
     service_release_durable(service);
     service_snapshot_check(service);
-    if (service_pay_owed(service)) {
+    paid = service_pay_owed(service);
+    if (paid)
         att_store_push(service->store); /* what was owed: nobody else may come and do it */
-        if (service->parked)
-            att_server_unpark(service->server);
+    /* Who waits for the log is told when the disk is full, or no more: that may last, and its reads go on. */
+    if (service->parked && (paid || service_refuses_updates(service, &status, text, sizeof text))) {
+        att_server_unpark(service->server);
         service->parked = false;
     }
 }
@@ -321,7 +327,10 @@ static enum att_status outcome(const struct att_service *service, struct att_err
                         "%s: the disk is full: updates %llu to %llu, which were%s acknowledged, are not on it",
                         service->options.directory, (unsigned long long)state.durable_lsn + 1,
                         (unsigned long long)service->lsn, durability == ATT_DURABLE_ALWAYS ? " not" : "");
-    att_store_message(service->store, text, sizeof text);
+    if (durability == ATT_DURABLE_OFF)
+        att_store_snapshot_message(service->store, text, sizeof text);
+    else
+        att_store_message(service->store, text, sizeof text);
     return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
 }
 

@@ -61,7 +61,10 @@ static void fail_durable(struct att_service *service, uint64_t session, const st
     char text[400];
     const struct att_wire_request request = {.type = reply->type, .tag = reply->tag};
 
-    att_store_message(service->store, text, sizeof text);
+    if (service->options.durability == ATT_DURABLE_OFF) /* what makes it durable is a snapshot */
+        att_store_snapshot_message(service->store, text, sizeof text);
+    else
+        att_store_message(service->store, text, sizeof text);
     service_refuse_late(service, session, &request, ATT_EIO, text);
 }
 

@@ -156,7 +156,10 @@ void service_snapshot_check(struct att_service *service)
         return;
     service->snapshot_running = false;
     if (state.snapshot_failed || state.snapshot_running) {
-        att_store_message(service->store, text, sizeof text);
+        if (state.snapshot_running) /* it waits for the log, which waits for room */
+            att_store_message(service->store, text, sizeof text);
+        else
+            att_store_snapshot_message(service->store, text, sizeof text);
         fprintf(stderr, "attnd: no snapshot: %s\n", text);
         answer_waiters(service, state.refusing != ATT_OK ? state.refusing : ATT_EIO, text);
         service_fail_awaiting(service);
@@ -201,6 +204,6 @@ enum att_status att_service_first_snapshot(struct att_service *service, struct a
     att_store_state(service->store, &state);
     if (!state.snapshot_failed && state.generation > service->snapshot_generation)
         return ATT_OK;
-    att_store_message(service->store, text, sizeof text);
+    att_store_snapshot_message(service->store, text, sizeof text);
     return att_fail(error, state.refusing != ATT_OK ? state.refusing : ATT_EIO, "%s", text);
 }

@@ -17,18 +17,28 @@ static uint64_t resident_bytes(void)
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Its message begins with the directory, which may be longer than what there is room for. */
+static void describe_state(const struct att_service *service, struct att_stat *stat)
+{
+    static const char prefix[] = "read-only: ";
+    const size_t room = sizeof stat->state - sizeof prefix, directory = strlen(service->options.directory);
+    char text[600];
+    const char *why = text;
+
+    att_store_message(service->store, text, sizeof text);
+    if (strlen(text) > room && strncmp(text, service->options.directory, directory) == 0 && text[directory] == '/')
+        why += directory + 1;
+    snprintf(stat->state, sizeof stat->state, "%s%.*s", prefix, (int)room, why);
+}
+
 static void describe(const struct att_service *service, const struct att_store_state *state, struct att_stat *stat)
 {
-    char text[400];
-
     snprintf(stat->version, sizeof stat->version, "%s", ATTND_VERSION);
     snprintf(stat->name, sizeof stat->name, "%s", service->options.name);
-    if (state->refusing == ATT_OK) {
+    if (state->refusing == ATT_OK)
         snprintf(stat->state, sizeof stat->state, "serving");
-    } else {
-        att_store_message(service->store, text, sizeof text);
-        snprintf(stat->state, sizeof stat->state, "read-only: %.110s", text);
-    }
+    else
+        describe_state(service, stat);
     if (service->options.durability == ATT_DURABLE_INTERVAL)
         snprintf(stat->durability, sizeof stat->durability, "interval:%u", service->options.interval_ms);
     else

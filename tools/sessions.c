@@ -125,6 +125,34 @@ bool att_sessions_make_room(struct att_sessions *sessions)
     return true;
 }
 
+static int newest_first(const void *left, const void *right)
+{
+    const uint64_t a = ((const struct session *)left)->state.lsn, b = ((const struct session *)right)->state.lsn;
+
+    return (a < b) - (a > b);
+}
+
+/* Without this every session since the snapshot would be looked at, for each end of a connection and each that expires. */
+void att_sessions_forget(struct att_sessions *sessions)
+{
+    const uint32_t kept = 2 * ATT_SESSIONS_MOST;
+
+    if (sessions->count <= kept)
+        return;
+    qsort(sessions->places, sessions->used, sizeof *sessions->places, newest_first); /* those that are free come last */
+    for (uint32_t i = kept; i < sessions->used; i++)
+        free(sessions->places[i].notes);
+    sessions->used = sessions->count = kept;
+    sessions->free_first = ATT_NO_SESSION;
+    for (uint32_t i = 0; i < BUCKETS; i++)
+        sessions->buckets[i] = ATT_NO_SESSION;
+    for (uint32_t i = 0; i < kept; i++) {
+        uint32_t *bucket = &sessions->buckets[bucket_of(sessions->places[i].state.id)];
+        sessions->places[i].next = *bucket;
+        *bucket = i;
+    }
+}
+
 void att_sessions_bind(struct att_sessions *sessions, uint32_t place, uint64_t connection)
 {
     sessions->places[place].state.connection = connection;

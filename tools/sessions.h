@@ -60,6 +60,9 @@ void att_sessions_bind(struct att_sessions *sessions, uint32_t place, uint64_t c
 void att_sessions_unbind(struct att_sessions *sessions, uint64_t connection);
 /* Makes sessions expire until there is room for one more. False: all have clients. */
 bool att_sessions_make_room(struct att_sessions *sessions);
+/* Lets go of all but the 2 ATT_SESSIONS_MOST that were used last. Of a table that was made from a log, which does not say
+ * who has expired; before anybody is bound: it moves them. */
+void att_sessions_forget(struct att_sessions *sessions);
 
 /* Entries that make this table again. The callback's false stops it. */
 void att_sessions_save(const struct att_sessions *sessions,

@@ -149,6 +149,7 @@ expect "attnd: an option without its argument" 2 "--dir argument see --help" -- 
 expect "attnd: no directory" 2 "--dir" -- "$build/attnd"
 expect "attnd: an empty directory's name" 2 "--dir" -- "$build/attnd" --dir ""
 expect "attnd: bad name" 2 "name letters" -- "$build/attnd" --dir x --name ../x
+expect "attnd: bad name beside a socket" 2 "name letters" -- "$build/attnd" --dir x --name 'a"b' --socket "$root/f.s"
 expect "attnctl: bad name" 2 "name letters" -- "$build/attnctl" --name ../x ping
 expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
 expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
@@ -272,9 +273,12 @@ if start --dir room --q Q.npy --k K.npy --v V.npy; then
 fi
 
 # ---- files that go, or may not grow ------------------------------------------------------------------------
-if start --dir gone --q Q.npy --k K.npy --v V.npy; then
+deep=gone/$(printf 'x%.0s' $(seq 120))
+mkdir gone
+if start --dir "$deep" --q Q.npy --k K.npy --v V.npy; then
     rm -rf gone
     expect "an update of a state whose files were deleted" 1 "gone deleted" -- "$build/attnctl" --socket "$root/s" update-v 0 0 1
+    expect "which says why, however long its name" 0 "read-only: deleted" -- "$build/attnctl" --socket "$root/s" stat
     expect "which can be read" 0 "" -- "$build/attnctl" --socket "$root/s" query 0 0
     stop
     if [ "$stopped" -eq 1 ]; then pass "and ends with 1"; else fail "and ends with 1" "exit $stopped"; fi

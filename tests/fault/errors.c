@@ -149,12 +149,63 @@ static void a_failed_write_or_sync_loses_nothing(void **state)
     daemon_release(&daemon);
 }
 
+/* A client that the log has no room for, because the disk is slow, is not forgotten when the disk then fails. */
+static void who_waits_for_the_log_is_told_when_the_disk_fails(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *plan;
+        enum att_status refused;
+    } cases[] = {{"write:1:1000000:28", ATT_ENOSPC}, {"write:1:1000000:5", ATT_EREADONLY}};
+    enum { RECORD = sizeof(struct att_record) + (D + D_V) * sizeof(float), BEHIND = 20, PING = 0 };
+    const uint64_t taken = ATT_LOG_BUFFER_BYTES / RECORD + 1; /* one more is applied, and owed to the log */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct daemon daemon;
+        struct att_completion done;
+        char hold[200];
+        make_daemon_state(&daemon);
+        snprintf(hold, sizeof hold, "%s/hold", daemon.root);
+        setenv("ATT_FAULT_HOLD", hold, 1);
+        setenv("ATT_FAULT_INJECT", cases[i].plan, 1);
+        preload("tests/fault_inject.so", daemon.dir);
+        assert_true(daemon_start(&daemon, (const char *const[]){"--durability", "interval:1", NULL}));
+        preload(NULL, NULL);
+        unsetenv("ATT_FAULT_HOLD");
+        struct att_client *client = connect_to(&daemon);
+        const struct att_request ping = {.type = ATT_REQ_PING, .tag = PING};
+        close(open(hold, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        for (uint64_t n = 1, answered = 0; answered < taken; answered++) {
+            while (n <= taken + BEHIND && submit_update(client, n) == ATT_OK)
+                n++;
+            att_push(client);
+            assert_int_equal(att_complete(client, &done, 1, 20000), 1);
+            assert_int_equal(done.status, ATT_OK);
+        }
+        assert_int_equal(att_submit(client, &ping), ATT_OK);
+        att_push(client);
+        unlink(hold);
+        for (int left = BEHIND; left >= 0; left--) {
+            assert_int_equal(att_complete(client, &done, 1, 20000), 1);
+            assert_int_equal(done.status, done.tag == PING ? ATT_OK : cases[i].refused);
+        }
+        /* A snapshot that fails too does not change why updates are refused. */
+        assert_int_not_equal(att_snapshot(client), ATT_OK);
+        assert_int_equal(att_set_b(client, 1, 0.5F), cases[i].refused);
+        assert_non_null(strstr(att_last_error(client), "/log: cannot write"));
+        att_close(client);
+        int status = daemon_stop(&daemon, SIGTERM);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+        daemon_release(&daemon);
+    }
+}
+
 int main(void)
 {
     if (!CAN_PRELOAD || !daemon_has("attnd") || !daemon_has("tests/fault_inject.so")) {
         printf("skipped: attnd is not built, or cannot be run under a preloaded library\n");
         return 77;
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_failed_write_or_sync_loses_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_failed_write_or_sync_loses_nothing),
+                                       cmocka_unit_test(who_waits_for_the_log_is_told_when_the_disk_fails)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

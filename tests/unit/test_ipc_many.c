@@ -1,5 +1,5 @@
 /* Many clients: a thousand connected, and 64 active get their turns evenly; connecting and being killed again and again leaks
- * nothing. */
+ * nothing; and answers that are not taken hold a bounded memory in all. */
 #include "test_ipc_service.h"
 
 #include <dirent.h>
@@ -259,12 +259,74 @@ static void connecting_and_being_killed_leaks_nothing(void **unused)
     service_stop(&service);
 }
 
+/* So many answers are under way. By the time of the last look all that was submitted before has had its turn. */
+static void await_answers(struct att_client *witness, uint64_t answers)
+{
+    struct att_stat stat;
+    for (int looks = 0; looks < 100; looks++) {
+        assert_int_equal(att_get_stat(witness, &stat), ATT_OK);
+        assert_in_range(stat.updates, 0, answers);
+        if (stat.updates < answers)
+            looks = 0;
+    }
+}
+
+static struct att_client *ask_for_all(const struct service *service, double *values)
+{
+    struct att_client *client = service_connect(service, 20000);
+    const struct att_request all = {.type = ATT_REQ_ALL,
+                                    .buffer = values,
+                                    .buffer_bytes = (size_t)N_Q * D_V * sizeof *values};
+    assert_int_equal(att_submit(client, &all), ATT_OK);
+    att_push(client);
+    return client;
+}
+
+static void take_all(struct att_client *client, const double *values)
+{
+    struct att_completion done;
+    assert_int_equal(att_complete(client, &done, 1, 20000), 1);
+    assert_int_equal(done.status, ATT_OK);
+    for (uint64_t i = 0; i < (uint64_t)N_Q * D_V; i++)
+        assert_true(values[i] == (double)i);
+    att_close(client);
+}
+
+static void answers_of_all_clients_together_are_bounded(void **unused)
+{
+    (void)unused;
+    static double values[4][N_Q * D_V], row[D_V];
+    const uint64_t one = sizeof values[0];
+    struct service service;
+    service_start_with(&service, (struct att_server_options){.held_most = 2 * one + one / 2});
+    struct att_client *witness = service_connect(&service, 20000), *clients[4];
+    for (int i = 0; i < 4; i++) {
+        clients[i] = ask_for_all(&service, values[i]);
+        await_answers(witness, i < 2 ? i + 1 : 2);
+    }
+    assert_int_equal(att_row(witness, 7, row, NULL), ATT_OK); /* others go on */
+    take_all(clients[0], values[0]);                          /* makes room for one more */
+    await_answers(witness, 2);
+    att_close(clients[1]); /* an end does too */
+    await_answers(witness, 2);
+    take_all(clients[3], values[3]);
+    take_all(clients[2], values[2]);
+    await_answers(witness, 0);
+    att_close(witness);
+    service_stop(&service);
+    /* One is always taken, however little is allowed. */
+    service_start_with(&service, (struct att_server_options){.held_most = 1});
+    take_all(ask_for_all(&service, values[0]), values[0]);
+    service_stop(&service);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_thousand_clients),
         cmocka_unit_test(turns_are_even),
         cmocka_unit_test(connecting_and_being_killed_leaks_nothing),
+        cmocka_unit_test(answers_of_all_clients_together_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
  *   query     index + column / 1000; index SILENT: never; index LATE: when the next query comes;
  *     >= N_Q: ATT_ERANGE with a text
  *   row       index + k; index 0: ATT_EMPTY          column, all: in chunks
- *   set token value = sum of key and value + bias    stat: clients and queries */
+ *   set token value = sum of key and value + bias    stat: clients, queries and, as updates, the columns and alls under way */
 #ifndef TEST_IPC_SERVICE_H
 #define TEST_IPC_SERVICE_H
 
@@ -70,23 +70,35 @@ static inline void service_continue(struct service_state *state, struct service_
 {
     double chunk[65536 / 8];
     uint64_t most = att_server_chunk(state->server) / 8;
-    while (att_server_has_room(state->server, job->session)) {
+    while (job->sent < job->total && att_server_has_room(state->server, job->session)) {
         uint64_t count = job->total - job->sent < most ? job->total - job->sent : most;
         for (uint64_t i = 0; i < count; i++)
             chunk[i] = service_value(job, job->sent + i);
         job->sent += count;
         job->reply.flags = job->sent < job->total ? ATT_WIRE_MORE : 0;
         service_reply(state, job->session, job->reply, chunk, count * 8);
-        if (job->sent == job->total) {
-            job->used = false;
-            state->used--;
-            return;
-        }
     }
-    if (!att_server_is_open(state->server, job->session)) {
+    if (job->sent == job->total || !att_server_is_open(state->server, job->session)) {
         job->used = false;
         state->used--;
+        att_server_release(state->server, job->session, job->total * 8);
     }
+}
+
+/* A column or all. False: it has to wait. */
+static inline bool service_wide(struct service_state *state, uint64_t session, struct att_wire_reply reply)
+{
+    const uint64_t total = reply.type == ATT_REQ_ALL ? (uint64_t)N_Q * D_V : 2 * (uint64_t)N_Q;
+    struct service_job *job = state->jobs;
+    if (!att_server_hold(state->server, total * 8))
+        return false;
+    while (job->used)
+        if (++job == state->jobs + JOBS)
+            abort();
+    *job = (struct service_job){.used = true, .session = session, .reply = reply, .total = total};
+    state->used++;
+    service_continue(state, job);
+    return true;
 }
 
 static inline void service_query(struct service_state *state, uint64_t session, struct att_wire_reply reply,
@@ -119,7 +131,8 @@ static inline void service_query(struct service_state *state, uint64_t session, 
     service_reply(state, session, reply, NULL, 0);
 }
 
-static inline void service_answer(struct service_state *state, const struct att_server_request *request)
+/* False: it has to wait. */
+static inline bool service_answer(struct service_state *state, const struct att_server_request *request)
 {
     const struct att_wire_request *header = &request->header;
     struct att_wire_reply reply = {.type = header->type, .tag = header->tag, .lsn = 42, .incarnation = 3};
@@ -128,33 +141,25 @@ static inline void service_answer(struct service_state *state, const struct att_
     switch (header->type) {
     case ATT_REQ_REGIONS:
         att_server_send_regions(state->server, request->session);
-        return;
+        return true;
     case ATT_REQ_QUERY:
         service_query(state, request->session, reply, header);
-        return;
+        return true;
     case ATT_REQ_ROW:
         for (int k = 0; k < D_V; k++)
             row[k] = (double)header->index + k;
         reply.status = header->index == 0 ? ATT_EMPTY : ATT_OK;
         service_reply(state, request->session, reply, row, header->index == 0 ? 0 : sizeof row);
-        return;
+        return true;
     case ATT_REQ_COLUMN:
     case ATT_REQ_ALL:
-        for (struct service_job *job = state->jobs; job < state->jobs + JOBS; job++) {
-            if (job->used)
-                continue;
-            *job = (struct service_job){.used = true, .session = request->session, .reply = reply};
-            job->total = header->type == ATT_REQ_ALL ? (uint64_t)N_Q * D_V : 2 * (uint64_t)N_Q;
-            state->used++;
-            service_continue(state, job);
-            return;
-        }
-        abort();
+        return service_wide(state, request->session, reply);
     case ATT_REQ_STAT:
         stat.clients = att_server_clients(state->server);
         stat.queries = state->queries;
+        stat.updates = state->used;
         service_reply(state, request->session, reply, &stat, sizeof stat);
-        return;
+        return true;
     case ATT_REQ_SET_TOKEN:
         for (int k = 0; request->key && k < D; k++)
             reply.value += (double)request->key[k];
@@ -170,6 +175,7 @@ static inline void service_answer(struct service_state *state, const struct att_
         break;
     }
     service_reply(state, request->session, reply, NULL, 0);
+    return true;
 }
 
 static inline _Noreturn void service_loop(struct att_server *server)
@@ -179,7 +185,10 @@ static inline _Noreturn void service_loop(struct att_server *server)
     for (;;) {
         struct att_server_request request;
         for (int i = 0; i < 64 && state.used < JOBS && att_server_next(server, &request); i++) {
-            service_answer(&state, &request);
+            if (!service_answer(&state, &request)) {
+                att_server_park(server);
+                continue;
+            }
             att_server_take(server);
             if (request.header.type == ATT_REQ_SHUTDOWN) {
                 att_server_free(server);

@@ -210,6 +210,40 @@ static void those_not_used_for_longest_expire(void **unused)
     att_sessions_free(sessions);
 }
 
+/* The log brings back those that had expired: the ones used last stay, whatever order they came in. */
+static void a_log_brings_back_twice_as_many_at_most(void **unused)
+{
+    (void)unused;
+    enum { ALL = 5 * ATT_SESSIONS_MOST, KEPT = 2 * ATT_SESSIONS_MOST };
+    struct att_sessions *sessions = att_sessions_create();
+    uint32_t index;
+    assert_non_null(sessions);
+    for (uint32_t i = 0; i < ALL; i++) {
+        const struct att_session_entry begin = {i + 1, 1, i + 1, ATT_SESSION_NEW, i};
+        assert_int_equal(att_sessions_apply(sessions, &begin), ATT_OK);
+    }
+    for (uint32_t i = ALL; i-- > 0;) { /* so the first were used last */
+        const struct att_session_entry append = {i + 1, 1, 2 * ALL - i, ATT_SESSION_DONE, i + 7};
+        assert_int_equal(att_sessions_apply(sessions, &append), ATT_OK);
+    }
+    att_sessions_forget(sessions);
+    for (uint32_t i = 0; i < ALL; i++) {
+        const uint32_t place = att_sessions_find(sessions, i + 1);
+        assert_int_equal(place != ATT_NO_SESSION, i < KEPT);
+        if (i >= KEPT)
+            continue;
+        assert_int_equal(att_sessions_at(sessions, place)->user, i);
+        assert_int_equal(att_sessions_look(sessions, place, 1, &index), ATT_SEQUENCE_DONE);
+        assert_int_equal(index, i + 7);
+    }
+    assert_true(att_sessions_make_room(sessions));
+    const struct att_session_entry next = {ALL + 1, 1, 3 * ALL, ATT_SESSION_NEW, 0};
+    assert_int_equal(att_sessions_apply(sessions, &next), ATT_OK);
+    for (uint32_t i = 0; i <= ALL; i++)
+        assert_int_equal(att_sessions_find(sessions, i + 1) != ATT_NO_SESSION, i < ATT_SESSIONS_MOST - 1 || i == ALL);
+    att_sessions_free(sessions);
+}
+
 /* An update may leave out as many numbers as it likes: what is kept and saved of that is the same. */
 static void gaps_cost_nothing(void **unused)
 {
@@ -263,6 +297,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_what_the_model_knows),
         cmocka_unit_test(those_not_used_for_longest_expire),
+        cmocka_unit_test(a_log_brings_back_twice_as_many_at_most),
         cmocka_unit_test(gaps_cost_nothing),
         cmocka_unit_test(nonsense_is_refused),
     };

@@ -201,7 +201,7 @@ static void a_piece_that_comes_twice_fails_the_snapshot_only(void **state)
     wait_until(!state_of(store).snapshot_running);
     assert_true(state_of(store).snapshot_failed);
     assert_int_equal(state_of(store).refusing, ATT_OK);
-    att_store_message(store, text, sizeof text);
+    att_store_snapshot_message(store, text, sizeof text);
     assert_non_null(strstr(text, "twice"));
     snapshot(store, 0, 3);
     att_store_close(store);

@@ -1,10 +1,11 @@
 /* Makes writes or syncs of a state's data files fail. ATT_FAULT_INJECT is WHAT:N:COUNT:ERRNO: the calls of WHAT ("write",
  * "short", "sync") from the Nth on, COUNT of them, fail; "short" writes half of what is asked for at the Nth. When the
- * first fails, the file ATT_FAULT_MARK is made. Reservations (fallocate) succeed, so that the writes meet the fault. */
+ * first fails, the file ATT_FAULT_MARK is made. Reservations (fallocate) succeed, so that the writes meet the fault. With
+ * ATT_FAULT_HOLD, a path, they are counted only from when that file is there, and wait as long as it is. */
 #include "preload.h"
 
 static struct {
-    bool sync, half;
+    bool sync, half, held;
     long from, count, seen;
     int code;
 } plan;
@@ -20,11 +21,26 @@ __attribute__((constructor)) static void begin(void)
     plan.half = strcmp(what, "short") == 0;
 }
 
+/* Waits while the file of ATT_FAULT_HOLD is there; false: it has not been there yet. Under lock, but for the wait. */
+static bool is_released(void)
+{
+    const char *hold = getenv("ATT_FAULT_HOLD");
+    if (!hold)
+        return true;
+    while (access(hold, F_OK) == 0) {
+        plan.held = true;
+        pthread_mutex_unlock(&lock);
+        usleep(1000);
+        pthread_mutex_lock(&lock);
+    }
+    return plan.held;
+}
+
 /* Whether this call is to fail. Under lock. */
 static bool is_hit(bool sync)
 {
     const char *mark = getenv("ATT_FAULT_MARK");
-    if (plan.from < 0 || sync != plan.sync)
+    if (plan.from < 0 || sync != plan.sync || !is_released())
         return false;
     plan.seen++;
     if (plan.seen < plan.from || plan.seen >= plan.from + plan.count)
