@@ -110,15 +110,9 @@ static void fold_group(struct att_engine *engine, uint32_t rows, uint32_t blocks
             att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b], 1);
 }
 
-/* A hot row whose sum is not certain: a merge, then a refresh mend it. (While the key that left is still in the log, a
- * refresh could not.) */
-static void mend(struct att_engine *engine, uint32_t row)
-{
-    att_mark_for_refresh(engine, row);
-    engine->merger.merge_now = true;
-}
-
-/* Answers what it can of up to a group of asks; moves the others to the front and returns how many they are. */
+/* Answers what it can of up to a group of asks; moves the others to the front and returns how many they are. A hot row whose
+ * sum is not certain is mended: by a merge if anything is pending, then a refresh. (While the key that left is still in the log,
+ * a refresh could not.) */
 static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
@@ -137,7 +131,8 @@ static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t
         const uint32_t i = a % ATT_TILE_ROWS;
         const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
         if (att_row_check(&work->tile->rows[i], sums, engine->region.numerics.budget) == ATT_AGAIN) {
-            mend(engine, hot[a].row);
+            att_mark_for_refresh(engine, hot[a].row);
+            merger->merge_now |= blocks > 0;
             asks[left++] = hot[a];
         } else {
             answer_into(engine, hot[a].job, work, i);

@@ -99,7 +99,6 @@ static bool merge_due(struct att_engine *engine)
     if (engine->merger.wide.job || (!due(engine, entries) && !(engine->merger.merge_now && entries > 0)))
         return false;
     att_merge_to(engine, cut);
-    engine->merger.merge_now = false;
     return true;
 }
 

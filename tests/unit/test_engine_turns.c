@@ -144,6 +144,32 @@ static void rows_that_are_read_by_columns_are_read(void **state)
     assert_int_equal(rows_hot(), N_Q);
 }
 
+static void set_bias(uint32_t token, float bias)
+{
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = token, .bias = &bias};
+    harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
+}
+
+/* A token that outweighed all others leaves bases that are not certain. Found by a column nothing is pending, so that to refresh
+ * them is enough: what is updated later is no part of it. */
+static void what_a_refresh_has_mended_needs_no_merge_later(void **state)
+{
+    static double values[D_V], bound;
+    struct att_job merge = {.kind = ATT_JOB_MERGE}, row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
+    (void)state;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    att_engine_hold(fixture.engine, true);
+    set_bias(3, 60);
+    assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
+    set_bias(3, 0);
+    read_column(0);
+    const uint64_t before = merges();
+    change(ATT_OP_SET_TOKEN, 5);
+    assert_int_equal(harness_job(fixture.engine, &row), ATT_OK); /* and a turn has passed */
+    assert_int_equal(merges(), before);
+}
+
 /* ---- A chain of row jobs: one is submitted as soon as one ends, so that one always waits ---- */
 
 static struct chain {
@@ -323,6 +349,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_are_read_by_columns_are_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_refresh_has_mended_needs_no_merge_later, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_keep_coming_hold_nothing_else_up, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_come_in_between_the_rows_of_a_column, setup, teardown),
     };
