@@ -317,14 +317,17 @@ static void wide_step(struct att_engine *engine)
 
 /* ---- The list ---- */
 
-/* Takes the waiting row jobs, up to a group of them, out of the list. */
-static uint32_t take_rows(struct att_merger *merger, struct att_job **ret_jobs)
+/* Takes the waiting row jobs, up to a group of them, out of the list; of those whose row is computed no more than hold up others
+ * for a moment. */
+static uint32_t take_rows(struct att_engine *engine, struct att_job **ret_jobs)
 {
-    struct att_job **link = &merger->waiting;
-    uint32_t count = 0;
+    struct att_job **link = &engine->merger.waiting;
+    const uint32_t most = att_rebuild_rows(engine);
+    uint32_t count = 0, computed = 0;
 
-    while (*link && count < ATT_GROUP_ROWS) {
+    while (*link && count < ATT_GROUP_ROWS && computed < most) {
         if (att_job_is_row(*link)) {
+            computed += !is_hot(engine, (*link)->index) || q_is_pending(engine, (*link)->index);
             ret_jobs[count++] = *link;
             *link = (*link)->next;
         } else {
@@ -378,7 +381,7 @@ static bool run_other(struct att_engine *engine)
 bool att_jobs_run(struct att_engine *engine)
 {
     struct att_job *rows[ATT_GROUP_ROWS];
-    const uint32_t count = take_rows(&engine->merger, rows);
+    const uint32_t count = take_rows(engine, rows);
 
     if (count > 0)
         compute_rows(engine, rows, count);
