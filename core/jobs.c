@@ -110,15 +110,9 @@ static void fold_group(struct att_engine *engine, uint32_t rows, uint32_t blocks
             att_fold(engine, &merger->scratch[omp_get_thread_num()], &merger->group[t], &merger->entries[b], 1);
 }
 
-/* A hot row whose sum is not certain: a merge, then a refresh mend it. (While the key that left is still in the log, a
- * refresh could not.) */
-static void mend(struct att_engine *engine, uint32_t row)
-{
-    att_mark_for_refresh(engine, row);
-    engine->merger.merge_now = true;
-}
-
-/* Answers what it can of up to a group of asks; moves the others to the front and returns how many they are. */
+/* Answers what it can of up to a group of asks; moves the others to the front and returns how many they are. A hot row whose
+ * sum is not certain is mended: by a merge if anything is pending, then a refresh. (While the key that left is still in the log,
+ * a refresh could not.) */
 static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t count, uint32_t blocks)
 {
     struct att_merger *merger = &engine->merger;
@@ -137,7 +131,8 @@ static uint32_t answer_hot(struct att_engine *engine, struct ask *asks, uint32_t
         const uint32_t i = a % ATT_TILE_ROWS;
         const double *sums = att_tile_sums(work->tile, i, engine->region.columns);
         if (att_row_check(&work->tile->rows[i], sums, engine->region.numerics.budget) == ATT_AGAIN) {
-            mend(engine, hot[a].row);
+            att_mark_for_refresh(engine, hot[a].row);
+            merger->merge_now |= blocks > 0;
             asks[left++] = hot[a];
         } else {
             answer_into(engine, hot[a].job, work, i);
@@ -322,14 +317,17 @@ static void wide_step(struct att_engine *engine)
 
 /* ---- The list ---- */
 
-/* Takes the waiting row jobs, up to a group of them, out of the list. */
-static uint32_t take_rows(struct att_merger *merger, struct att_job **ret_jobs)
+/* Takes the waiting row jobs, up to a group of them, out of the list; of those whose row is computed no more than hold up others
+ * for a moment. */
+static uint32_t take_rows(struct att_engine *engine, struct att_job **ret_jobs)
 {
-    struct att_job **link = &merger->waiting;
-    uint32_t count = 0;
+    struct att_job **link = &engine->merger.waiting;
+    const uint32_t most = att_rebuild_rows(engine);
+    uint32_t count = 0, computed = 0;
 
-    while (*link && count < ATT_GROUP_ROWS) {
+    while (*link && count < ATT_GROUP_ROWS && computed < most) {
         if (att_job_is_row(*link)) {
+            computed += !is_hot(engine, (*link)->index) || q_is_pending(engine, (*link)->index);
             ret_jobs[count++] = *link;
             *link = (*link)->next;
         } else {
@@ -383,7 +381,7 @@ static bool run_other(struct att_engine *engine)
 bool att_jobs_run(struct att_engine *engine)
 {
     struct att_job *rows[ATT_GROUP_ROWS];
-    const uint32_t count = take_rows(&engine->merger, rows);
+    const uint32_t count = take_rows(engine, rows);
 
     if (count > 0)
         compute_rows(engine, rows, count);

@@ -356,6 +356,7 @@ void att_merge_to(struct att_engine *engine, uint64_t cut)
     settle(engine, cut);
     att_merge_unscan(engine, cut);
     merger->settled_lsn = merger->cut_lsn;
+    merger->merge_now = false;
     atomic_store_explicit(&engine->settled_lsn, merger->cut_lsn, memory_order_relaxed);
     atomic_fetch_add_explicit(&engine->merges, 1, memory_order_relaxed);
     att_policy_settle(engine);

@@ -61,10 +61,14 @@ static void sample(_Atomic double *rate, double ns, double work)
         atomic_store_explicit(rate, now + SAMPLE_WEIGHT * (fmin(ns / work, 4.0 * now) - now), memory_order_relaxed);
 }
 
-/* `rows` rows were folded over `entries` entries in so much processor time. By the merge thread, as the next. */
+/* `rows` rows were folded over `entries` entries in so much processor time. Over few entries most of it is the rows' own, which
+ * a machine may need more of than MERGE_NS_ROW. By the merge thread, as the next. */
 void att_policy_sample_merge(struct att_engine *engine, double ns, uint64_t rows, uint64_t entries)
 {
-    sample(&engine->merge_ns_term, ns - (double)rows * MERGE_NS_ROW, (double)rows * (double)entries * terms(engine));
+    const double work = (double)entries * terms(engine);
+
+    if (work * MERGE_NS_TERM >= MERGE_NS_ROW)
+        sample(&engine->merge_ns_term, ns - (double)rows * MERGE_NS_ROW, (double)rows * work);
 }
 
 /* One row was computed alone over all tokens, by this thread or, where that tells nothing, with the team. */

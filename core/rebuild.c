@@ -52,7 +52,7 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uin
     }
 }
 
-/* Jobs wait for a group of rows to end that is refreshed, or computed for a column, so it is kept to some 20 ms: this many
+/* Jobs and merges wait for a group of rows to end that is refreshed, or computed, so it is kept to some 20 ms: this many
  * multiply-adds, or one tile. */
 #define GROUP_WORK 1e9
 

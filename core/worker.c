@@ -20,6 +20,7 @@
 
 enum {
     MERGE_NICENESS = 5,
+    MOST_ENTRIES = 2,  /* of one update */
     REFRESH_TURNS = 32 /* turns with jobs between two groups of refreshes */
 };
 
@@ -98,16 +99,15 @@ static bool merge_due(struct att_engine *engine)
     if (engine->merger.wide.job || (!due(engine, entries) && !(engine->merger.merge_now && entries > 0)))
         return false;
     att_merge_to(engine, cut);
-    engine->merger.merge_now = false;
     return true;
 }
 
 /* Lets an appender know that found the log full, when it no longer is: by this merge, or by one that ended just before
- * the appender said so. */
+ * the appender said so. Any room will do: others may take some at every merge. */
 static void feed(struct att_engine *engine)
 {
     if (atomic_load_explicit(&engine->hungry, memory_order_seq_cst) &&
-        pending(engine) < engine->region.log_capacity / 4) {
+        pending(engine) + MOST_ENTRIES <= engine->region.log_capacity) {
         atomic_store_explicit(&engine->hungry, false, memory_order_seq_cst);
         if (engine->options.on_completion)
             engine->options.on_completion(engine->options.context);

@@ -170,6 +170,68 @@ static void who_finds_the_log_full_is_told_of_room_that_is_there_already(void **
     model_release(&model);
 }
 
+/* Updates until so much is pending, or there is no room. */
+static void append_up_to(struct att_engine *engine, uint64_t pending, uint64_t *lsn)
+{
+    struct att_engine_stats stats;
+    struct att_error error = {0};
+    enum att_status status = ATT_OK;
+    for (att_engine_stats(engine, &stats); status == ATT_OK && stats.log_pending < pending;
+         att_engine_stats(engine, &stats)) {
+        struct att_op op = {.kind = ATT_OP_ADD_V, .index = (uint32_t)(*lsn % TOKENS), .number = 1e-3};
+        status = att_engine_apply(engine, &op, *lsn + 1, &error);
+        *lsn += status == ATT_OK;
+    }
+    att_engine_kick(engine);
+}
+
+/* False: none has been made in a minute. */
+static bool wait_for_merge(struct att_engine *engine, uint64_t *merges)
+{
+    struct att_engine_stats stats;
+    const uint64_t before = *merges;
+    const double begin = harness_seconds();
+    do {
+        harness_sleep_us(100);
+        att_engine_stats(engine, &stats);
+        *merges = stats.merges;
+    } while (*merges == before && harness_seconds() - begin < 60);
+    return *merges != before;
+}
+
+/* Others append so much while it is merged that the log is never a quarter empty. There is room all the same, and who found none
+ * is told. */
+static void who_finds_the_log_full_is_told_of_room_though_others_take_some_of_it(void **state)
+{
+    (void)state;
+    enum { MANY = 20000, LOG = 1024, MERGES = 20 };
+    static atomic_bool room;
+    struct model model;
+    struct test_random random;
+    uint64_t lsn = 0, merges = 0;
+    random_init(&random, 29);
+    model_init(&model, MANY, D, D_V, TOKENS, 0.3);
+    model_fill(&model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&model);
+    options.on_completion = told;
+    options.context = &room;
+    options.log_capacity = LOG;
+    options.eager = true; /* all rows stay hot, and a merge takes its time */
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    append_up_to(engine, LOG / 2, &lsn);
+    harness_sleep_us(2000); /* it is being merged */
+    append_up_to(engine, UINT64_MAX, &lsn);
+    atomic_store(&room, false);
+    while (!atomic_load(&room) && merges < MERGES) {
+        assert_true(wait_for_merge(engine, &merges));
+        append_up_to(engine, 7 * LOG / 8, &lsn);
+    }
+    assert_true(atomic_load(&room));
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -178,6 +240,7 @@ int main(void)
         cmocka_unit_test(merges_happen_by_themselves_when_the_log_is_half_full),
         cmocka_unit_test(an_eager_engine_merges_whatever_there_is),
         cmocka_unit_test(who_finds_the_log_full_is_told_of_room_that_is_there_already),
+        cmocka_unit_test(who_finds_the_log_full_is_told_of_room_though_others_take_some_of_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -144,6 +144,32 @@ static void rows_that_are_read_by_columns_are_read(void **state)
     assert_int_equal(rows_hot(), N_Q);
 }
 
+static void set_bias(uint32_t token, float bias)
+{
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = token, .bias = &bias};
+    harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
+}
+
+/* A token that outweighed all others leaves bases that are not certain. Found by a column nothing is pending, so that to refresh
+ * them is enough: what is updated later is no part of it. */
+static void what_a_refresh_has_mended_needs_no_merge_later(void **state)
+{
+    static double values[D_V], bound;
+    struct att_job merge = {.kind = ATT_JOB_MERGE}, row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
+    (void)state;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    att_engine_hold(fixture.engine, true);
+    set_bias(3, 60);
+    assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
+    set_bias(3, 0);
+    read_column(0);
+    const uint64_t before = merges();
+    change(ATT_OP_SET_TOKEN, 5);
+    assert_int_equal(harness_job(fixture.engine, &row), ATT_OK); /* and a turn has passed */
+    assert_int_equal(merges(), before);
+}
+
 /* ---- A chain of row jobs: one is submitted as soon as one ends, so that one always waits ---- */
 
 static struct chain {
@@ -251,17 +277,23 @@ static void rows_that_keep_coming_hold_nothing_else_up(void **state)
     free(chain.values);
 }
 
-/* Nor do they wait until a group of rows is computed over very many tokens: here it is 64 rows. */
+/* Rows over very many tokens are computed 64 at a time. */
+enum { ROWS = 256, MANY = 500000 };
+
+static void make_many_tokens(void)
+{
+    model_release(&fixture.model);
+    model_init(&fixture.model, ROWS, D, D_V, MANY, 0.25);
+    model_fill(&fixture.model, &fixture.random, MANY, 1);
+}
+
 static void rows_come_in_between_the_rows_of_a_column(void **state)
 {
-    enum { ROWS = 256, MANY = 500000 };
     static double values[ROWS], bounds[ROWS];
     struct att_error error = {0};
 
     (void)state;
-    model_release(&fixture.model);
-    model_init(&fixture.model, ROWS, D, D_V, MANY, 0.25);
-    model_fill(&fixture.model, &fixture.random, MANY, 1);
+    make_many_tokens();
     chain = (struct chain){.jobs = calloc(CHAIN, sizeof *chain.jobs), .values = calloc(N_Q, sizeof *chain.values)};
     chain.everything = (struct att_job){.kind = ATT_JOB_COLUMN, .values = values, .bounds = bounds, .lsn = UINT64_MAX};
     struct att_engine_options options = harness_options(&fixture.model);
@@ -272,11 +304,50 @@ static void rows_come_in_between_the_rows_of_a_column(void **state)
     submit_next();
     assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
     wait_for(1);
-    assert_in_range(chain.at_everything, 5, 8);
-    att_engine_free(fixture.engine);
+    att_engine_free(fixture.engine); /* its thread has ended, and told what it had to tell */
     fixture.engine = NULL;
+    assert_in_range(chain.at_everything, 5, 8);
     free(chain.jobs);
     free(chain.values);
+}
+
+static struct {
+    struct att_job merge;
+    uint32_t rows, rows_at_merge;
+} between;
+
+static void count_rows(void *context)
+{
+    (void)context;
+    if (between.merge.lsn == UINT64_MAX)
+        between.rows++;
+    else if (between.rows_at_merge == 0)
+        between.rows_at_merge = between.rows;
+}
+
+static void other_jobs_come_in_between_many_rows(void **state)
+{
+    static struct att_job jobs[ROWS];
+    static double values[ROWS][D_V + 1];
+    struct att_error error = {0};
+
+    (void)state;
+    make_many_tokens();
+    struct att_engine_options options = harness_options(&fixture.model);
+    options.never_keep = true;
+    options.on_completion = count_rows;
+    fixture.engine = harness_create(&fixture.model, &options);
+    for (uint32_t n = 0; n < ROWS; n++) {
+        jobs[n] = (struct att_job){.kind = ATT_JOB_ROW, .index = n, .values = values[n], .bounds = &values[n][D_V]};
+        att_engine_submit(fixture.engine, &jobs[n]);
+    }
+    between.merge = (struct att_job){.kind = ATT_JOB_MERGE, .lsn = UINT64_MAX};
+    att_engine_submit(fixture.engine, &between.merge);
+    assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
+    wait_for(1);
+    att_engine_free(fixture.engine); /* its thread has ended, and told what it had to tell */
+    fixture.engine = NULL;
+    assert_int_equal(between.rows_at_merge, 64);
 }
 
 /* More rows than one turn takes: those that are left are not taken for jobs of another kind. */
@@ -323,8 +394,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_are_read_by_columns_are_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_refresh_has_mended_needs_no_merge_later, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_keep_coming_hold_nothing_else_up, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_come_in_between_the_rows_of_a_column, setup, teardown),
+        cmocka_unit_test_setup_teardown(other_jobs_come_in_between_many_rows, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
