@@ -282,7 +282,8 @@ static bool answer_hello(struct att_server *server, int fd)
         refuse(fd, ATT_EVERSION, text);
     } else if (bytes != (long)sizeof hello) {
         refuse(fd, ATT_EPROTOCOL, "the hello has a wrong length");
-    } else if (server->open_count >= server->max_clients) {
+    } else if (server->open_count + (att_user_owns(peer.uid) ? 0 : server->max_clients / GUESTS_LEAVE) >=
+               server->max_clients) {
         snprintf(text, sizeof text, "the daemon has all the %u clients it takes: close one first", server->max_clients);
         refuse(fd, ATT_EBUSY, text);
     } else {

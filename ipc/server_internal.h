@@ -15,6 +15,7 @@ enum {
     DEFAULT_CLIENTS = 1024,
     MOST_CLIENTS = 65535, /* a slot fits into SESSION_SLOT_BITS */
     SESSION_SLOT_BITS = 16,
+    GUESTS_LEAVE = 64,  /* one place in so many is kept for the daemon's own user and root, who have to see to it */
     PENDING_MOST = 64,  /* connections that have not said hello; the oldest gives way */
     ACCEPT_MOST = 64,   /* connections taken in one look at the listener */
     EVENTS_MOST = 64,   /* events taken with one epoll_wait */

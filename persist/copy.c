@@ -224,7 +224,7 @@ static enum att_status copy_into(struct att_store *from, const char *directory, 
 {
     struct att_store_options options = {.create = true, .durability = ATT_DURABLE_ALWAYS};
     enum att_status status = att_store_open(directory, &options, &self->to, error);
-    *ret_made = status == ATT_OK;
+    *ret_made = status != ATT_ELOCKED && status != ATT_EEXIST; /* else it is somebody else's */
     if (status)
         return status;
     struct att_snapshot_info cut = from->chosen;

@@ -12,6 +12,7 @@
 #include "store_impl.h"
 
 static const char state_key[] = "state";
+enum { LOCK_FILE_BYTES = 8192 }; /* of lock.mdb, with LMDB's usual number of readers */
 
 enum att_status persist_lmdb_status(int code)
 {
@@ -80,6 +81,24 @@ static unsigned lock_flags(const char *path)
     return 0;
 }
 
+/* LMDB makes its lock file as long as it needs, maps it and writes into it, which on a full disk is a SIGBUS. So a new
+ * one gets its blocks first; those of an old one are there. */
+static int reserve_lock_file(const char *path)
+{
+    char lock[PERSIST_PATH + 32];
+    struct stat stat_data;
+    snprintf(lock, sizeof lock, "%s/lock.mdb", path);
+    int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return errno; /* as LMDB would find */
+    int code = fstat(fd, &stat_data) ? errno : 0;
+    if (!code && stat_data.st_size == 0 && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, LOCK_FILE_BYTES) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT))
+        code = errno;
+    close(fd);
+    return code;
+}
+
 static int open_databases(struct persist_env *env, MDB_txn *txn, unsigned create)
 {
     int code = mdb_dbi_open(txn, "meta", create, &env->meta);
@@ -132,6 +151,8 @@ enum att_status persist_env_open(struct att_store *store, struct persist_env *en
     code = mdb_env_set_maxdbs(env->env, 4);
     if (!code)
         code = mdb_env_set_mapsize(env->env, store->options.map_bytes ? store->options.map_bytes : PERSIST_MAP_BYTES);
+    if (!code && !store->options.read_only)
+        code = reserve_lock_file(path);
     if (!code)
         code = mdb_env_open(env->env, path, flags, 0600);
     if (code == ENOENT)

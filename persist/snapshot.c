@@ -167,11 +167,9 @@ static void give_up(struct att_store *store, const struct persist_failure *failu
         persist_final(store, &store->snap_env, failure);
         return;
     }
-    persist_say_snapshot(store, "%s/snap: snapshot generation %llu failed: %s: %s; %s, the next snapshot tries again",
-                         store->directory, (unsigned long long)store->snapshot.generation, failure->what,
-                         persist_strerror(failure->code, buffer, sizeof buffer),
-                         store->options.durability == ATT_DURABLE_OFF ? "what came since the last one is in memory only"
-                                                                      : "the log keeps everything");
+    persist_say_snapshot(store, "%s/snap: snapshot generation %llu failed: %s: %s", store->directory,
+                         (unsigned long long)store->snapshot.generation, failure->what,
+                         persist_strerror(failure->code, buffer, sizeof buffer));
 }
 
 /* Writes pieces until the sink has ended and the queue is empty. False: given up, or stopping. */

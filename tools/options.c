@@ -22,7 +22,10 @@ enum att_status att_parse_u64(const char *what, const char *text, uint64_t min, 
         *ret = number;
         return ATT_OK;
     }
-    if (max == UINT64_MAX || max == UINT32_MAX - 1)
+    const bool open_ended = max == UINT64_MAX || max == UINT32_MAX - 1; /* whose end is no news to people but then */
+    if (open_ended && *text != '\0' && text[strspn(text, "0123456789")] == '\0' && (!good || number > max))
+        return att_fail(error, ATT_EINVAL, "%s: '%s' is larger than %" PRIu64, what, text, max);
+    if (open_ended)
         return att_fail(error, ATT_EINVAL, "%s: '%s' is not a whole number of at least %" PRIu64, what, text, min);
     return att_fail(error, ATT_EINVAL, "%s: '%s' is not a whole number from %" PRIu64 " to %" PRIu64, what, text, min,
                     max);

@@ -287,6 +287,7 @@ static void wind_up(struct att_service *service)
     struct att_store_state state;
     bool wanted = true;
 
+    service->serving = false;
     att_server_retire(service->server);
     att_store_hurry(service->store, service->lsn); /* with what is still owed */
     service->stopped_ns = att_clock_ns();
@@ -339,7 +340,7 @@ enum att_status att_service_run(struct att_service *service, struct att_error *e
     struct att_engine_stats stats;
     int timeout_ms;
 
-    service->initialising = true;
+    service->serving = service->initialising = true;
     att_heads_stats(&service->heads, &stats);
     service->init_rows = stats.refreshes + stats.rows_cold;
     att_progress_start(&service->init, "init", (uint64_t)service->options.n_q * service->heads.count);

@@ -59,6 +59,7 @@ struct att_service {
     _Atomic bool stop;
     _Atomic(struct att_server *) wakeable; /* `server`, once it is there */
     struct att_progress init;              /* the background refresh of all rows, shown on a terminal */
+    bool serving;                          /* from its first request to its end */
     bool initialising;
     uint64_t init_ns;    /* when it was last looked at */
     uint64_t init_rows;  /* refreshes that make it complete */

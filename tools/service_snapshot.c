@@ -85,6 +85,19 @@ static void begin_head(struct att_service *service, uint32_t head)
     att_engine_submit(service->heads.engines[head], &service->merge_job);
 }
 
+/* What the log says of one that failed; not of the first, without which attnd does not start: it ends with the reason. */
+static void say_failed(const struct att_service *service, bool final, const char *text)
+{
+    const char *then = service->options.durability == ATT_DURABLE_OFF
+                           ? "; what came since the last one is in memory only"
+                           : "; the log keeps everything";
+
+    if (service->serving && !final)
+        fprintf(stderr, "attnd: no snapshot: %s%s, and the next one tries again\n", text, then);
+    else if (service->serving || service->stopped_ns != 0)
+        fprintf(stderr, "attnd: no snapshot: %s\n", text);
+}
+
 void service_snapshot_begin(struct att_service *service)
 {
     struct att_state_shape shape = shape_of(service);
@@ -100,7 +113,7 @@ void service_snapshot_begin(struct att_service *service)
     service->snapshot_ns = att_clock_ns();
     status = att_store_snapshot_begin(service->store, &shape, &error);
     if (status != ATT_OK) {
-        fprintf(stderr, "attnd: no snapshot: %s\n", error.text);
+        say_failed(service, true, error.text);
         answer_waiters(service, status, error.text);
         service_fail_awaiting(service);
         return;
@@ -160,7 +173,7 @@ void service_snapshot_check(struct att_service *service)
             att_store_message(service->store, text, sizeof text);
         else
             att_store_snapshot_message(service->store, text, sizeof text);
-        fprintf(stderr, "attnd: no snapshot: %s\n", text);
+        say_failed(service, state.refusing == ATT_EIO, text);
         answer_waiters(service, state.refusing != ATT_OK ? state.refusing : ATT_EIO, text);
         service_fail_awaiting(service);
     } else {

@@ -169,6 +169,43 @@ static void an_end_on_a_full_disk_waits_for_no_room(void **state)
     }
 }
 
+/* However little there is: an error, no signal (LMDB maps its lock file, whose blocks must be there before it writes into
+ * it), and nothing is left of a copy. */
+static void a_copy_and_a_creation_on_a_full_disk_are_refused(void **state)
+{
+    (void)state;
+    struct daemon daemon;
+    char disk[PATH], ballast[PATH], to[PATH + 8], unfinished[PATH + 20], q[200], k[200], v[200], said[4096];
+    int copied = 0;
+    if (!start_on_small_disk(&daemon, "always", disk, ballast))
+        skip();
+    assert_int_equal(daemon_stop(&daemon, SIGTERM), 0);
+    snprintf(to, sizeof to, "%s/to", disk);
+    snprintf(unfinished, sizeof unfinished, "%s.unfinished", to);
+    snprintf(q, sizeof q, "%s/Q.npy", daemon.root);
+    snprintf(k, sizeof k, "%s/K.npy", daemon.root);
+    snprintf(v, sizeof v, "%s/V.npy", daemon.root);
+    const char *const copy[] = {daemon.dir, "copy", to, NULL};
+    const char *const create[] = {"--dir", to, "--socket", daemon.socket, "--q", q, "--k", k, "--v", v, NULL};
+    for (uint64_t left = 0; !copied; left += 4096) {
+        unlink(ballast);
+        put_ballast(ballast, left);
+        int code = daemon_run("attninspect", copy, said, sizeof said);
+        copied = code == 0;
+        if (code != 0 && (code != 1 || !strstr(said, "No space left")))
+            fail_msg("%llu bytes left: exit %d: %s", (unsigned long long)left, code, said);
+        assert_int_not_equal(access(unfinished, F_OK), 0);
+        assert_int_equal(access(to, F_OK) == 0, copied);
+        if (copied || left > 8 << 12)
+            continue;
+        code = daemon_run("attnd", create, said, sizeof said);
+        if (code != 1 || !strstr(said, "No space left"))
+            fail_msg("%llu bytes left: attnd: exit %d: %s", (unsigned long long)left, code, said);
+        remove_tree(to);
+    }
+    release_small_disk(&daemon, disk);
+}
+
 /* ---- Several daemons at once ------------------------------------------------------------------------------- */
 
 enum { RIVALS = 4 };
@@ -282,6 +319,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_disk_loses_nothing_and_goes_on_with_room),
         cmocka_unit_test(an_end_on_a_full_disk_waits_for_no_room),
+        cmocka_unit_test(a_copy_and_a_creation_on_a_full_disk_are_refused),
         cmocka_unit_test(of_daemons_started_at_once_one_serves),
         cmocka_unit_test(a_wall_clock_that_is_set_back_changes_nothing),
         cmocka_unit_test(a_snapshot_and_an_end_do_not_wait_out_the_interval),

@@ -35,6 +35,11 @@ static void whole_numbers_are_parsed_whole_and_in_range(void **state)
     assert_int_equal(att_parse_u64("LSN", "18446744073709551615", 0, UINT64_MAX, &large, &error), ATT_OK);
     assert_true(large == UINT64_MAX);
     assert_int_equal(att_parse_u64("LSN", "18446744073709551616", 0, UINT64_MAX, &large, &error), ATT_EINVAL);
+    assert_string_equal(error.text, "LSN: '18446744073709551616' is larger than 18446744073709551615");
+    assert_int_equal(att_parse_u32("row", "4294967295", 0, UINT32_MAX - 1, &number, &error), ATT_EINVAL);
+    assert_string_equal(error.text, "row: '4294967295' is larger than 4294967294");
+    assert_int_equal(att_parse_u32("row", "-1", 0, UINT32_MAX - 1, &number, &error), ATT_EINVAL);
+    assert_string_equal(error.text, "row: '-1' is not a whole number of at least 0");
 }
 
 static void reals_are_finite_and_rounded_once(void **state)

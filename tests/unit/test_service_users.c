@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -90,6 +91,51 @@ static void a_guest_does_not_end_it(void **unused)
     check(0);
 }
 
+/* Connects as often as it can, says so, and keeps that until it is told to end. */
+static _Noreturn void crowd(int say, int listen)
+{
+    struct rlimit limit;
+    struct att_client *client;
+    const struct att_connect_options options = {.socket = attnd.socket};
+    enum att_status status = ATT_OK;
+    char byte = 0;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        _exit(FAILED);
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || setuid(GUEST) != 0)
+        _exit(FAILED);
+    for (int i = 0; i < 2000 && status == ATT_OK; i++)
+        status = att_connect(&options, &client, NULL);
+    if (status != ATT_EBUSY || write(say, &byte, 1) != 1 || read(listen, &byte, 1) != 0)
+        _exit(FAILED);
+    _exit(0);
+}
+
+static void guests_leave_room_for_the_owner(void **unused)
+{
+    (void)unused;
+    int to[2], from[2], status;
+    char byte;
+    start(0);
+    assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(from, O_CLOEXEC), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        close(to[1]);
+        crowd(from[1], to[0]);
+    }
+    assert_int_equal(read(from[0], &byte, 1), 1);
+    assert_int_equal(as(GUEST, use), ATT_EBUSY);
+    assert_int_equal(as(0, use), ATT_OK);
+    close(to[1]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    close(to[0]);
+    close(from[0]);
+    close(from[1]);
+    daemon_release(&attnd);
+}
+
 static void root_ends_another_users(void **unused)
 {
     (void)unused;
@@ -107,6 +153,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_guest_does_not_end_it),
+        cmocka_unit_test(guests_leave_room_for_the_owner),
         cmocka_unit_test(root_ends_another_users),
     };
     if (!daemon_has("attnd") || geteuid() != 0)
