@@ -18,7 +18,8 @@ enum {
     ATT_SLOT_DATA = 8 * ATT_SLOT_WORDS, /* bytes of a message in one slot */
     /* 512 KiB: 800 rows of d = 64, what a busy service takes while a client waits for its processor */
     ATT_REQUEST_MIN_SLOTS = 8192,
-    ATT_REPLY_MIN_SLOTS = 4096,   /* 256 KiB */
+    /* 1 MiB: what a client may have in flight while a disk, or a processor that others use, is waited for */
+    ATT_REPLY_MIN_SLOTS = 16384,
     ATT_RING_MAX_SLOTS = 1 << 24, /* 1 GiB: more is a nonsense geometry */
     ATT_RING_MESSAGES = 8,        /* a ring holds at least so many of its largest message */
     ATT_RING_TELL = 8,            /* a consumer tells its cursor each 1/8 of the ring */

@@ -272,11 +272,11 @@ static void others_see_a_batch_whole(void **unused)
     model_release(&model);
 }
 
-/* d = 64 and d_v = 128: 35 whole tokens fill a message, and 51 rows their share of the reply ring. */
+/* d = 192 and d_v = 512: 20 whole tokens fill a message, and 54 rows their share of the reply ring. */
 static void batches_that_are_too_large_are_refused(void **unused)
 {
     (void)unused;
-    enum { WIDE_D = 192, WIDE_D_V = 128 };
+    enum { WIDE_D = 192, WIDE_D_V = 512 };
     static float key[WIDE_D], value[WIDE_D_V], k[4 * WIDE_D], v[4 * WIDE_D_V];
     static struct att_request requests[ATT_BATCH_REQUESTS];
     static struct att_completion done[ATT_BATCH_REQUESTS];
@@ -293,15 +293,15 @@ static void batches_that_are_too_large_are_refused(void **unused)
     struct att_client *client = connected();
     for (int i = 0; i < ATT_BATCH_REQUESTS; i++)
         requests[i] = (struct att_request){.type = ATT_REQ_SET_TOKEN, .key = key, .value = value};
-    assert_int_equal(att_call_batch(client, requests, 44, done), ATT_EINVAL);
+    assert_int_equal(att_call_batch(client, requests, 21, done), ATT_EINVAL);
     assert_non_null(strstr(att_last_error(client), "57344 bytes"));
-    assert_int_equal(att_call_batch(client, requests, 43, done), ATT_OK);
+    assert_int_equal(att_call_batch(client, requests, 20, done), ATT_OK);
     for (int i = 0; i < ATT_BATCH_REQUESTS; i++)
         requests[i] = (struct att_request){.type = ATT_REQ_ROW};
-    assert_int_equal(att_call_batch(client, requests, 52, done), ATT_EINVAL);
-    assert_non_null(strstr(att_last_error(client), "1024 slots"));
+    assert_int_equal(att_call_batch(client, requests, 55, done), ATT_EINVAL);
+    assert_non_null(strstr(att_last_error(client), "4096 slots"));
     for (int round = 0; round < 100; round++)
-        assert_int_equal(att_call_batch(client, requests, 51, done), ATT_OK);
+        assert_int_equal(att_call_batch(client, requests, 54, done), ATT_OK);
     att_close(client);
     daemon_release(&attnd);
 }
