@@ -29,7 +29,8 @@ const char *persist_strerror(int code, char *buffer, size_t size)
     return strerror_r(code, buffer, size);
 }
 
-static void say(struct att_store *store, char to[sizeof store->message], const char *format, va_list arguments)
+__attribute__((format(printf, 3, 0))) static void say(struct att_store *store, char *to, const char *format,
+                                                      va_list arguments)
 {
     char text[sizeof store->message];
     vsnprintf(text, sizeof text, format, arguments);

@@ -156,7 +156,7 @@ static enum att_status verify_snapshots(struct verify *verify, struct att_error 
 /* ---- The log -------------------------------------------------------------------------------- */
 
 struct log_walk {
-    uint64_t batches, first, last, expected;
+    uint64_t batches, whole, first, last, expected;
     bool any, broken;
 };
 
@@ -189,6 +189,7 @@ static void verify_batch(struct verify *verify, struct log_walk *walk, uint64_t 
     } else {
         walk->expected = batch.last_lsn + 1;
         walk->last = batch.last_lsn;
+        walk->whole++;
     }
     if (!walk->any)
         walk->first = key;
@@ -243,9 +244,13 @@ static enum att_status verify_log(struct verify *verify, struct att_error *error
     if (walk.any && verify->whole && walk.first > verify->newest_lsn + 1)
         report(verify, 2, "%s/log: begins at LSN %llu, but the newest snapshot ends at LSN %llu", store->directory,
                (unsigned long long)walk.first, (unsigned long long)verify->newest_lsn);
-    if (walk.any)
+    if (walk.any && walk.whole == walk.batches)
         report(verify, 0, "%s/log: %llu batches, LSN %llu to %llu", store->directory, (unsigned long long)walk.batches,
                (unsigned long long)walk.first, (unsigned long long)walk.last);
+    else if (walk.any)
+        report(verify, 0, "%s/log: %llu of %llu batches are whole, LSN %llu to %llu", store->directory,
+               (unsigned long long)walk.whole, (unsigned long long)walk.batches, (unsigned long long)walk.first,
+               (unsigned long long)walk.last);
     else
         report(verify, 0, "%s/log: empty", store->directory);
     return ATT_OK;

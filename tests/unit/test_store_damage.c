@@ -127,6 +127,7 @@ static void damage_below_the_snapshot_does_not_stop_recovery(void **state)
     att_store_close(store);
     assert_int_equal(verify_severity(text, sizeof text), 1);
     assert_non_null(strstr(text, "LSN 5"));
+    assert_non_null(strstr(text, "/log: 39 of 40 batches are whole, LSN 1 to 40\n"));
 }
 
 /* ---- Repair --------------------------------------------------------------------------------- */
