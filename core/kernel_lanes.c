@@ -2,15 +2,16 @@
  * kernel.h's tables this is. */
 #include "kernel_scores.h"
 
-/* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. Measured: docs/numerics.md. */
+/* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. A band of rows meets a tile of keys while that is
+ * in the L1 cache. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum { F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
+enum { WEIGHT_ROWS = 8, F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
 enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8, HEADS_ROWS = 4 };
 #elif defined(__AVX2__)
-enum { F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, HEADS_ROWS = 1 };
+enum { WEIGHT_ROWS = 8, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
+enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, HEADS_ROWS = 1 };
 #else
-enum { F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
+enum { WEIGHT_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, HEADS_ROWS = 1 };
 #endif
 
@@ -39,7 +40,18 @@ LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t t
                             single ? f64_widen(t32[i * tiles + c]) : t[i * tiles + c], &largest[i]));
 }
 
-LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t wide,
+/* A tile, or `tiles` side by side, for `rows` rows, `together` of them side by side; these are constants after inlining. */
+LANES_INLINE void blocks(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t together,
+                         uint32_t tiles, enum att_precision precision, f64x8 *largest)
+{
+    if (rows == together)
+        block(work, row, tile, rows, tiles, precision, largest);
+    else
+        for (uint32_t i = 0; i < rows; i += together)
+            block(work, row + i, tile, together, tiles, precision, largest + i);
+}
+
+LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t together, uint32_t wide,
                        enum att_precision precision)
 {
     f64x8 largest[MOST_SUMS];
@@ -48,21 +60,21 @@ LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t ro
     for (uint32_t i = 0; i < rows; i++)
         largest[i] = f64x8_set(ATT_MASKED);
     for (; tile + wide <= work->tiles; tile += wide)
-        block(work, row, tile, rows, wide, precision, largest);
+        blocks(work, row, tile, rows, together, wide, precision, largest);
     for (; tile < work->tiles; tile++)
-        block(work, row, tile, rows, 1, precision, largest);
+        blocks(work, row, tile, rows, together, 1, precision, largest);
     for (uint32_t i = 0; i < rows; i++)
         work->largest[row + i] = rint(f64x8_largest(largest[i]));
 }
 
-LANES_INLINE void bands(const struct att_weights *work, uint32_t rows, uint32_t wide, enum att_precision precision)
+LANES_INLINE void bands(const struct att_weights *work, uint32_t together, uint32_t wide, enum att_precision precision)
 {
     uint32_t row = 0;
 
-    for (; row + rows <= work->rows; row += rows)
-        band(work, row, rows, wide, precision);
+    for (; row + WEIGHT_ROWS <= work->rows; row += WEIGHT_ROWS)
+        band(work, row, WEIGHT_ROWS, together, wide, precision);
     for (; row < work->rows; row++)
-        band(work, row, 1, 1, precision);
+        band(work, row, 1, 1, 1, precision);
 }
 
 static void weights(const struct att_weights *work)

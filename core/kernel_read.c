@@ -26,8 +26,8 @@ enum { READ_TILES_F64 = 1, READ_TILES_F32 = 2, TOGETHER = CHAINS };
 enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
 #endif
 /* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured, in 256-bit
- * registers on Zen 4; in 512-bit ones on Emerald Rapids none are best. */
-#if defined(WIDE)
+ * registers on Zen 4; in 512-bit ones on Emerald Rapids, and on Zen 3, none are best. */
+#if defined(WIDE) || !defined(__AVX512VL__)
 enum { AHEAD_F64 = 0, AHEAD_F32 = 0 };
 #else
 enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
