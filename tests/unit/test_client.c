@@ -72,7 +72,7 @@ static void errors_say_what_is_wrong(void **unused)
     const float key[D] = {0};
     assert_string_equal(att_last_error(client), "");
     assert_int_equal(att_query(client, 99999, 0, &value, &bound), ATT_ERANGE);
-    assert_string_equal(att_last_error(client), "row 99999 is out of range: n_q is 20000");
+    assert_string_equal(att_last_error(client), "row 99999 is out of range: n_q is 40000");
     assert_true(value == 3);
     assert_int_equal(att_row(client, 0, row, &bound), ATT_EMPTY);
     assert_non_null(strstr(att_last_error(client), "row 0"));
@@ -140,7 +140,7 @@ static void calls_keep_the_completions_of_others(void **unused)
         assert_int_equal(completion.tag, i / 4);
         assert_int_equal(completion.status, i % 2 ? ATT_ERANGE : ATT_OK);
         if (i % 2)
-            assert_string_equal(att_last_error(client), "row 50000 is out of range: n_q is 20000");
+            assert_string_equal(att_last_error(client), "row 50000 is out of range: n_q is 40000");
     }
     assert_int_equal(att_complete(client, &completion, 1, 10), 0);
     assert_int_equal(att_in_flight(client), 0);

@@ -22,7 +22,7 @@
 
 #include "server.h"
 
-enum { SILENT = 7777, LATE = 7778, N_Q = 20000, D = 3, D_V = 5, JOBS = 64 };
+enum { SILENT = 7777, LATE = 7778, N_Q = 40000, D = 3, D_V = 5, JOBS = 64 };
 
 struct service {
     pid_t pid;
