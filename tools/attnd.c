@@ -12,7 +12,7 @@
 #include "attnd.h"
 #include "options.h"
 
-static struct att_service *signalled; /* for the handler; set before it is installed */
+static struct att_service *signalled; /* for the handler; set before it is installed, and there until it no longer is */
 
 static void on_signal(int number)
 {
@@ -28,6 +28,12 @@ static void catch_signals(struct att_service *service)
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+}
+
+static void ignore_signals(void)
+{
+    signal(SIGTERM, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
 }
 
 /* The team's threads must sleep when they wait; libgomp reads this only when the program is loaded. */
@@ -146,14 +152,10 @@ static enum att_status serve(const struct attnd_options *o, const char *path, st
         status = att_service_first_snapshot(service, error);
     if (status != ATT_OK)
         return status;
-    catch_signals(service);
     printf("ready %s\n", path);
     fflush(stdout);
     notify("READY=1");
     status = att_service_run(service, error);
-    /* It ends anyway, and what the handler speaks to is about to go. */
-    signal(SIGTERM, SIG_IGN);
-    signal(SIGINT, SIG_IGN);
     notify("STOPPING=1");
     return status;
 }
@@ -186,11 +188,14 @@ int main(int count, char **arguments)
     status = choose_socket(&options, path, sizeof path, &error);
     if (status == ATT_OK)
         status = att_service_create(&service, &error);
+    if (status == ATT_OK) /* a signal before it is ready ends it as soon as it is: in order, with nothing half made */
+        catch_signals(service);
     if (status == ATT_OK)
         status = options.q ? attnd_create(&options, service, &state, &error)
                            : attnd_recover(&options, service, &state, &error);
     if (status == ATT_OK)
         status = serve(&options, path, service, &state, &server, &error);
+    ignore_signals(); /* it ends anyway, and what the handler speaks to is about to go */
     /* Stop, drain, release: the threads that call the service first, then what it uses. */
     att_heads_release(&state.heads);
     att_store_close(state.store);

@@ -361,6 +361,20 @@ if [ -f state/snap/data.mdb ]; then
     expect "a state whose snapshots are all damaged does not start" 1 "damaged" -- "$build/attnd" --dir damaged --socket "$root/d.s"
     expect "and verify says so" 1 "" -- "$build/attninspect" damaged verify
 fi
+# A signal before attnd is ready: it makes the state whole, and ends in order.
+"$mknpy" BK.npy f4 C 60000 64
+"$mknpy" BQ.npy f4 C 60 64
+"$build/attnd" --dir early --socket "$root/e.s" --q BQ.npy --k BK.npy --v BK.npy >out 2>err &
+daemon=$!
+for _ in $(seq 1 6000); do
+    [ -e early/lock ] && break
+    sleep 0.001
+done
+before=$(grep -c '^ready' out)
+stop
+if [ "$stopped" = 0 ] && [ ! -e e.s ]; then pass "TERM before ready ends in order"; else fail "TERM before ready" "exit $stopped, socket $(ls e.s 2>/dev/null)"; fi
+[ "$before" = 0 ] || echo "# (it was ready before)"
+expect "and its state is whole" 0 "fine" -- "$build/attninspect" early verify
 mkdir -p garbage/log garbage/snap
 head -c 65536 /dev/urandom >garbage/log/data.mdb
 head -c 65536 /dev/urandom >garbage/snap/data.mdb
