@@ -62,7 +62,7 @@ struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
     double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
-    struct att_read_sums read;
+    struct att_read_sums read, rows_read;
     float norm_largest[2];
     double tile[CHECK_D * ATT_TILE_LANES], wide[CHECK_D];
 };
@@ -123,6 +123,9 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = in->values + lane * CHECK_COLUMNS;
+    work.tiles = 1;
+    work.key_rows = rows;
+    kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->rows_read);
     kernel->pack_keys(precision, rows, CHECK_D, ret->tile);
     kernel->widen(in->values, CHECK_D, ret->wide);
 }
