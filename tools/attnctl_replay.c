@@ -52,7 +52,6 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
                                             {NULL, 0, NULL, 0}};
     struct att_error error = {0};
     enum att_status status = ATT_OK;
-    bool headless = ctl->info.heads > 1;
     int option;
     trace->to = UINT64_MAX;
     optind = 0; /* starts getopt afresh */
@@ -75,7 +74,6 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
             status = att_parse_u64("--to", optarg, 0, INT64_MAX, &trace->to, &error);
             break;
         case 'h':
-            headless = false;
             status = att_parse_head("--head", optarg, ctl->info.heads, &trace->head, &error);
             if (status == ATT_ERANGE) /* the state has no such head: as of any other index */
                 return ctl_error(ctl, ATT_EXIT_FAILURE, "%s", error.text);
@@ -92,8 +90,6 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
         return ctl_error(ctl, ATT_EXIT_USAGE, "unexpected argument '%s'", argv[optind]);
     if (!trace->kind_path || !trace->index_path || !trace->rows_path)
         return ctl_error(ctl, ATT_EXIT_USAGE, "--kind, --index and --rows are needed");
-    if (headless) /* as with a plain token: nobody writes to head 0 by mistake */
-        return ctl_error(ctl, ATT_EXIT_USAGE, "there are %" PRIu32 " heads: give --head H", ctl->info.heads);
     if (trace->from > trace->to)
         return ctl_error(ctl, ATT_EXIT_USAGE, "--from %" PRIu64 " is behind --to %" PRIu64, trace->from, trace->to);
     return ATT_EXIT_OK;

@@ -406,9 +406,6 @@ static void heads_that_are_not_there_are_refused(void **state)
     run("attnctl", plain, 2, "there are 3 heads");
     run("attnctl", wrong, 1, "head 7 is out of range: there are 3");
     run("attnctl", headless, 2, "there are 3 heads");
-    const char *const trace[] = {
-        "--socket", world->daemon.socket, "replay", "--kind", "k.npy", "--index", "i.npy", "--rows", "r.npy", NULL};
-    run("attnctl", trace, 2, "there are 3 heads");
     run("attnctl", append, 0, "40");
     static const float added[D + D_V] = {1, 2, 3, 4, 5, 6, 7};
     model_apply(&world->models[1],
