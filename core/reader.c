@@ -54,8 +54,7 @@ enum {
  * its copies are of constant size, and no calls. */
 #define READER_INLINE static inline __attribute__((always_inline))
 
-/* A row being read: a private copy of its base and the columns that are asked for. Not set to zero first: a query with
- * nothing pending would notice. */
+/* A row being read: a private copy of its base and the columns that are asked for. */
 struct reading {
     const struct att_region *region;
     double *sums; /* 4 + count: the head columns, then value columns first .. first + count - 1 */
@@ -392,13 +391,8 @@ static __attribute__((noinline)) enum att_status read_entry(const struct att_reg
 {
     double sums[ATT_HEAD_COLUMNS + 1];
     struct att_row base;
-    struct reading reading;
+    struct reading reading = {.region = region, .row = &base, .sums = sums, .first = column, .count = 1};
 
-    reading.region = region;
-    reading.row = &base;
-    reading.sums = sums;
-    reading.first = column;
-    reading.count = 1;
     return read_row(&reading, row, 1, ret_value, ret_error_bound);
 }
 
@@ -421,12 +415,7 @@ enum att_status att_read_row(const struct att_region *region, uint32_t row, doub
 {
     double sums[ATT_HEAD_COLUMNS + ATT_MAX_COLUMNS];
     struct att_row base;
-    struct reading reading;
+    struct reading reading = {.region = region, .row = &base, .sums = sums, .count = region->d_v};
 
-    reading.region = region;
-    reading.row = &base;
-    reading.sums = sums;
-    reading.first = 0;
-    reading.count = region->d_v;
     return read_row(&reading, row, region->d_v, ret_values, ret_error_bound);
 }

@@ -115,6 +115,22 @@ enum att_status harness_job(struct att_engine *engine, struct att_job *job)
     }
 }
 
+void harness_await(struct att_engine *engine, uint32_t jobs)
+{
+    double begin = harness_seconds();
+    while (jobs > 0) {
+        const struct att_job *done = att_engine_completed(engine);
+        if (harness_seconds() - begin > PATIENCE_S)
+            fail_msg("%u jobs took longer than %d s", jobs, PATIENCE_S);
+        if (!done) {
+            harness_sleep_us(20);
+            continue;
+        }
+        assert_int_equal(done->status, ATT_OK);
+        jobs--;
+    }
+}
+
 enum att_status harness_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_bound)
 {
     struct att_error error = {0};

@@ -30,6 +30,9 @@ void harness_update(struct att_engine *engine, struct model *model, struct att_o
 /* Submits one job and waits for it. No other job may be in flight. */
 enum att_status harness_job(struct att_engine *engine, struct att_job *job);
 
+/* Waits until so many jobs that were submitted have ended, all with ATT_OK. */
+void harness_await(struct att_engine *engine, uint32_t jobs);
+
 /* A row, an entry: from the base, or by a job when the engine says ATT_AGAIN. ATT_OK or ATT_EMPTY. */
 enum att_status harness_row(struct att_engine *engine, uint32_t row, double *ret_values, double *ret_bound);
 enum att_status harness_entry(struct att_engine *engine, uint32_t row, uint32_t column, double *ret_value,

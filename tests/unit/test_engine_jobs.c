@@ -66,22 +66,13 @@ static void start_with_every_row(double *values, double *bounds)
 {
     static struct att_job jobs[N_Q];
     struct att_error error = {0};
-    const double begin = harness_seconds();
     for (uint32_t i = 0; i < N_Q; i++) {
         jobs[i] =
             (struct att_job){.kind = ATT_JOB_ROW, .index = i, .values = values + (size_t)i * D_V, .bounds = bounds + i};
         att_engine_submit(fixture.engine, &jobs[i]);
     }
     assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
-    for (uint32_t done = 0; done < N_Q;) {
-        const struct att_job *job = att_engine_completed(fixture.engine);
-        assert_true(harness_seconds() - begin < 60);
-        if (!job)
-            harness_sleep_us(50);
-        else
-            assert_int_equal(job->status, ATT_OK);
-        done += job != NULL;
-    }
+    harness_await(fixture.engine, N_Q);
 }
 
 /* Few rows meet the tokens where they lie, many meet them packed, and of an entry's row only one column is summed: the sums are

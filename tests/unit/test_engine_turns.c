@@ -356,7 +356,6 @@ static void more_rows_than_a_turn_takes_are_each_answered(void **state)
     struct att_job *jobs = calloc(N_Q, sizeof *jobs);
     double(*values)[D_V + 1] = calloc(N_Q, sizeof *values);
     const struct oracle_input view = model_view(&fixture.model);
-    const double begin = harness_seconds();
     struct att_error error = {0};
 
     (void)state;
@@ -368,15 +367,7 @@ static void more_rows_than_a_turn_takes_are_each_answered(void **state)
         att_engine_submit(fixture.engine, &jobs[n]);
     }
     assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
-    for (uint32_t done = 0; done < N_Q;) {
-        const struct att_job *job = att_engine_completed(fixture.engine);
-        assert_true(harness_seconds() - begin < 60);
-        if (!job)
-            harness_sleep_us(100);
-        else
-            assert_int_equal(job->status, ATT_OK);
-        done += job != NULL;
-    }
+    harness_await(fixture.engine, N_Q);
     for (uint32_t n = 0; n < N_Q; n++) {
         long double expected;
         assert_true(oracle_entry(&view, n, 1, &expected));
