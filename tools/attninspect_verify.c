@@ -11,6 +11,7 @@
 #include "answer.h"
 
 enum { MOST_ROWS = 64, FEWEST_ROWS = 4 };
+enum { UNCHECKED = -1 }; /* a severity: nothing is wrong with what could not be looked at, nor is it known to be fine */
 static const double WORK_LIMIT = 2e9; /* multiplications: seconds */
 
 struct verifying {
@@ -21,11 +22,11 @@ struct verifying {
 
 static void print_finding(void *context, int severity, const char *text)
 {
-    static const char *const words[] = {"fine", "damaged", "lost"};
+    static const char *const words[] = {"unchecked", "fine", "damaged", "lost"};
     struct verifying *self = context;
-    const char *word = words[severity < 0 ? 0 : severity > 2 ? 2 : severity];
+    const char *word = words[severity < UNCHECKED ? 0 : severity > 2 ? 3 : severity - UNCHECKED];
     if (self->inspect->json) {
-        printf("{\"severity\":%d,\"finding\":", severity);
+        printf("{\"severity\":%d,\"finding\":", severity < 0 ? 0 : severity);
         att_print_json_string(stdout, text);
         puts("}");
     } else {
@@ -168,10 +169,13 @@ static enum att_status compare_rows(struct verifying *self, struct oracle *o, co
         compare_row(self, o, (uint32_t)row, status, bound, &worst);
         compared++;
     }
-    finding(self, 0,
-            "rows %s: %" PRIu32 " recomputed from Q, K and V%s; largest error %.2g of its bound; %" PRIu32
-            " have no base that answers",
-            when, compared, compared == most ? " (a sample)" : "", worst, cold);
+    if (compared == 0)
+        finding(self, UNCHECKED, "rows %s: 0 recomputed: none of %" PRIu32 " has a base that answers", when, o->n_q);
+    else
+        finding(self, 0,
+                "rows %s: %" PRIu32 " recomputed from Q, K and V%s; largest error %.2g of its bound; %" PRIu32
+                " have no base that answers",
+                when, compared, compared == most ? " (a sample)" : "", worst, cold);
     return ATT_OK;
 }
 
@@ -240,7 +244,7 @@ static void check_state(struct verifying *self, struct inspect *inspect, bool wi
     if (what.bases_restored)
         check_heads(self, &heads, &what, when);
     else if (!with_log)
-        finding(self, 0, "rows: %s",
+        finding(self, UNCHECKED, "rows: 0 recomputed: %s",
                 what.bases_in_snapshot ? "another kernel made the bases: this one would not use "
                                          "them"
                                        : "the snapshot holds no bases");
