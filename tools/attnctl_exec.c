@@ -2,6 +2,7 @@
 #include "attnctl.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,8 +57,9 @@ static int run_lines(struct ctl *ctl, FILE *from)
         if (code == ATT_EXIT_OK && fflush(stdout) != 0)
             code = ATT_EXIT_FAILURE; /* reported when the program ends */
     }
-    if (code == ATT_EXIT_OK && ferror(from))
-        code = ctl_error(ctl, ATT_EXIT_FAILURE, "cannot read on: %s", strerror(errno));
+    if (code == ATT_EXIT_OK && !feof(from))
+        code = att_failure(CTL_PROGRAM, "exec: %s: cannot read line %" PRIu64 ": %s", ctl->file, ctl->line + 1,
+                           strerror(errno));
     free(words.at);
     free(line);
     return code;

@@ -241,6 +241,7 @@ if start --q Q.npy --k K.npy --v V.npy --bias B.npy --capacity 21; then
     expect "append takes the deleted index" 0 "5" -- "$build/attnctl" --socket "$root/s" append 1 1 1 1 1 1 1
     printf 'query 0 0\n# a comment\nquery 0 99\nquery 0 0\n' >script
     expect "exec stops at the first error" 1 "3" -- "$build/attnctl" --socket "$root/s" exec script
+    expect "exec of a directory" 1 "exec: $root: cannot read line 1: directory" -- "$build/attnctl" --socket "$root/s" exec "$root"
     printf 'query 0 0\nquery 0 1\0 and more\nquery 0 0\n' >nul
     expect "exec refuses a NUL byte" 1 "line 2 NUL" -- "$build/attnctl" --socket "$root/s" exec nul
     if [ "$(wc -l <out)" -eq 1 ]; then pass "exec printed what came before"; else fail "exec printed what came before" "$(wc -l <out) lines"; fi
