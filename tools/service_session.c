@@ -112,8 +112,8 @@ static enum att_status may_have(struct att_service *service, const struct att_se
             return att_fail(error, ATT_EEXPIRED,
                             "session %016llx has expired or was never here: the daemon keeps %d, those used last",
                             (unsigned long long)ask->id, ATT_SESSIONS_MOST);
-        if (!att_sessions_make_room(service->sessions))
-            return att_fail(error, ATT_EBUSY, "all %d sessions are in use", ATT_SESSIONS_MOST);
+        if (!att_sessions_make_room(service->sessions, ask->uid))
+            return att_fail(error, ATT_EBUSY, "all %d sessions are in use, or of users with fewer", ATT_SESSIONS_MOST);
         return ATT_OK;
     }
     state = att_sessions_at(service->sessions, place);

@@ -22,8 +22,14 @@ struct session {
     uint32_t first, count, capacity;
 };
 
+struct crowd {
+    uint32_t user, count; /* his sessions */
+};
+
 struct att_sessions {
     struct session *places;
+    struct crowd *crowds; /* of every user that had a session: few */
+    uint32_t crowd_count;
     uint32_t used, capacity, free_first, count;
     uint32_t buckets[BUCKETS];
 };
@@ -52,6 +58,7 @@ void att_sessions_free(struct att_sessions *sessions)
     for (uint32_t i = 0; i < sessions->used; i++)
         free(sessions->places[i].notes);
     free(sessions->places);
+    free(sessions->crowds);
     free(sessions);
 }
 
@@ -94,6 +101,31 @@ static uint32_t add(struct att_sessions *sessions, uint64_t id)
     return place;
 }
 
+/* NULL: he never had a session. */
+static struct crowd *crowd_of(const struct att_sessions *sessions, uint32_t user)
+{
+    for (uint32_t i = 0; i < sessions->crowd_count; i++)
+        if (sessions->crowds[i].user == user)
+            return &sessions->crowds[i];
+    return NULL;
+}
+
+/* NULL: no memory. */
+static struct crowd *make_crowd(struct att_sessions *sessions, uint32_t user)
+{
+    struct crowd *crowd = crowd_of(sessions, user), *larger;
+
+    if (crowd)
+        return crowd;
+    larger = realloc(sessions->crowds, (sessions->crowd_count + 1) * sizeof *larger);
+    if (!larger)
+        return NULL;
+    sessions->crowds = larger;
+    crowd = &larger[sessions->crowd_count++];
+    *crowd = (struct crowd){.user = user};
+    return crowd;
+}
+
 static void expire(struct att_sessions *sessions, uint32_t place)
 {
     struct session *session = &sessions->places[place];
@@ -102,21 +134,29 @@ static void expire(struct att_sessions *sessions, uint32_t place)
     while (*link != place)
         link = &sessions->places[*link].next;
     *link = session->next;
+    crowd_of(sessions, session->state.user)->count--;
     free(session->notes);
     *session = (struct session){.next = sessions->free_first};
     sessions->free_first = place;
     sessions->count--;
 }
 
-bool att_sessions_make_room(struct att_sessions *sessions)
+bool att_sessions_make_room(struct att_sessions *sessions, uint32_t user)
 {
+    const struct crowd *own = crowd_of(sessions, user);
+
     while (sessions->count >= ATT_SESSIONS_MOST) {
-        uint32_t oldest = ATT_NO_SESSION;
+        uint32_t oldest = ATT_NO_SESSION, most = own ? own->count + 1 : 1;
         for (uint32_t i = 0; i < sessions->used; i++) {
             const struct att_session_state *state = &sessions->places[i].state;
-            if (state->id != 0 && state->connection == 0 &&
-                (oldest == ATT_NO_SESSION || state->lsn < sessions->places[oldest].state.lsn))
-                oldest = i;
+            if (state->id == 0 || state->connection != 0)
+                continue;
+            const uint32_t crowd = crowd_of(sessions, state->user)->count + (state->user == user);
+            if (crowd < most ||
+                (crowd == most && oldest != ATT_NO_SESSION && state->lsn >= sessions->places[oldest].state.lsn))
+                continue;
+            oldest = i;
+            most = crowd;
         }
         if (oldest == ATT_NO_SESSION)
             return false;
@@ -125,11 +165,26 @@ bool att_sessions_make_room(struct att_sessions *sessions)
     return true;
 }
 
-static int newest_first(const void *left, const void *right)
+static int compare(uint64_t a, uint64_t b)
 {
-    const uint64_t a = ((const struct session *)left)->state.lsn, b = ((const struct session *)right)->state.lsn;
+    return (a > b) - (a < b);
+}
 
-    return (a < b) - (a > b);
+/* By user, the newest first. */
+static int by_user(const void *left, const void *right)
+{
+    const struct att_session_state *a = &((const struct session *)left)->state,
+                                   *b = &((const struct session *)right)->state;
+
+    return a->user != b->user ? compare(a->user, b->user) : compare(b->lsn, a->lsn);
+}
+
+/* By how many newer ones their users have, which is in `next`; the newest first. */
+static int by_rank(const void *left, const void *right)
+{
+    const struct session *a = left, *b = right;
+
+    return a->next != b->next ? compare(a->next, b->next) : compare(b->state.lsn, a->state.lsn);
 }
 
 /* Without this every session since the snapshot would be looked at, for each end of a connection and each that expires. */
@@ -139,9 +194,18 @@ void att_sessions_forget(struct att_sessions *sessions)
 
     if (sessions->count <= kept)
         return;
-    qsort(sessions->places, sessions->used, sizeof *sessions->places, newest_first); /* those that are free come last */
-    for (uint32_t i = kept; i < sessions->used; i++)
+    qsort(sessions->places, sessions->used, sizeof *sessions->places, by_user);
+    for (uint32_t i = 0, rank = 0; i < sessions->used; i++) {
+        struct session *session = &sessions->places[i];
+        rank = i > 0 && session->state.user == session[-1].state.user ? rank + 1 : 0;
+        session->next = session->state.id != 0 ? rank : UINT32_MAX; /* a free place comes last */
+    }
+    qsort(sessions->places, sessions->used, sizeof *sessions->places, by_rank);
+    for (uint32_t i = kept; i < sessions->used; i++) {
+        if (sessions->places[i].state.id != 0)
+            crowd_of(sessions, sessions->places[i].state.user)->count--;
         free(sessions->places[i].notes);
+    }
     sessions->used = sessions->count = kept;
     sessions->free_first = ATT_NO_SESSION;
     for (uint32_t i = 0; i < BUCKETS; i++)
@@ -252,14 +316,17 @@ enum att_sequence att_sessions_look(const struct att_sessions *sessions, uint32_
 static enum att_status begin(struct att_sessions *sessions, const struct att_session_entry *entry)
 {
     uint32_t place = att_sessions_find(sessions, entry->session);
+    struct crowd *crowd;
 
     if (entry->session == 0)
         return ATT_ECORRUPT;
     if (place != ATT_NO_SESSION)
         expire(sessions, place);
-    place = add(sessions, entry->session);
+    crowd = make_crowd(sessions, entry->result);
+    place = crowd ? add(sessions, entry->session) : ATT_NO_SESSION;
     if (place == ATT_NO_SESSION)
         return ATT_ENOMEM;
+    crowd->count++;
     struct att_session_state *state = &sessions->places[place].state;
     state->fence = entry->seq;
     state->user = entry->result;

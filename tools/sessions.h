@@ -19,7 +19,8 @@
 
 struct att_sessions;
 
-/* So many are kept; then the one that was not used for longest, by LSN, among those without a client, expires. */
+/* So many are kept; then one without a client expires: of the user with the most sessions, so that nobody makes those of
+ * who has fewer expire, the one that was not used for longest, by LSN. */
 enum { ATT_SESSIONS_MOST = 1024 };
 #define ATT_NO_SESSION UINT32_MAX
 
@@ -58,10 +59,10 @@ enum att_sequence att_sessions_look(const struct att_sessions *sessions, uint32_
 /* Who has it. A session with a client does not expire. */
 void att_sessions_bind(struct att_sessions *sessions, uint32_t place, uint64_t connection);
 void att_sessions_unbind(struct att_sessions *sessions, uint64_t connection);
-/* Makes sessions expire until there is room for one more. False: all have clients. */
-bool att_sessions_make_room(struct att_sessions *sessions);
-/* Lets go of all but the 2 ATT_SESSIONS_MOST that were used last. Of a table that was made from a log, which does not say
- * who has expired; before anybody is bound: it moves them. */
+/* Makes sessions expire until there is room for one more of this user. False: all that may go for it have clients. */
+bool att_sessions_make_room(struct att_sessions *sessions, uint32_t user);
+/* Lets go of all but 2 ATT_SESSIONS_MOST: as many of each user, or all that he has, and those that were used last. Of a
+ * table that was made from a log, which does not say who has expired; before anybody is bound: it moves them. */
 void att_sessions_forget(struct att_sessions *sessions);
 
 /* Entries that make this table again. The callback's false stops it. */

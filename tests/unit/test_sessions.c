@@ -184,7 +184,7 @@ static void those_not_used_for_longest_expire(void **unused)
     assert_non_null(sessions);
     for (uint32_t i = 0; i < ATT_SESSIONS_MOST; i++) {
         const struct att_session_entry entry = {i + 1, 1, 10 + i, ATT_SESSION_NEW, 0};
-        assert_true(att_sessions_make_room(sessions));
+        assert_true(att_sessions_make_room(sessions, 0));
         assert_int_equal(att_sessions_apply(sessions, &entry), ATT_OK);
     }
     /* 1 has a client, 2 was used again; so 3 goes first, then 4 */
@@ -194,7 +194,7 @@ static void those_not_used_for_longest_expire(void **unused)
     for (uint64_t next = 3; next < 5; next++) {
         const struct att_session_entry entry = {10000 + next, 1, 6000, ATT_SESSION_NEW, 0};
         assert_true(att_sessions_find(sessions, next) != ATT_NO_SESSION);
-        assert_true(att_sessions_make_room(sessions));
+        assert_true(att_sessions_make_room(sessions, 0));
         assert_true(att_sessions_find(sessions, next) == ATT_NO_SESSION);
         assert_int_equal(att_sessions_apply(sessions, &entry), ATT_OK);
     }
@@ -203,9 +203,9 @@ static void those_not_used_for_longest_expire(void **unused)
     for (uint64_t id = 1; id < 20000; id++)
         if (att_sessions_find(sessions, id) != ATT_NO_SESSION)
             att_sessions_bind(sessions, att_sessions_find(sessions, id), id);
-    assert_false(att_sessions_make_room(sessions));
+    assert_false(att_sessions_make_room(sessions, 0));
     att_sessions_unbind(sessions, 77);
-    assert_true(att_sessions_make_room(sessions));
+    assert_true(att_sessions_make_room(sessions, 0));
     assert_true(att_sessions_find(sessions, 77) == ATT_NO_SESSION);
     att_sessions_free(sessions);
 }
@@ -236,12 +236,51 @@ static void a_log_brings_back_twice_as_many_at_most(void **unused)
         assert_int_equal(att_sessions_look(sessions, place, 1, &index), ATT_SEQUENCE_DONE);
         assert_int_equal(index, i + 7);
     }
-    assert_true(att_sessions_make_room(sessions));
-    const struct att_session_entry next = {ALL + 1, 1, 3 * ALL, ATT_SESSION_NEW, 0};
+    assert_true(att_sessions_make_room(sessions, ALL));
+    const struct att_session_entry next = {ALL + 1, 1, 3 * ALL, ATT_SESSION_NEW, ALL};
     assert_int_equal(att_sessions_apply(sessions, &next), ATT_OK);
     for (uint32_t i = 0; i <= ALL; i++)
         assert_int_equal(att_sessions_find(sessions, i + 1) != ATT_NO_SESSION, i < ATT_SESSIONS_MOST - 1 || i == ALL);
     att_sessions_free(sessions);
+}
+
+static void begin_one(struct att_sessions *sessions, uint64_t id, uint32_t user)
+{
+    const struct att_session_entry entry = {id, 1, id, ATT_SESSION_NEW, user};
+    assert_int_equal(att_sessions_apply(sessions, &entry), ATT_OK);
+}
+
+/* Whoever opens many makes his own expire, also when a log brings them all back, and not those of others. */
+static void users_have_as_many_each(void **unused)
+{
+    (void)unused;
+    enum { FEW = 10, ALL = 5 * ATT_SESSIONS_MOST, OWNER = 1000, GUEST = 2000 };
+    for (int replayed = 0; replayed < 2; replayed++) {
+        struct att_sessions *sessions = att_sessions_create();
+        assert_non_null(sessions);
+        for (uint64_t id = 1; id <= ALL; id++) {
+            const uint32_t user = id <= FEW ? OWNER : GUEST;
+            assert_true(replayed || att_sessions_make_room(sessions, user));
+            begin_one(sessions, id, user);
+        }
+        att_sessions_forget(sessions);
+        assert_true(att_sessions_make_room(sessions, GUEST));
+        for (uint64_t id = 1; id <= ALL; id++)
+            assert_int_equal(att_sessions_find(sessions, id) != ATT_NO_SESSION,
+                             id <= FEW || id > ALL - (ATT_SESSIONS_MOST - 1 - FEW));
+        /* Those with clients stay, and then he gets no more; another may have his oldest. */
+        const uint64_t oldest = ALL - (ATT_SESSIONS_MOST - 1 - FEW) + 1;
+        begin_one(sessions, ALL + 1, OWNER);
+        for (uint64_t id = oldest; id <= ALL; id++)
+            att_sessions_bind(sessions, att_sessions_find(sessions, id), id);
+        assert_false(att_sessions_make_room(sessions, GUEST));
+        att_sessions_unbind(sessions, oldest);
+        assert_true(att_sessions_make_room(sessions, OWNER));
+        assert_true(att_sessions_find(sessions, oldest) == ATT_NO_SESSION);
+        for (uint64_t id = 1; id <= FEW; id++)
+            assert_true(att_sessions_find(sessions, id) != ATT_NO_SESSION);
+        att_sessions_free(sessions);
+    }
 }
 
 /* An update may leave out as many numbers as it likes: what is kept and saved of that is the same. */
@@ -298,6 +337,7 @@ int main(void)
         cmocka_unit_test(knows_what_the_model_knows),
         cmocka_unit_test(those_not_used_for_longest_expire),
         cmocka_unit_test(a_log_brings_back_twice_as_many_at_most),
+        cmocka_unit_test(users_have_as_many_each),
         cmocka_unit_test(gaps_cost_nothing),
         cmocka_unit_test(nonsense_is_refused),
     };
