@@ -241,6 +241,7 @@ int daemon_run(const char *name, const char *const *arguments, char *ret_text, s
     if (pid == 0) {
         if (dup2(ends[1], STDOUT_FILENO) < 0 || dup2(ends[1], STDERR_FILENO) < 0)
             _exit(127);
+        alarm(PATIENCE_S); /* goes on after exec, and ends it by SIGALRM */
         exec_program(name, NULL, arguments);
     }
     close(ends[1]);

@@ -37,7 +37,7 @@ void daemon_write_arrays(const struct daemon *daemon, unsigned n_q, unsigned n_k
                          unsigned long seed);
 
 /* Runs build/NAME with these arguments to its end; its standard output and errors go into ret_text (may be NULL). The
- * exit code, or 128 + signal. */
+ * exit code, or 128 + signal: SIGALRM when it has not ended after a minute. */
 int daemon_run(const char *name, const char *const *arguments, char *ret_text, size_t size);
 
 /* The path of a program under test. */
