@@ -3,7 +3,6 @@
  * which nobody may have to wait out. */
 #include "fault_support.h"
 
-#include <sys/mount.h>
 #include <sys/statvfs.h>
 
 enum { PATH = 170 };
@@ -82,7 +81,7 @@ static bool start_on_small_disk(struct daemon *daemon, const char *durability, c
     snprintf(ret_disk, PATH, "%s/disk", daemon->root);
     snprintf(ret_ballast, PATH, "%s/disk/ballast", daemon->root);
     assert_int_equal(mkdir(ret_disk, 0700), 0);
-    if (geteuid() != 0 || mount("attnd-test", ret_disk, "tmpfs", 0, "size=8m,mode=700") != 0) {
+    if (!own_mounts() || mount("attnd-test", ret_disk, "tmpfs", 0, "size=8m,mode=700") != 0) {
         print_message("skipped: needs root, and the right to mount a tmpfs\n");
         daemon_release(daemon);
         return false;
