@@ -103,7 +103,8 @@ static void point(struct att_region *region, void *memory, const struct att_regi
 /* The token index, the merge thread's tables and last_read, see engine.c: for each token, and for each row of Q. */
 enum { INDEX_BYTES_TOKEN = 30, INDEX_BYTES_ROW = 35 };
 
-/* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching. */
+/* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching: so what
+ * a snapshot keeps of tokens that change meanwhile, up to another copy of them and mostly little, is not counted. */
 static enum att_status check_memory(const struct att_region_header *h, uint32_t heads, struct att_error *error)
 {
     const uint64_t token = 4ull * (h->d + h->d_v + 1) + 1 + INDEX_BYTES_TOKEN;
@@ -116,10 +117,10 @@ static enum att_status check_memory(const struct att_region_header *h, uint32_t 
 
     if (sysinfo(&machine) != 0 || bytes / machine.mem_unit <= machine.totalram)
         return ATT_OK;
-    return att_fail(
-        error, ATT_ENOMEM,
-        "the state needs %.1f GiB of memory, this machine has %.1f: use a smaller --capacity or --log-capacity",
-        (double)bytes / 0x1p30, (double)machine.totalram * machine.mem_unit / 0x1p30);
+    return att_fail(error, ATT_ENOMEM,
+                    "the state needs %.1f GiB of memory, and more while a snapshot is taken; this machine has %.1f: "
+                    "use a smaller --capacity or --log-capacity",
+                    (double)bytes / 0x1p30, (double)machine.totalram * machine.mem_unit / 0x1p30);
 }
 
 int att_memory_create(const char *name, size_t bytes)

@@ -199,6 +199,7 @@ static void heads_that_memory_cannot_hold_together_are_refused(void **state)
     const double gib = strtod(needed + strlen("needs "), NULL);
     if (!(gib > 2.4 * machine / 0x1p30 && gib < 2.7 * machine / 0x1p30))
         fail_msg("two and a half machines are not %.1f GiB: %s", gib, error.text);
+    assert_non_null(strstr(error.text, "more while a snapshot is taken"));
     options.heads = 1;
     options.capacity /= 1000;
     assert_int_equal(att_engine_create(&options, &engine, &error), ATT_OK);
