@@ -318,8 +318,7 @@ static void wait_for_room(struct att_store *store, const struct persist_failure 
     uint32_t welcome = ATT_OK;
     if (refuse && atomic_load_explicit(&store->refusing, memory_order_relaxed) == ATT_OK) {
         persist_say(store,
-                    "%s/log: cannot write: %s; updates are refused until there is room again, nothing "
-                    "acknowledged is lost",
+                    "%s/log: cannot write: %s; updates are refused until there is room, nothing acknowledged is lost",
                     store->directory, persist_strerror(failure->code, buffer, sizeof buffer));
         if (atomic_compare_exchange_strong(&store->refusing, &welcome, ATT_ENOSPC))
             persist_event(store);

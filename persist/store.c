@@ -65,8 +65,7 @@ void persist_final(struct att_store *store, const struct persist_env *env, const
 {
     char buffer[128];
     if (failure->code == ENOENT)
-        persist_say(store,
-                    "%s/%s: %s; the state is in memory only: it can be read, and is gone when the daemon is stopped",
+        persist_say(store, "%s/%s: %s; the state is in memory only: it can be read, and is gone when the daemon stops",
                     store->directory, env->name, failure->what);
     else
         persist_say(store,

@@ -20,11 +20,18 @@ void service_refuse_late(struct att_service *service, uint64_t session, const st
                          enum att_status status, const char *text)
 {
     struct att_wire_reply reply = service_reply_to(service, request);
+    char cut[ATT_WIRE_TEXT_BYTES + 1];
     size_t length = strlen(text);
 
     reply.status = (uint8_t)status;
-    att_server_reply(service->server, session, &reply, text,
-                     length < ATT_WIRE_TEXT_BYTES ? length : ATT_WIRE_TEXT_BYTES);
+    if (length > ATT_WIRE_TEXT_BYTES) { /* it begins with a long path; what happened stands at its end */
+        const char *end = text + length - (ATT_WIRE_TEXT_BYTES - strlen("..."));
+        while ((*end & 0xc0) == 0x80) /* not within a letter of UTF-8 */
+            end++;
+        length = (size_t)snprintf(cut, sizeof cut, "...%s", end);
+        text = cut;
+    }
+    att_server_reply(service->server, session, &reply, text, length);
 }
 
 bool service_refuse(struct att_service *service, const struct att_server_request *request, enum att_status status,

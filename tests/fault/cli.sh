@@ -297,8 +297,8 @@ deep=gone/$(printf 'x%.0s' $(seq 120))
 mkdir gone
 if start --dir "$deep" --q Q.npy --k K.npy --v V.npy; then
     rm -rf gone
-    expect "an update of a state whose files were deleted" 1 "gone deleted" -- "$build/attnctl" --socket "$root/s" update-v 0 0 1
-    expect "which says why, however long its name" 0 "read-only: deleted" -- "$build/attnctl" --socket "$root/s" stat
+    expect "an update of a state whose files were deleted" 1 "deleted gone stops" -- "$build/attnctl" --socket "$root/s" update-v 0 0 1
+    expect "which says why, however long its name" 0 "read-only: deleted stops" -- "$build/attnctl" --socket "$root/s" stat
     expect "which can be read" 0 "" -- "$build/attnctl" --socket "$root/s" query 0 0
     stop
     if [ "$stopped" -eq 1 ]; then pass "and ends with 1"; else fail "and ends with 1" "exit $stopped"; fi
