@@ -14,7 +14,13 @@
 #include "npy.h"
 #include "progress.h"
 
-enum { IN_FLIGHT = 8192, COMPLETIONS = 256, BLOCK_BYTES = 1024 * 1024, REPLAY_TIMEOUT_MS = 120 * 1000 };
+enum {
+    IN_FLIGHT = 8192,
+    COMPLETIONS = 256,
+    BLOCK_BYTES = 1024 * 1024,
+    REPLAY_TIMEOUT_MS = 120 * 1000,
+    QUIET_MS = 2000
+};
 
 struct trace {
     const char *kind_path, *index_path, *rows_path;
@@ -36,7 +42,7 @@ struct run {
     uint64_t lsn;
     enum att_status failed; /* ATT_OK: none has */
     char why[400];
-    bool gone, silent;
+    bool gone, silent, told;
 };
 
 /* ---- The files ----------------------------------------------------------------------------------------- */
@@ -246,12 +252,27 @@ static enum att_status send_some(struct ctl *ctl, struct trace *trace, struct ru
     return ATT_OK;
 }
 
+/* Once, when nothing comes: somebody may wonder. What was sent before a refusal may wait for room on a full disk. */
+static void tell_waiting(struct run *run, const struct att_progress *bar, uint32_t timeout_ms)
+{
+    if (!run->told)
+        fprintf(stderr, "%s" CTL_PROGRAM ": replay: %s; waiting up to %" PRIu32 " s for what was sent\n",
+                bar->shown ? "\r\033[K" : "",
+                run->failed != ATT_OK ? run->why : "no answer; attnctl stat may say what the daemon waits for",
+                timeout_ms / 1000);
+    run->told = true;
+}
+
 /* Waits for completions and takes them. The library keeps one message only, the last failure's. */
-static void take_some(struct ctl *ctl, struct run *run)
+static void take_some(struct ctl *ctl, struct run *run, const struct att_progress *bar)
 {
     struct att_completion done[COMPLETIONS];
     uint32_t timeout_ms = ctl->timeout_ms ? ctl->timeout_ms : REPLAY_TIMEOUT_MS;
-    int got = att_complete(ctl->client, done, COMPLETIONS, timeout_ms);
+    int got = att_complete(ctl->client, done, COMPLETIONS, timeout_ms < QUIET_MS ? timeout_ms : QUIET_MS);
+    if (got == 0 && timeout_ms > QUIET_MS) {
+        tell_waiting(run, bar, timeout_ms);
+        got = att_complete(ctl->client, done, COMPLETIONS, timeout_ms - QUIET_MS);
+    }
     int failures = 0;
     bool first = run->failed == ATT_OK;
     for (int i = 0; i < got; i++) {
@@ -279,7 +300,7 @@ static enum att_status run_trace(struct ctl *ctl, struct trace *trace, struct ru
         if (!run->gone && att_in_flight(ctl->client) == 0)
             break;
         bool was_gone = run->gone;
-        take_some(ctl, run);
+        take_some(ctl, run, bar);
         att_progress_update(bar, run->acknowledged);
         if (was_gone && run->gone) /* the last replies are in */
             break;

@@ -205,6 +205,31 @@ static void a_copy_and_a_creation_on_a_full_disk_are_refused(void **state)
     release_small_disk(&daemon, disk);
 }
 
+/* Its updates that have been taken may wait for room for as long as its time limit: it says so. */
+static void a_replay_on_a_full_disk_says_what_it_waits_for(void **state)
+{
+    (void)state;
+    static const char *const arrays[3][6] = {{"--kind", "kind.npy", "i4", "0", "zero"},
+                                             {"--index", "index.npy", "i4", "0", "zero"},
+                                             {"--rows", "rows.npy", "f4", "4", "ramp"}};
+    struct daemon daemon;
+    char disk[PATH], ballast[PATH], paths[3][PATH + 20], said[4096];
+    const char *replay[16] = {"--socket", daemon.socket, "--timeout", "3000", "replay"};
+    if (!start_on_small_disk(&daemon, "always", disk, ballast))
+        skip();
+    for (int i = 0; i < 3; i++) {
+        snprintf(paths[i], sizeof paths[i], "%s/%s", daemon.root, arrays[i][1]);
+        const char *const make[] = {paths[i], arrays[i][2], "C", "100000", arrays[i][3], arrays[i][4], NULL};
+        assert_int_equal(daemon_run("tests/mknpy", make, NULL, 0), 0);
+        replay[5 + 2 * i] = arrays[i][0];
+        replay[6 + 2 * i] = paths[i];
+    }
+    assert_int_equal(daemon_run("attnctl", replay, said, sizeof said), 1);
+    if (!strstr(said, "waiting up to 3 s"))
+        fail_msg("it says: %s", said);
+    release_small_disk(&daemon, disk);
+}
+
 /* ---- Several daemons at once ------------------------------------------------------------------------------- */
 
 enum { RIVALS = 4 };
@@ -319,6 +344,7 @@ int main(void)
         cmocka_unit_test(a_full_disk_loses_nothing_and_goes_on_with_room),
         cmocka_unit_test(an_end_on_a_full_disk_waits_for_no_room),
         cmocka_unit_test(a_copy_and_a_creation_on_a_full_disk_are_refused),
+        cmocka_unit_test(a_replay_on_a_full_disk_says_what_it_waits_for),
         cmocka_unit_test(of_daemons_started_at_once_one_serves),
         cmocka_unit_test(a_wall_clock_that_is_set_back_changes_nothing),
         cmocka_unit_test(a_snapshot_and_an_end_do_not_wait_out_the_interval),
