@@ -303,6 +303,8 @@ static void wind_up(struct att_service *service)
         service_pay_owed(service);
         att_store_push(service->store);
         wait_for_room(service);
+        while (service_session_step(service))
+            ;
         look_around(service);
         service_send_chunks(service);
         if (att_clock_ns() - service->stopped_ns > READING_NS)
@@ -349,6 +351,7 @@ enum att_status att_service_run(struct att_service *service, struct att_error *e
         look_around(service);
         busy |= service_send_chunks(service);
         maybe_snapshot(service, &timeout_ms);
+        busy |= service_session_step(service);
         show_init(service, &timeout_ms);
         att_server_flush(service->server);
         att_server_wait(service->server, busy ? 0 : timeout_ms);

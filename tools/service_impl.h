@@ -8,6 +8,8 @@
 #include "record.h"
 #include "service.h"
 
+enum { SERVICE_ENTRIES_A_PIECE = 2048 }; /* of the table of sessions: 64 KiB */
+
 /* A finished reply that waits for its LSN to be on disk. In the order of the LSNs. */
 struct deferred {
     uint64_t lsn;
@@ -77,10 +79,13 @@ struct att_service {
 
     /* sessions */
     struct att_sessions *sessions; /* the caller's */
-    bool journaling;               /* a snapshot has the table, and waits for its first cut */
+    bool saving;                   /* a snapshot has not got all of the table yet */
+    bool journaling;               /* it waits for its first cut */
     struct att_session_entry *journal;
     size_t journal_count, journal_capacity;
     uint64_t sessions_bytes; /* of the array of sessions, handed to the store so far */
+    struct att_session_entry filling[SERVICE_ENTRIES_A_PIECE]; /* its next piece */
+    size_t filled;
 
     /* replies */
     struct deferred *deferred; /* ring of deferred_capacity, from deferred_first */
@@ -92,7 +97,8 @@ struct att_service {
     /* snapshots */
     struct waiter *waiting, *waiting_next; /* for the one that runs; for the one after it */
     bool snapshot_running;
-    bool snapshot_handed;         /* the engines have given all their pieces */
+    bool engines_handed;          /* the engines have given all their pieces */
+    bool snapshot_handed;         /* the store has everything */
     uint32_t snapshot_head;       /* whose turn it is: one head at a time hands out its pieces */
     uint64_t snapshot_generation; /* before it */
     uint64_t log_bytes;           /* appended since the last one began */
@@ -122,6 +128,7 @@ bool service_session_knows(struct att_service *service, const struct att_server_
 void service_session_done(struct att_service *service, const struct att_server_request *request,
                           const struct att_op *op);
 void service_session_snapshot(struct att_service *service);
+bool service_session_step(struct att_service *service);
 void service_session_cut(struct att_service *service, uint64_t lsn);
 
 /* service_read.c */
@@ -153,6 +160,7 @@ bool service_snapshot_wanted(struct att_service *service, const struct att_serve
 void service_snapshot_begin(struct att_service *service);
 void service_snapshot_job_done(struct att_service *service, const struct att_job *job);
 void service_snapshot_check(struct att_service *service);
+void service_snapshot_end(struct att_service *service);
 bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms);
 
 /* service_stat.c */

@@ -15,14 +15,13 @@
  *
  * Snapshots. The table belongs to the smallest cut, behind which the log is replayed: a later one would know of updates
  * that a crash takes back, an earlier one would not know of some that are in the state. The cut's LSN is known only when
- * a merge has got there, so the table goes to the store at once, and behind it what it learns until then, up to the
- * cut. */
+ * a merge has got there, so the table goes to the store as it is when the snapshot begins, and behind it what it learns
+ * until then, up to the cut. It goes in steps between the requests: sessions that append are half a megabyte each. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "service_impl.h"
 
-enum { ENTRIES_A_PIECE = 16384 };
 #define FENCE_STEP (UINT64_C(1) << 32)
 
 /* ---- What the table learns ----------------------------------------------------------------------------- */
@@ -169,54 +168,66 @@ enum att_status service_on_ask(void *context, uint64_t connection, const struct 
 
 /* ---- Snapshots ----------------------------------------------------------------------------------------- */
 
-static void hand_out(struct att_service *service, const struct att_session_entry *entries, size_t count)
+static void hand_out(struct att_service *service)
 {
-    att_store_snapshot_piece(service->store, ATT_ARRAY_SESSIONS, service->sessions_bytes, entries,
-                             count * sizeof *entries);
-    service->sessions_bytes += count * sizeof *entries;
+    const uint64_t bytes = service->filled * sizeof *service->filling;
+
+    if (bytes > 0)
+        att_store_snapshot_piece(service->store, ATT_ARRAY_SESSIONS, service->sessions_bytes, service->filling, bytes);
+    service->sessions_bytes += bytes;
+    service->filled = 0;
 }
 
-struct filling {
-    struct att_service *service;
-    size_t count;
-    struct att_session_entry entries[ENTRIES_A_PIECE];
-};
-
-static bool fill(void *context, const struct att_session_entry *entry)
+static void fill(void *context, const struct att_session_entry *entry)
 {
-    struct filling *filling = context;
+    struct att_service *service = context;
 
-    filling->entries[filling->count++] = *entry;
-    if (filling->count == ENTRIES_A_PIECE) {
-        hand_out(filling->service, filling->entries, filling->count);
-        filling->count = 0;
+    service->filling[service->filled++] = *entry;
+    if (service->filled == SERVICE_ENTRIES_A_PIECE)
+        hand_out(service);
+}
+
+/* Behind the whole table, when the cut is known. */
+static void hand_out_journal(struct att_service *service)
+{
+    if (service->saving || service->journaling)
+        return;
+    for (size_t i = 0; i < service->journal_count; i++)
+        fill(service, &service->journal[i]);
+    hand_out(service);
+}
+
+/* Hands out some of the table. False: nothing is left of it. */
+bool service_session_step(struct att_service *service)
+{
+    if (!service->saving)
+        return false;
+    service->saving = att_sessions_save_step(service->sessions, SERVICE_ENTRIES_A_PIECE);
+    if (!service->saving) {
+        hand_out_journal(service);
+        service_snapshot_end(service);
     }
-    return true;
+    return service->saving;
 }
 
-/* The table as it is, for the snapshot that begins. */
+/* The table as it is, for the snapshot that begins. One that is small is handed out here. */
 void service_session_snapshot(struct att_service *service)
 {
-    static struct filling filling; /* the service thread's; half a megabyte */
-
-    filling.service = service;
-    filling.count = 0;
     service->sessions_bytes = 0;
     service->journal_count = 0;
-    service->journaling = true;
-    att_sessions_save(service->sessions, fill, &filling);
-    if (filling.count > 0)
-        hand_out(service, filling.entries, filling.count);
+    service->journaling = service->saving = true;
+    att_sessions_save_begin(service->sessions, fill, service);
+    service_session_step(service);
 }
 
-/* What it has learnt since, up to the first head's cut. */
+/* The first head's cut: what the table has learnt up to there is the snapshot's. */
 void service_session_cut(struct att_service *service, uint64_t lsn)
 {
     size_t count = 0;
 
-    service->journaling = false;
     while (count < service->journal_count && service->journal[count].lsn <= lsn)
         count++;
-    for (size_t at = 0; at < count; at += ENTRIES_A_PIECE)
-        hand_out(service, service->journal + at, count - at < ENTRIES_A_PIECE ? count - at : ENTRIES_A_PIECE);
+    service->journal_count = count;
+    service->journaling = false;
+    hand_out_journal(service);
 }

@@ -119,7 +119,7 @@ void service_snapshot_begin(struct att_service *service)
         return;
     }
     service->snapshot_running = true;
-    service->snapshot_handed = false;
+    service->engines_handed = service->snapshot_handed = false;
     service_session_snapshot(service);
     begin_head(service, 0);
 }
@@ -137,6 +137,16 @@ bool service_snapshot_wanted(struct att_service *service, const struct att_serve
     return true;
 }
 
+/* After the last piece of the engines and of the sessions. */
+void service_snapshot_end(struct att_service *service)
+{
+    if (service->saving || !service->engines_handed)
+        return;
+    att_store_snapshot_end(service->store);
+    att_store_hurry(service->store, service->lsn); /* its manifest waits until its cuts are durable */
+    service->snapshot_handed = true;
+}
+
 /* A head's merge is done, or it has handed out all its pieces. */
 void service_snapshot_job_done(struct att_service *service, const struct att_job *job)
 {
@@ -152,9 +162,8 @@ void service_snapshot_job_done(struct att_service *service, const struct att_job
     if (head + 1 < service->heads.count) {
         begin_head(service, head + 1);
     } else {
-        att_store_snapshot_end(service->store);
-        att_store_hurry(service->store, service->lsn); /* its manifest waits until its cuts are durable */
-        service->snapshot_handed = true;
+        service->engines_handed = true;
+        service_snapshot_end(service);
     }
 }
 
@@ -209,6 +218,8 @@ enum att_status att_service_first_snapshot(struct att_service *service, struct a
 
     service_snapshot_begin(service);
     while (service->snapshot_running) {
+        while (service_session_step(service))
+            ;
         service_collect(service);
         service_snapshot_check(service);
         if (service->snapshot_running)

@@ -20,6 +20,10 @@ struct session {
     /* A ring in the order of seq, of seqs above state.seq - ATT_SESSION_WINDOW only; capacity: a power of two, or 0. */
     struct note *notes;
     uint32_t first, count, capacity;
+    /* Of a save that has not come to its end yet: how it was when that began, and up to which number it is handed out. */
+    bool unsaved;
+    struct att_session_state saved;
+    uint64_t saved_seq;
 };
 
 struct crowd {
@@ -32,6 +36,9 @@ struct att_sessions {
     uint32_t crowd_count;
     uint32_t used, capacity, free_first, count;
     uint32_t buckets[BUCKETS];
+    void (*save_entry)(void *context, const struct att_session_entry *entry);
+    void *save_context;
+    uint32_t save_next; /* place */
 };
 
 static uint32_t bucket_of(uint64_t id)
@@ -74,6 +81,93 @@ uint32_t att_sessions_find(const struct att_sessions *sessions, uint64_t id)
 const struct att_session_state *att_sessions_at(const struct att_sessions *sessions, uint32_t place)
 {
     return &sessions->places[place].state;
+}
+
+/* ---- Saving -------------------------------------------------------------------------------------------- */
+
+static struct note *note_at(const struct session *session, uint32_t i)
+{
+    return &session->notes[(session->first + i) & (session->capacity - 1)];
+}
+
+/* The first of `seq` or above; session->count: there is none. */
+static uint32_t first_note(const struct session *session, uint64_t seq)
+{
+    uint32_t low = 0, high = session->count;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (note_at(session, middle)->seq < seq)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Hands out `most` entries of it, a few more, or the rest. How many. */
+static uint32_t save_session(struct att_sessions *sessions, struct session *session, uint32_t most)
+{
+    const struct att_session_state *state = &session->saved;
+    struct att_session_entry entry = {state->id, state->fence, state->lsn, ATT_SESSION_NEW, state->user};
+    uint32_t count = 0;
+
+    if (session->saved_seq == 0) {
+        sessions->save_entry(sessions->save_context, &entry);
+        count++;
+    }
+    for (uint32_t n = first_note(session, session->saved_seq + 1); n < session->count; n++) {
+        const struct note *note = note_at(session, n);
+        if (note->seq > state->seq)
+            break;
+        if (count >= most && session->saved_seq > 0)
+            return count;
+        entry = (struct att_session_entry){state->id, note->seq - note->refused - 1, state->lsn, ATT_SESSION_SEEN, 0};
+        if (note->refused > 0) { /* so that DONE is of the gap behind it */
+            sessions->save_entry(sessions->save_context, &entry);
+            count++;
+        }
+        entry.what = note->refused == 0 ? ATT_SESSION_NOTED : ATT_SESSION_DONE;
+        entry.seq = session->saved_seq = note->seq;
+        entry.result = note->result;
+        sessions->save_entry(sessions->save_context, &entry);
+        count++;
+    }
+    entry = (struct att_session_entry){state->id, state->seq, state->lsn, ATT_SESSION_SEEN, 0};
+    if (state->seq > 0) {
+        sessions->save_entry(sessions->save_context, &entry);
+        count++;
+    }
+    session->unsaved = false;
+    return count;
+}
+
+void att_sessions_save_begin(struct att_sessions *sessions,
+                             void (*entry)(void *context, const struct att_session_entry *entry), void *context)
+{
+    sessions->save_entry = entry;
+    sessions->save_context = context;
+    sessions->save_next = 0;
+    for (uint32_t i = 0; i < sessions->used; i++) {
+        struct session *session = &sessions->places[i];
+        session->unsaved = session->state.id != 0;
+        session->saved = session->state;
+        session->saved_seq = 0;
+    }
+}
+
+bool att_sessions_save_step(struct att_sessions *sessions, uint32_t most)
+{
+    uint32_t count = 0;
+
+    for (; sessions->save_next < sessions->used; sessions->save_next++) {
+        struct session *session = &sessions->places[sessions->save_next];
+        if (session->unsaved && count < most)
+            count += save_session(sessions, session, most - count);
+        if (session->unsaved)
+            return true;
+    }
+    return false;
 }
 
 /* ---- Places -------------------------------------------------------------------------------------------- */
@@ -131,6 +225,8 @@ static void expire(struct att_sessions *sessions, uint32_t place)
     struct session *session = &sessions->places[place];
     uint32_t *link = &sessions->buckets[bucket_of(session->state.id)];
 
+    if (session->unsaved)
+        save_session(sessions, session, UINT32_MAX);
     while (*link != place)
         link = &sessions->places[*link].next;
     *link = session->next;
@@ -231,13 +327,10 @@ void att_sessions_unbind(struct att_sessions *sessions, uint64_t connection)
 
 /* ---- Notes --------------------------------------------------------------------------------------------- */
 
-static struct note *note_at(const struct session *session, uint32_t i)
-{
-    return &session->notes[(session->first + i) & (session->capacity - 1)];
-}
-
 static void forget_old(struct session *session, uint64_t newest)
 {
+    if (session->unsaved && session->saved.seq < newest)
+        newest = session->saved.seq; /* a save wants them */
     while (session->count > 0 && note_at(session, 0)->seq + ATT_SESSION_WINDOW <= newest) {
         session->first = (session->first + 1) & (session->capacity - 1);
         session->count--;
@@ -285,23 +378,16 @@ enum att_sequence att_sessions_look(const struct att_sessions *sessions, uint32_
                                     uint32_t *ret_index)
 {
     const struct session *session = &sessions->places[place];
-    uint32_t low = 0, high = session->count;
+    const uint32_t at = first_note(session, seq);
 
     if (seq > session->state.seq)
         return ATT_SEQUENCE_NEW;
     if (seq + ATT_SESSION_WINDOW <= session->state.seq)
         return ATT_SEQUENCE_FORGOTTEN;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (note_at(session, middle)->seq < seq)
-            low = middle + 1;
-        else
-            high = middle;
-    }
     *ret_index = 0;
-    if (low == session->count)
+    if (at == session->count)
         return ATT_SEQUENCE_DONE;
-    const struct note *note = note_at(session, low);
+    const struct note *note = note_at(session, at);
     if (note->seq != seq)
         return note->seq - seq <= note->refused ? ATT_SEQUENCE_REFUSED : ATT_SEQUENCE_DONE;
     if (note->result == ATT_SESSION_REFUSED)
@@ -367,28 +453,4 @@ enum att_status att_sessions_apply(struct att_sessions *sessions, const struct a
     sessions->places[place].state.fence = entry->seq;
     sessions->places[place].state.lsn = entry->lsn;
     return ATT_OK;
-}
-
-void att_sessions_save(const struct att_sessions *sessions,
-                       bool (*entry)(void *context, const struct att_session_entry *entry), void *context)
-{
-    for (uint32_t i = 0; i < sessions->used; i++) {
-        const struct session *session = &sessions->places[i];
-        const struct att_session_state *state = &session->state;
-        struct att_session_entry next = {state->id, state->fence, state->lsn, ATT_SESSION_NEW, state->user};
-        bool more = state->id == 0 || entry(context, &next);
-        for (uint32_t n = 0; more && n < session->count; n++) {
-            const struct note *note = note_at(session, n);
-            next =
-                (struct att_session_entry){state->id, note->seq - note->refused - 1, state->lsn, ATT_SESSION_SEEN, 0};
-            more = note->refused == 0 || entry(context, &next); /* so that DONE is of the gap behind it */
-            next.what = note->refused == 0 ? ATT_SESSION_NOTED : ATT_SESSION_DONE;
-            next.seq = note->seq;
-            next.result = note->result;
-            more = more && entry(context, &next);
-        }
-        next = (struct att_session_entry){state->id, state->seq, state->lsn, ATT_SESSION_SEEN, 0};
-        if (!more || (state->seq > 0 && !entry(context, &next)))
-            return;
-    }
 }

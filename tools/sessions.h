@@ -65,8 +65,11 @@ bool att_sessions_make_room(struct att_sessions *sessions, uint32_t user);
  * table that was made from a log, which does not say who has expired; before anybody is bound: it moves them. */
 void att_sessions_forget(struct att_sessions *sessions);
 
-/* Entries that make this table again. The callback's false stops it. */
-void att_sessions_save(const struct att_sessions *sessions,
-                       bool (*entry)(void *context, const struct att_session_entry *entry), void *context);
+/* Entries that make this table again, as it is when the save begins: what becomes of it meanwhile is not in them. The
+ * callback takes them, in steps, and those of a session that expires before its turn. */
+void att_sessions_save_begin(struct att_sessions *sessions,
+                             void (*entry)(void *context, const struct att_session_entry *entry), void *context);
+/* Hands out about so many. False: that was the last. */
+bool att_sessions_save_step(struct att_sessions *sessions, uint32_t most);
 
 #endif

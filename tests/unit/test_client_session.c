@@ -200,6 +200,30 @@ static void a_repeated_append_gets_the_same_token(void **unused)
     daemon_release(&attnd);
 }
 
+/* The table of sessions goes into a snapshot in pieces; here only that has it. */
+static void a_session_of_many_appends_is_recovered(void **unused)
+{
+    (void)unused;
+    enum { APPENDS = 5000 };
+    const float row[2] = {0};
+    struct att_session_info info;
+    uint32_t token;
+    start_new("off");
+    struct att_client *client = connect_session(18, false);
+    for (uint32_t i = 0; i < APPENDS; i++) {
+        assert_int_equal(att_append(client, row, row, &token), ATT_OK);
+        assert_int_equal(att_delete(client, token), ATT_OK);
+    }
+    assert_int_equal(att_snapshot(client), ATT_OK);
+    att_close(client);
+    restart();
+    client = connect_session(18, true);
+    att_get_session(client, &info);
+    assert_int_equal(info.begin, 2 * APPENDS);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 static void a_new_client_takes_the_session_over(void **unused)
 {
     (void)unused;
@@ -360,6 +384,7 @@ int main(void)
         cmocka_unit_test(what_was_acknowledged_and_lost_is_repeated),
         cmocka_unit_test(a_session_that_keeps_nothing_asks_for_no_flush),
         cmocka_unit_test(a_repeated_append_gets_the_same_token),
+        cmocka_unit_test(a_session_of_many_appends_is_recovered),
         cmocka_unit_test(a_new_client_takes_the_session_over),
         cmocka_unit_test(an_unknown_session_is_not_resumed),
         cmocka_unit_test(refused_updates_stay_refused),

@@ -37,26 +37,25 @@ static uint64_t id_of(uint32_t who)
     return UINT64_C(0x9000000000000000) + who * 1024; /* some fall into one bucket */
 }
 
-static bool keep(void *context, const struct att_session_entry *entry)
+static void keep(void *context, const struct att_session_entry *entry)
 {
     struct list *list = context;
     assert_true(list->count < MOST_ENTRIES);
     list->entries[list->count++] = *entry;
-    return true;
 }
 
-static bool few(void *context, const struct att_session_entry *entry)
+static void few(void *context, const struct att_session_entry *entry)
 {
     struct list *list = context;
     assert_true(list->count < 16);
     list->entries[list->count++] = *entry;
-    return true;
 }
 
-static void save(const struct att_sessions *sessions, struct list *list)
+static void save(struct att_sessions *sessions, struct list *list)
 {
     list->count = 0;
-    att_sessions_save(sessions, keep, list);
+    att_sessions_save_begin(sessions, keep, list);
+    assert_false(att_sessions_save_step(sessions, UINT32_MAX));
 }
 
 static struct att_sessions *load(const struct list *list)
@@ -137,13 +136,32 @@ static struct att_session_entry random_entry(struct test_random *random, uint64_
     return entry;
 }
 
+static int by_session(const void *left, const void *right)
+{
+    const struct att_session_entry *a = left, *b = right;
+    if (a->session != b->session)
+        return a->session < b->session ? -1 : 1;
+    return a->seq != b->seq ? (a->seq < b->seq ? -1 : 1) : (int)a->what - (int)b->what;
+}
+
+static void assert_same(struct list *a, struct list *b)
+{
+    qsort(a->entries, a->count, sizeof *a->entries, by_session);
+    qsort(b->entries, b->count, sizeof *b->entries, by_session);
+    assert_int_equal(a->count, b->count);
+    assert_memory_equal(a->entries, b->entries, a->count * sizeof *a->entries);
+}
+
 static void knows_what_the_model_knows(void **unused)
 {
     (void)unused;
     struct test_random random;
     struct list history = {calloc(STEPS, sizeof *history.entries), 0};
+    struct list whole = {calloc(MOST_ENTRIES, sizeof *whole.entries), 0};
+    bool saving = true;
     saved.entries = calloc(MOST_ENTRIES, sizeof *saved.entries);
     assert_non_null(history.entries);
+    assert_non_null(whole.entries);
     assert_non_null(saved.entries);
     random_seed(&random, 17, "sessions");
     struct att_sessions *sessions = att_sessions_create();
@@ -159,11 +177,19 @@ static void knows_what_the_model_knows(void **unused)
         if (step % 50 == 0)
             check(sessions, &random);
         if (step == cut) { /* a snapshot's */
-            save(sessions, &saved);
-            later = load(&saved);
+            save(sessions, &whole);
+            later = load(&whole);
             check(later, &random);
+            att_sessions_save_begin(sessions, keep, &saved);
+        }
+        if (step >= cut && saving) { /* and another's, while all goes on: it is the same */
+            const size_t before = saved.count, most = 1 + random_below(&random, 5);
+            saving = att_sessions_save_step(sessions, (uint32_t)most);
+            assert_true(saved.count <= before + most + 4);
         }
     }
+    assert_false(saving);
+    assert_same(&saved, &whole);
     check(sessions, &random);
     for (uint32_t step = cut + 1; step < STEPS; step++) /* the log behind it */
         assert_int_equal(att_sessions_apply(later, &history.entries[step]), ATT_OK);
@@ -173,6 +199,7 @@ static void knows_what_the_model_knows(void **unused)
     att_sessions_free(all);
     att_sessions_free(later);
     att_sessions_free(sessions);
+    free(whole.entries);
     free(saved.entries);
     free(history.entries);
 }
@@ -300,7 +327,8 @@ static void gaps_cost_nothing(void **unused)
     assert_int_equal(att_sessions_look(sessions, 0, far.seq - 1, &index), ATT_SEQUENCE_REFUSED);
     assert_int_equal(att_sessions_look(sessions, 0, far.seq, &index), ATT_SEQUENCE_DONE);
     assert_int_equal(att_sessions_apply(sessions, &farther), ATT_OK);
-    att_sessions_save(sessions, few, &list);
+    att_sessions_save_begin(sessions, few, &list);
+    assert_false(att_sessions_save_step(sessions, UINT32_MAX));
     att_sessions_free(sessions);
     sessions = load(&list);
     assert_int_equal(att_sessions_look(sessions, 0, farther.seq, &index), ATT_SEQUENCE_DONE);
@@ -309,6 +337,42 @@ static void gaps_cost_nothing(void **unused)
     assert_int_equal(att_sessions_look(sessions, 0, farther.seq - ATT_SESSION_WINDOW + 1, &index),
                      ATT_SEQUENCE_REFUSED);
     assert_int_equal(att_sessions_look(sessions, 0, farther.seq - ATT_SESSION_WINDOW, &index), ATT_SEQUENCE_FORGOTTEN);
+    att_sessions_free(sessions);
+}
+
+/* What a save has not handed out yet stays, whatever becomes of it meanwhile. */
+static void a_save_is_of_the_moment_when_it_began(void **unused)
+{
+    (void)unused;
+    struct att_session_entry entries[16];
+    struct list list = {entries, 0};
+    struct att_sessions *sessions = att_sessions_create();
+    uint32_t index, place;
+    assert_non_null(sessions);
+    for (uint64_t id = 5; id < 7; id++)
+        begin_one(sessions, id, 0);
+    for (uint64_t n = 0; n < 8; n++) { /* tokens 100 to 107 */
+        const struct att_session_entry append = {5 + n % 2, 1 + n / 2, 10 + n, ATT_SESSION_DONE, 100 + (uint32_t)n};
+        assert_int_equal(att_sessions_apply(sessions, &append), ATT_OK);
+    }
+    att_sessions_save_begin(sessions, few, &list);
+    assert_true(att_sessions_save_step(sessions, 1));
+    const struct att_session_entry far = {5, UINT64_C(1) << 40, 30, ATT_SESSION_DONE, 200};
+    assert_true(att_sessions_reserve(sessions, att_sessions_find(sessions, 5), far.seq));
+    assert_int_equal(att_sessions_apply(sessions, &far), ATT_OK);
+    begin_one(sessions, 6, 0); /* so the one before expires */
+    begin_one(sessions, 7, 0);
+    while (att_sessions_save_step(sessions, 1))
+        ;
+    att_sessions_free(sessions);
+    sessions = load(&list);
+    assert_int_equal(att_sessions_find(sessions, 7), ATT_NO_SESSION);
+    for (uint64_t n = 0; n < 8; n++) {
+        place = att_sessions_find(sessions, 5 + n % 2);
+        assert_int_equal(att_sessions_at(sessions, place)->seq, 4);
+        assert_int_equal(att_sessions_look(sessions, place, 1 + n / 2, &index), ATT_SEQUENCE_DONE);
+        assert_int_equal(index, 100 + n);
+    }
     att_sessions_free(sessions);
 }
 
@@ -339,6 +403,7 @@ int main(void)
         cmocka_unit_test(a_log_brings_back_twice_as_many_at_most),
         cmocka_unit_test(users_have_as_many_each),
         cmocka_unit_test(gaps_cost_nothing),
+        cmocka_unit_test(a_save_is_of_the_moment_when_it_began),
         cmocka_unit_test(nonsense_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
