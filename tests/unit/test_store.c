@@ -308,6 +308,67 @@ static void a_reader_works_beside_a_live_writer(void **state)
     close(done[1]);
 }
 
+static int ask[2], answer[2]; /* pipes to the writer */
+
+/* Of the one that is being written, the last that is looked at: now the writer replaces them all, and trims the log. */
+static void see_finding_late(void *context, int severity, const char *text)
+{
+    char byte = 0;
+    see_finding(context, severity, text);
+    if (!strstr(text, "is unfinished"))
+        return;
+    assert_int_equal(write(ask[1], "a", 1), 1);
+    assert_int_equal(read(answer[0], &byte, 1), 1);
+}
+
+static void write_and_trim(void)
+{
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    struct att_state_shape shape = make_shape();
+    struct att_log_info log = {0};
+    char byte;
+    assert_status(att_store_snapshot_begin(store, &shape, &test_error), ATT_OK);
+    att_store_snapshot_piece(store, ARRAYS, 0, "piece", 5);
+    if (read(ask[0], &byte, 1) != 1)
+        _exit(1);
+    feed_pieces(store, 10, 2);
+    wait_until(!state_of(store).snapshot_running);
+    for (uint64_t lsn = 11; lsn < 30; lsn += 10) {
+        append_all(store, lsn, lsn + 9, 1);
+        wait_until(state_of(store).durable_lsn == lsn + 9);
+        snapshot(store, lsn + 9, 2);
+    }
+    wait_until((att_store_log_info(store, &log), log.first_lsn == 21));
+    _exit(write(answer[1], "a", 1) != 1);
+}
+
+static void what_a_writer_trims_meanwhile_is_not_missing(void **state)
+{
+    (void)state;
+    struct findings findings;
+    int how;
+    make_state(10);
+    assert_int_equal(pipe(ask) | pipe(answer), 0);
+    pid_t child = fork();
+    if (child == 0)
+        write_and_trim();
+    do {
+        struct att_store *store = open_to_read();
+        findings = (struct findings){0, 0, ""};
+        enum att_status status = att_store_verify(store, see_finding_late, &findings, &test_error);
+        if (status)
+            print_message("%s", findings.text);
+        assert_status(status, ATT_OK);
+        att_store_close(store);
+    } while (!strstr(findings.text, "is unfinished"));
+    waitpid(child, &how, 0);
+    assert_int_equal(how, 0);
+    for (int i = 0; i < 2; i++) {
+        close(ask[i]);
+        close(answer[i]);
+    }
+}
+
 static void reading_makes_and_needs_no_file(void **state)
 {
     (void)state;
@@ -461,6 +522,7 @@ int main(void)
         TEST(a_close_in_the_middle_of_a_snapshot_leaves_the_one_before),
         TEST(a_second_writer_is_told_who_holds_the_directory),
         TEST(a_reader_works_beside_a_live_writer),
+        TEST(what_a_writer_trims_meanwhile_is_not_missing),
         TEST(reading_makes_and_needs_no_file),
         TEST(an_interrupted_creation_can_be_started_again),
         TEST(a_creation_can_be_interrupted_at_any_file),
