@@ -121,7 +121,7 @@ enum att_status persist_log_load(struct att_store *store, struct att_error *erro
     return status;
 }
 
-/* The end of the first gap or damage: what is whole, and how to go on. */
+/* The end of the first gap or damage: what is whole, and how to go on. Not by a repair where the snapshot reaches further. */
 static enum att_status log_fail(const struct att_store *store, const char *what, uint64_t lsn, uint64_t after,
                                 struct att_error *error)
 {
@@ -131,6 +131,10 @@ static enum att_status log_fail(const struct att_store *store, const char *what,
                  (unsigned long long)lsn - 1);
     else
         snprintf(whole, sizeof whole, "nothing behind LSN %llu is whole", (unsigned long long)after);
+    if (lsn <= store->chosen.replay_lsn)
+        return att_fail(error, ATT_ECORRUPT,
+                        "%s/log: %s at LSN %llu; %s; the snapshot at LSN %llu holds what is missing", store->directory,
+                        what, (unsigned long long)lsn, whole, (unsigned long long)store->chosen.lsn);
     return att_fail(error, ATT_ECORRUPT,
                     "%s/log: %s at LSN %llu; %s; to go on without the rest: attninspect DIR repair "
                     "--to-lsn %llu",
@@ -201,6 +205,8 @@ enum att_status att_store_read_log(struct att_store *store, uint64_t after,
     while (!status) {
         struct att_error reason;
         struct att_batch batch;
+        if (reader.key > expected && reader.key <= store->chosen.replay_lsn + 1)
+            expected = reader.key; /* what was done with --durability off, and the snapshot holds, is no gap */
         if (reader.key > expected) {
             if (was_trimmed(store, after))
                 status = att_fail(error, ATT_AGAIN,

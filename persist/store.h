@@ -86,8 +86,8 @@ enum att_status att_store_read_snapshot(struct att_store *store,
                                         void *context, struct att_error *error);
 
 /* Reads every record with LSN > after, in order, checksums and continuity verified. ATT_ECORRUPT
- * names the LSN where the log is damaged or has a gap, and what is whole before it. ATT_AGAIN
- * (read-only): the daemon has trimmed it. */
+ * names the LSN where the log is damaged or has a gap, and what is whole before it; what was never
+ * logged and the chosen snapshot holds is no gap. ATT_AGAIN (read-only): the daemon has trimmed it. */
 enum att_status att_store_read_log(struct att_store *store, uint64_t after,
                                    enum att_status (*record)(void *context, const struct att_record *record,
                                                              const void *payload, struct att_error *error),

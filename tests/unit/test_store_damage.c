@@ -124,6 +124,10 @@ static void damage_below_the_snapshot_does_not_stop_recovery(void **state)
     struct att_store *store = NULL;
     assert_status(try_open(false, false, ATT_DURABLE_ALWAYS, &store), ATT_OK);
     assert_log(store, 20, 40);
+    struct seen seen = {0};
+    assert_status(att_store_read_log(store, 0, see_record, &seen, &test_error), ATT_ECORRUPT);
+    assert_non_null(strstr(test_error.text, "LSN 1 to 4 before it are whole; the snapshot at LSN 20 holds"));
+    assert_null(strstr(test_error.text, "repair"));
     att_store_close(store);
     assert_int_equal(verify_severity(text, sizeof text), 1);
     assert_non_null(strstr(text, "LSN 5"));
