@@ -3,9 +3,12 @@
  * query and row in attninspect_state.c, copy and repair in attninspect_copy.c. */
 #include "attninspect.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static const struct inspect_command commands[] = {
     {"info", "", "shape, snapshots and log", 0, false, inspect_info},
@@ -122,6 +125,19 @@ enum att_status inspect_open(const char *directory, struct att_store **ret_store
 {
     struct att_store_options options = {.read_only = true};
     return att_store_open(directory, &options, ret_store, error);
+}
+
+enum att_status inspect_end_file(FILE *file, const char *path, const char *wrong, struct att_error *error)
+{
+    struct stat info;
+    if (fclose(file) != 0 && !wrong)
+        wrong = strerror(errno);
+    if (!wrong)
+        return ATT_OK;
+    att_fail(error, ATT_EIO, "%s: cannot write: %s", path, wrong);
+    if (lstat(path, &info) == 0 && S_ISREG(info.st_mode)) /* no device, and no link to one */
+        unlink(path);
+    return ATT_EIO;
 }
 
 static int run_command(struct inspect *inspect, const struct inspect_command *command, char **argv)

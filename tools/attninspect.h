@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "options.h"
 #include "recover.h"
@@ -53,6 +54,9 @@ int inspect_report(struct inspect *inspect, char **argv);
 
 /* Opens a state read-only. */
 enum att_status inspect_open(const char *directory, struct att_store **ret_store, struct att_error *error);
+
+/* Ends a file that was written; `wrong`: why it could not be, or NULL. What there is of one that failed is removed. */
+enum att_status inspect_end_file(FILE *file, const char *path, const char *wrong, struct att_error *error);
 
 /* Recovers private engines, not started; the caller releases them. `overrides`: as for att_recover. */
 enum att_status inspect_recover(struct inspect *inspect, unsigned overrides, struct att_heads *ret_heads,

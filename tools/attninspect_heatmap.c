@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #ifdef ATTND_HAVE_PNG
 #include <png.h>
@@ -292,10 +291,7 @@ static enum att_status write_png(const struct image *image, const char *path, st
     if (!file)
         return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(errno));
     bool well = png_image_write_to_stdio(&png, file, 0, image->pixels, 0, NULL) != 0;
-    if (fclose(file) == 0 && well)
-        return ATT_OK;
-    unlink(path);
-    return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, well ? strerror(errno) : png.message);
+    return inspect_end_file(file, path, well ? NULL : png.message, error);
 }
 
 static enum att_status paint(struct inspect *inspect, struct inspect_view *view, const char *path,

@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "attninspect_report_svg.h"
 #include "record.h"
@@ -332,12 +331,7 @@ static enum att_status write_file(const struct report *self, const char *path, s
     if (!file)
         return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(errno));
     write_page(file, self);
-    bool well = !ferror(file);
-    if (fclose(file) == 0 && well)
-        return ATT_OK;
-    int why = errno;
-    unlink(path);
-    return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(why));
+    return inspect_end_file(file, path, ferror(file) ? strerror(errno) : NULL, error);
 }
 
 int inspect_report(struct inspect *inspect, char **argv)

@@ -357,6 +357,13 @@ if start --dir state2/hot --q Q.npy --k K.npy --v V.npy; then
     expect "and so does the original" 0 "" -- "$build/attninspect" state2/copy.before-repair verify
 fi
 
+# ---- output that cannot be written: what it was to go to is no file of ours ---------------------------------
+ln -s /dev/full device
+for command in heatmap report; do
+    expect "$command to a full device" 1 "" -- "$build/attninspect" state "$command" device
+    if [ -L device ]; then pass "$command removes no device"; else fail "$command removes no device" "it is gone"; fi
+done
+
 # ---- damage ------------------------------------------------------------------------------------------------
 # Bytes of the snapshots' file are flipped, between the heads of LMDB's pages. `damage STEP`: every STEP bytes.
 damage() {
