@@ -240,9 +240,15 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *
 bool att_jobs_run(struct att_engine *engine);
 void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
+void att_job_leave(struct att_engine *engine, struct att_job *job);
 static inline bool att_job_is_row(const struct att_job *job)
 {
     return job->kind == ATT_JOB_ROW || job->kind == ATT_JOB_ENTRY;
+}
+static inline bool att_job_is_wanted(const struct att_job *job)
+{
+    /* Relaxed: who is still asked for too long costs a moment. */
+    return !job->asker || atomic_load_explicit(job->asker, memory_order_relaxed) == job->asked_by;
 }
 
 /* policy.c */
