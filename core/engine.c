@@ -57,6 +57,7 @@ static bool allocate(struct att_engine *engine)
     index->newest = calloc(capacity, sizeof *index->newest);
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
+    index->q_norm = calloc(n_q, sizeof *index->q_norm);
     index->free = att_free_tokens_create(engine->region.capacity);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
     merger->heads = calloc(capacity, sizeof *merger->heads);
@@ -70,10 +71,10 @@ static bool allocate(struct att_engine *engine)
     merger->wanted = calloc(engine->region.physical_tiles, sizeof *merger->wanted);
     engine->last_read = calloc(n_q, sizeof *engine->last_read);
     merger->spare = calloc(engine->options.threads, sizeof *merger->spare);
-    return index->newest && index->live && index->newest_q && index->free && index->scratch && merger->heads &&
-           merger->newest && merger->changed_q && merger->settled_q_version && merger->review && merger->wide.rows &&
-           merger->needs_refresh && merger->spare && merger->occupied && merger->wanted && engine->last_read &&
-           att_saving_init(engine);
+    return index->newest && index->live && index->newest_q && index->q_norm && index->free && index->scratch &&
+           merger->heads && merger->newest && merger->changed_q && merger->settled_q_version && merger->review &&
+           merger->wide.rows && merger->needs_refresh && merger->spare && merger->occupied && merger->wanted &&
+           engine->last_read && att_saving_init(engine);
 }
 
 enum att_status att_engine_create(const struct att_engine_options *options, struct att_engine **ret_engine,
@@ -133,6 +134,7 @@ void att_engine_free(struct att_engine *engine)
     free(engine->index.newest);
     free(engine->index.live);
     free(engine->index.newest_q);
+    free(engine->index.q_norm);
     free(engine->index.free);
     free(engine->index.scratch);
     free(engine->merger.heads);
@@ -264,7 +266,8 @@ enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *
     if (engine->prepared)
         return ATT_OK;
     for (uint32_t row = 0; row < engine->region.n_q && status == ATT_OK; row++)
-        status = att_check_q(engine, row, engine->region.q + (size_t)row * engine->region.d, error);
+        status = att_check_q(engine, row, engine->region.q + (size_t)row * engine->region.d, &engine->index.q_norm[row],
+                             error);
     if (status == ATT_OK)
         status = index_tokens(engine, error);
     if (status != ATT_OK)

@@ -197,8 +197,12 @@ struct att_job {
     double *bounds;
     const struct att_sink *sink; /* snapshot only */
     void *user;                  /* the caller's */
+    /* NULL, or: once this is not `asked_by` any more nobody wants the answer. It lives as long as the engine. Not of a
+     * snapshot, whose sink counts on an end. */
+    const _Atomic uint64_t *asker;
+    uint64_t asked_by;
     /* out: ATT_OK, ATT_EMPTY (row, entry), ATT_EBUSY (a snapshot is running already), ATT_ENOMEM, ATT_EMAGNITUDE (scores
-     * that the precision can't hold) */
+     * that the precision can't hold), ATT_ECLOSED (nobody wants it, and it was left) */
     enum att_status status;
     uint64_t lsn;         /* out: the LSN the result reflects */
     bool keep;            /* the engine's: a cold row is to become hot */

@@ -24,6 +24,7 @@ struct att_index {
     uint64_t *newest;   /* [capacity]: 1 + position of the token's newest + entry; 0: none since the settled one */
     uint8_t *live;      /* [capacity]: 0, ATT_VISIBLE or ATT_HIDDEN */
     uint64_t *newest_q; /* [n_q]: the same for rows of Q */
+    double *q_norm;     /* [n_q]: |s||q|_2 of the live rows of Q: the door looks at all of them now and then */
     struct att_free_tokens *free;
     uint32_t used; /* highest token ever live + 1 */
     uint32_t live_count;
@@ -196,7 +197,8 @@ void att_entries_offer(struct att_engine *engine);
 /* update.c: the door. It fills in the token's head columns. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
                                 struct att_error *error);
-enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error);
+enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, double *ret_norm,
+                            struct att_error *error);
 
 /* fold.c */
 enum att_status att_fold_init(struct att_engine *engine, struct att_error *error);
@@ -240,9 +242,15 @@ const float *att_row_q(const struct att_engine *engine, uint32_t row, uint32_t *
 bool att_jobs_run(struct att_engine *engine);
 void att_job_row_now(struct att_engine *engine, struct att_job *job);
 void att_job_finish(struct att_engine *engine, struct att_job *job);
+void att_job_leave(struct att_engine *engine, struct att_job *job);
 static inline bool att_job_is_row(const struct att_job *job)
 {
     return job->kind == ATT_JOB_ROW || job->kind == ATT_JOB_ENTRY;
+}
+static inline bool att_job_is_wanted(const struct att_job *job)
+{
+    /* Relaxed: who is still asked for too long costs a moment. */
+    return !job->asker || atomic_load_explicit(job->asker, memory_order_relaxed) == job->asked_by;
 }
 
 /* policy.c */

@@ -28,6 +28,13 @@ void att_job_finish(struct att_engine *engine, struct att_job *job)
         engine->options.on_completion(engine->options.context);
 }
 
+/* Ends one that nobody wants any more. */
+void att_job_leave(struct att_engine *engine, struct att_job *job)
+{
+    job->status = ATT_ECLOSED;
+    att_job_finish(engine, job);
+}
+
 /* The values of work row i, and the largest bound. ATT_EMPTY, ATT_EMAGNITUDE: NaN everywhere. The latter: the denominator may
  * be rounding alone, which the door forbids. */
 static enum att_status answer_row(const struct att_engine *engine, const struct att_work_tile *work, uint32_t i,
@@ -361,8 +368,14 @@ static struct att_job *take_other(struct att_merger *merger)
 /* The oldest of the jobs that are not rows; a group of rows of the one that is under way. False when there is none. */
 static bool run_other(struct att_engine *engine)
 {
+    struct att_job *job = engine->merger.wide.job;
+
+    if (job && !att_job_is_wanted(job)) {
+        engine->merger.wide.job = NULL;
+        att_job_leave(engine, job);
+    }
     if (!engine->merger.wide.job) {
-        struct att_job *job = take_other(&engine->merger);
+        job = take_other(&engine->merger);
         if (!job)
             return false;
         if (job->kind == ATT_JOB_SNAPSHOT)

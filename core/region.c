@@ -101,7 +101,7 @@ static void point(struct att_region *region, void *memory, const struct att_regi
 }
 
 /* The token index, the merge thread's tables and last_read, see engine.c: for each token, and for each row of Q. */
-enum { INDEX_BYTES_TOKEN = 30, INDEX_BYTES_ROW = 35 };
+enum { INDEX_BYTES_TOKEN = 30, INDEX_BYTES_ROW = 43 };
 
 /* What a machine could never hold is refused at once, with the numbers; what it might not is found out by touching: so what
  * a snapshot keeps of tokens that change meanwhile, up to another copy of them and mostly little, is not counted. */

@@ -46,11 +46,6 @@ static const float *live_q(const struct att_engine *engine, uint32_t row)
                          : engine->region.q + (size_t)row * engine->region.d;
 }
 
-static double live_q_norm(const struct att_engine *engine, uint32_t row)
-{
-    return att_q_norm(engine->region.scale, engine->region.d, live_q(engine, row));
-}
-
 /* Scores must stay where the precision can hold them: see docs/numerics.md, "the door". */
 static bool fits(const struct att_engine *engine, double q_norm, double g)
 {
@@ -80,7 +75,7 @@ static void find_largest_q(struct att_engine *engine)
         return;
     index->q_largest = 0.0;
     for (uint32_t row = 0; row < engine->region.n_q; row++)
-        index->q_largest = att_larger(index->q_largest, live_q_norm(engine, row));
+        index->q_largest = att_larger(index->q_largest, index->q_norm[row]);
     index->q_largest_gone = !index->started;
 }
 
@@ -141,7 +136,8 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
     return ATT_OK;
 }
 
-enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, struct att_error *error)
+enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, double *ret_norm,
+                            struct att_error *error)
 {
     const bool single = engine->options.precision == ATT_SINGLE;
     const double norm = att_q_norm(engine->region.scale, engine->region.d, q);
@@ -157,9 +153,11 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
     if (!fits(engine, norm, engine->index.g_largest))
         find_largest_g(engine);
     status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
-    if (status == ATT_OK)
-        engine->index.q_largest = att_larger(engine->index.q_largest, norm);
-    return status;
+    if (status != ATT_OK)
+        return status;
+    engine->index.q_largest = att_larger(engine->index.q_largest, norm);
+    *ret_norm = norm;
+    return ATT_OK;
 }
 
 static enum att_status no_token(const struct att_engine *engine, uint32_t index, struct att_error *error)
@@ -280,23 +278,26 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     struct att_index *index = &engine->index;
     uint32_t version;
     enum att_status status;
+    double norm;
 
     if (op->index >= engine->region.n_q)
         return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", op->index, engine->region.n_q);
     if (!op->key)
         return att_fail(error, ATT_EINVAL, "set-q %u: the new row is missing", op->index);
-    status = att_check_q(engine, op->index, op->key, error);
+    status = att_check_q(engine, op->index, op->key, &norm, error);
     if (status != ATT_OK)
         return status;
     if (!index->started && pending_position(engine, index->newest_q[op->index]) >= 0) {
         /* Nobody reads yet: the pending entry is replaced where it is. */
         version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
         att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
+        index->q_norm[op->index] = norm;
         return ATT_OK;
     }
     if (att_entries_room(engine, 1) != ATT_OK)
         return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
-    index->q_largest_gone |= live_q_norm(engine, op->index) >= index->q_largest;
+    index->q_largest_gone |= index->q_norm[op->index] >= index->q_largest;
+    index->q_norm[op->index] = norm;
     /* Relaxed: published with the entry, by the release of count. */
     version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed) + 1;
     att_entries_put_q(engine, index->count, op->index, version, lsn, op->key);

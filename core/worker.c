@@ -49,12 +49,27 @@ static bool due(const struct att_engine *engine, uint64_t entries)
     return entries >= engine->region.log_capacity / 2 || engine->options.eager || att_policy_merge_due(engine, entries);
 }
 
+/* Takes out of a list what nobody wants any more; returns where the list ends. */
+static struct att_job **leave_unwanted(struct att_engine *engine, struct att_job **list)
+{
+    while (*list) {
+        struct att_job *job = *list;
+        if (att_job_is_wanted(job)) {
+            list = &job->next;
+        } else {
+            *list = job->next;
+            att_job_leave(engine, job);
+        }
+    }
+    return list;
+}
+
 /* Moves what was submitted to the end of the waiting list, oldest first. */
 static void take_jobs(struct att_engine *engine)
 {
     /* Acquire: partner is the release in att_engine_submit. */
     struct att_job *job = atomic_exchange_explicit(&engine->submitted, NULL, memory_order_acquire);
-    struct att_job *oldest = NULL, **end = &engine->merger.waiting;
+    struct att_job *oldest = NULL, **end;
 
     while (job) {
         struct att_job *next = job->next;
@@ -62,9 +77,9 @@ static void take_jobs(struct att_engine *engine)
         oldest = job;
         job = next;
     }
-    while (*end)
-        end = &(*end)->next;
+    end = leave_unwanted(engine, &engine->merger.waiting);
     *end = oldest;
+    leave_unwanted(engine, end);
 }
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns)

@@ -11,10 +11,11 @@ enum {
     DEFAULT_TIMEOUT_MS = 10 * 1000,
     MOST_IN_FLIGHT = 65536,
     HOLD_PARTS = 32,
-    HOLD_MOST = 16,                      /* pauses: some 0.3 us */
-    HOLD_LOOKS = 16,                     /* a reply that comes after so many was not late because of a look */
-    CHUNKS_A_LOOK = 64,                  /* taken between two looks at the clock */
-    LOOK_NS = 1000 * 1000,               /* while spinning, the socket is looked at so often */
+    HOLD_MOST = 16,        /* pauses: some 0.3 us */
+    HOLD_LOOKS = 16,       /* a reply that comes after so many was not late because of a look */
+    CHUNKS_A_LOOK = 64,    /* taken between two looks at the clock */
+    LOOK_NS = 1000 * 1000, /* while spinning, the socket is looked at so often */
+    PACKETS_A_LOOK = 64,   /* of regions: an honest daemon sends 16 for its most heads, when those before are taken */
     SLICE_NS = 20 * 1000 * 1000,         /* while sleeping: so a dead daemon is noticed within 20 ms */
     RETRY_NS = 1000 * 1000,              /* between attempts to connect while the daemon's backlog is full */
     SESSION_RETRY_NS = 50 * 1000 * 1000, /* att_complete tries for so long at least; and between attempts of a session

@@ -79,10 +79,14 @@ void att_client_look(struct att_client *client, uint64_t now)
         return;
     client->looked_ns = now;
     char byte;
-    ssize_t bytes = recv(client->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK);
+    ssize_t bytes;
+    int taken = 0;
+    do /* until there is nothing more: a hang-up comes behind the regions of a daemon that has gone */
+        bytes = recv(client->fd, &byte, sizeof byte, MSG_DONTWAIT | MSG_PEEK);
+    while (bytes > 0 && taken++ < PACKETS_A_LOOK && att_direct_receive(client));
     if (bytes == 0 || (bytes < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
         att_client_hang_up(client);
-    else if (bytes > 0 && !att_direct_receive(client))
+    else if (bytes > 0)
         att_client_broken(client, "it sent something after the handshake");
 }
 

@@ -14,12 +14,13 @@ static enum att_status allocate(struct att_server *server, struct att_error *err
 {
     uint32_t clients = server->max_clients;
     server->table = calloc(clients, sizeof *server->table);
+    server->ids = calloc(clients, sizeof *server->ids);
     server->open = calloc(clients, sizeof *server->open);
     server->dirty = calloc(clients, sizeof *server->dirty);
     server->free_slots = calloc(clients, sizeof *server->free_slots);
     server->request = calloc(1, (size_t)server->largest_batch);
     server->allowed = calloc(server->allowed_count + 1, sizeof *server->allowed);
-    if (!server->table || !server->open || !server->dirty || !server->free_slots || !server->request ||
+    if (!server->table || !server->ids || !server->open || !server->dirty || !server->free_slots || !server->request ||
         !server->allowed)
         return att_fail(error, ATT_ENOMEM, "no memory for %u clients", clients);
     for (uint32_t i = 0; i < clients; i++)
@@ -120,6 +121,7 @@ void att_server_free(struct att_server *server)
     att_status_page_release(server->page);
     close_if_open(server->lock_fd); /* last: the lock covers the path */
     free(server->table);
+    free(server->ids);
     free(server->open);
     free(server->dirty);
     free(server->free_slots);

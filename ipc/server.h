@@ -143,6 +143,8 @@ void att_server_end(struct att_server *server, uint64_t session, const char *rea
 /* Whether one more chunk fits now; if not, att_server_wait returns when it does. False for a session that has ended. */
 bool att_server_has_room(struct att_server *server, uint64_t session);
 bool att_server_is_open(const struct att_server *server, uint64_t session);
+/* What is `session` until that has ended, and never again: any thread may look, as long as the server is there. */
+const _Atomic uint64_t *att_server_id_of(const struct att_server *server, uint64_t session);
 
 /* Publishes replies and wakes the clients that sleep. */
 void att_server_flush(struct att_server *server);

@@ -108,6 +108,7 @@ struct att_server {
     _Atomic uint32_t wake_pending; /* set by any thread, taken by the service thread */
 
     struct att_session **table; /* by slot; NULL: free */
+    _Atomic uint64_t *ids;      /* by slot: of the session that is open, or 0. Any thread reads them */
     /* Compact: first the active sessions, then the quiet ones. Active ones are looked at each time; of the quiet ones a
      * few, in turn; all of them before the service sleeps. So a thousand idle clients cost a busy one nothing, and one
      * that wakes up among them waits some microseconds. */

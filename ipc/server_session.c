@@ -129,6 +129,7 @@ enum att_status att_session_open(struct att_server *server, int fd, pid_t pid, u
     session->open_index = server->open_count;
     session->wanted = server->largest_reply_slots;
     server->table[slot] = session;
+    atomic_store_explicit(&server->ids[slot], session->id, memory_order_relaxed);
     server->open[server->open_count++] = session;
     session_activate(server, session);
     *ret_session = session;
@@ -202,6 +203,7 @@ void att_session_end(struct att_server *server, struct att_session *session, con
         att_session_quiet(server, session);
     session_place(server, server->open[--server->open_count], session->open_index);
     server->table[slot] = NULL;
+    atomic_store_explicit(&server->ids[slot], 0, memory_order_relaxed);
     server->free_slots[(server->free_first + server->free_count++) % server->max_clients] = slot;
     att_session_release(session);
     if (server->on_end)
@@ -277,6 +279,11 @@ void att_server_flush(struct att_server *server)
         session_wake(server->dirty[i]);
     }
     server->dirty_count = 0;
+}
+
+const _Atomic uint64_t *att_server_id_of(const struct att_server *server, uint64_t session)
+{
+    return &server->ids[session & ((1u << SESSION_SLOT_BITS) - 1)];
 }
 
 bool att_server_is_open(const struct att_server *server, uint64_t session)

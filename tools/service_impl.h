@@ -161,6 +161,7 @@ void service_snapshot_begin(struct att_service *service);
 void service_snapshot_job_done(struct att_service *service, const struct att_job *job);
 void service_snapshot_check(struct att_service *service);
 void service_snapshot_end(struct att_service *service);
+void service_snapshot_forget(struct att_service *service, uint64_t session); /* it has ended */
 bool service_snapshot_due(const struct att_service *service, int *ret_timeout_ms);
 
 /* service_stat.c */

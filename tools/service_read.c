@@ -48,7 +48,9 @@ static bool hand_over(struct att_service *service, const struct att_server_reque
                                  .column = request->header.column,
                                  .values = work->values,
                                  .bounds = work->values + values,
-                                 .user = work};
+                                 .user = work,
+                                 .asker = att_server_id_of(service->server, request->session),
+                                 .asked_by = request->session};
     service->jobs++;
     att_server_compute(service->server);
     att_engine_submit(service_engine(service, request), &work->job);
@@ -141,7 +143,10 @@ bool service_merge(struct att_service *service, const struct att_server_request 
     work->left = heads;
     service->jobs++;
     for (uint32_t head = 0; head < heads; head++) {
-        work->merges[head] = (struct att_job){.kind = ATT_JOB_MERGE, .user = work};
+        work->merges[head] = (struct att_job){.kind = ATT_JOB_MERGE,
+                                              .user = work,
+                                              .asker = att_server_id_of(service->server, request->session),
+                                              .asked_by = request->session};
         att_engine_submit(service->heads.engines[head], &work->merges[head]);
     }
     return true;
@@ -233,7 +238,7 @@ static void finish(struct att_service *service, struct att_job *job)
     service->jobs--;
     att_server_computed(service->server, work->session);
     if (job->status != ATT_OK && job->status != ATT_EMPTY) {
-        service_refuse_late(service, work->session, &work->request, job->status,
+        service_refuse_late(service, work->session, &work->request, job->status, /* ATT_ECLOSED: to nobody */
                             job->status == ATT_ENOMEM ? "not enough memory for this answer"
                                                       : "scores are too large for the precision");
         work_end(service, work);

@@ -47,11 +47,31 @@ static struct deferred *deferred_at(const struct att_service *service, size_t i)
     return &service->deferred[(service->deferred_first + i) & (service->deferred_capacity - 1)];
 }
 
+/* What waits for sessions that have ended is dropped: else clients that come and go could leave any number. */
+static void drop_gone(struct att_service *service)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < service->deferred_count; i++) {
+        struct deferred *entry = deferred_at(service, i);
+        if (att_server_is_open(service->server, entry->session))
+            *deferred_at(service, kept++) = *entry;
+        else
+            free(entry->payload);
+    }
+    service->deferred_count = kept;
+}
+
+/* Room for more, so much that it is not asked for again soon. */
 static bool grow(struct att_service *service)
 {
     size_t capacity = service->deferred_capacity ? 2 * service->deferred_capacity : 1024; /* a power of two */
-    struct deferred *larger = malloc(capacity * sizeof *larger);
+    struct deferred *larger;
 
+    drop_gone(service);
+    if (service->deferred_count < service->deferred_capacity / 2)
+        return true;
+    larger = malloc(capacity * sizeof *larger);
     if (!larger)
         return false;
     for (size_t i = 0; i < service->deferred_count; i++)

@@ -91,6 +91,7 @@ void service_on_end(void *context, uint64_t connection)
     struct att_service *service = context;
 
     att_sessions_unbind(service->sessions, connection);
+    service_snapshot_forget(service, connection);
 }
 
 /* Whether the session that is there, or is not, may be had; *ret_place: ATT_NO_SESSION if it is to be made. */

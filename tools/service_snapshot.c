@@ -75,6 +75,25 @@ static void answer_waiters(struct att_service *service, enum att_status status, 
     }
 }
 
+static void drop_waiters_of(struct waiter **list, uint64_t session)
+{
+    while (*list) {
+        struct waiter *waiter = *list;
+        if (waiter->session == session) {
+            *list = waiter->next;
+            free(waiter);
+        } else {
+            list = &waiter->next;
+        }
+    }
+}
+
+void service_snapshot_forget(struct att_service *service, uint64_t session)
+{
+    drop_waiters_of(&service->waiting, session);
+    drop_waiters_of(&service->waiting_next, session);
+}
+
 /* The next head's turn: a merge first, so that the cut holds all that was acknowledged, then the pieces. */
 static void begin_head(struct att_service *service, uint32_t head)
 {

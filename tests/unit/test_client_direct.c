@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "attn.h"
+#include "client_internal.h"
 #include "daemon.h"
 #include "handshake.h"
 #include "region.h"
@@ -327,7 +328,21 @@ static void change_and_merge(struct att_client *ring, uint32_t i)
     assert_int_equal(att_merge(ring), ATT_OK);
 }
 
-/* When most rows have gone cold the daemon replaces the memory of the bases. A client goes on reading directly. */
+/* As if the daemon had ended behind regions that it had sent and the client, which had asked for them, has not taken. */
+static void leave_regions_behind(struct att_client *client, const int region[ATT_HEAD_FDS])
+{
+    const struct att_regions packet = {.magic = ATT_REGIONS_MAGIC, .count = 1};
+    int pair[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    assert_true(dup3(pair[0], client->fd, O_CLOEXEC) == client->fd);
+    assert_true(att_packet_send(pair[1], &packet, sizeof packet, region, ATT_HEAD_FDS));
+    close(pair[0]);
+    close(pair[1]);
+    usleep(2000); /* a look is due */
+}
+
+/* When most rows have gone cold the daemon replaces the memory of the bases. A client goes on reading directly, until the
+ * daemon has gone. */
 static void memory_that_is_replaced_is_mapped_again(void **unused)
 {
     (void)unused;
@@ -356,6 +371,8 @@ static void memory_that_is_replaced_is_mapped_again(void **unused)
     assert_sealed(now[1]);
     close(another);
     close(sock);
+    leave_regions_behind(direct, now);
+    assert_int_equal(att_query(direct, 0, 0, &value, &bound), ATT_ECLOSED);
     for (int i = 0; i < ATT_HEAD_FDS; i++) {
         close(old[i]);
         close(now[i]);

@@ -1,4 +1,7 @@
 /* The door keeps what is there within what the precision can hold, and forgets what has gone. */
+#include <sys/mman.h>
+
+#include "engine_impl.h"
 #include "harness.h"
 
 enum { N_Q = 6, D = 3, D_V = 2, CAPACITY = 60, TOKENS = 50 };
@@ -188,6 +191,26 @@ static void what_has_gone_does_not_meet_what_came_later(void **state)
     }
 }
 
+/* All of Q may be a gigabyte, and clients wait while the door looks: it takes the rows' sizes from a list. */
+static void the_door_does_not_read_q(void **state)
+{
+    struct att_op refused_op = large_token;
+    struct att_error error = {0};
+    (void)state;
+    merge();
+    harness_settle(fixture.engine);
+    att_engine_hold(fixture.engine, true);
+    assert_int_equal(mprotect(fixture.engine->region.q, 4096, PROT_NONE), 0);
+    for (int n = 0; n < 3; n++) { /* from the second time on what was the largest has gone: it is looked for */
+        update(large_row);
+        assert_int_equal(att_engine_apply(fixture.engine, &refused_op, fixture.lsn + 1, &error), ATT_EMAGNITUDE);
+    }
+    update(small_row);
+    update(large_token);
+    assert_int_equal(mprotect(fixture.engine->region.q, 4096, PROT_READ | PROT_WRITE), 0);
+    harness_check_state(fixture.engine, &fixture.model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +222,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_a_full_log_kept_out_is_not_in_the_way, setup, teardown),
         cmocka_unit_test_setup_teardown(replay_lets_in_what_came_after_the_large_had_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(what_has_gone_does_not_meet_what_came_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_door_does_not_read_q, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -199,6 +199,66 @@ static void completions_are_announced(void **state)
     att_engine_free(engine);
 }
 
+/* Who asked, and when that one leaves: after so many completions. */
+struct leaving {
+    _Atomic uint64_t asker;
+    atomic_uint completed;
+    unsigned last;
+};
+
+static void leave(void *context)
+{
+    struct leaving *leaving = context;
+    if (atomic_fetch_add(&leaving->completed, 1) + 1 == leaving->last)
+        atomic_store(&leaving->asker, 0);
+}
+
+/* Of two who asked, one has left before the first turn, the other leaves while everything is computed for it. */
+static void what_nobody_wants_any_more_is_left(void **state)
+{
+    enum { ROWS = 1025, GONE = 4, HERE = 7, LEFT_AT_ONCE = 3 }; /* one row more than a turn takes */
+    static struct att_job rows[ROWS];
+    static double values[D_V], bound, all[N_Q * D_V], bounds[N_Q], column[N_Q], column_bounds[N_Q];
+    static struct leaving leaving;
+    struct att_error error = {0};
+    struct att_job none[LEFT_AT_ONCE] = {{.kind = ATT_JOB_ROW, .values = values, .bounds = &bound},
+                                         {.kind = ATT_JOB_COLUMN, .values = column, .bounds = column_bounds},
+                                         {.kind = ATT_JOB_MERGE}};
+    struct att_job everything = {
+        .kind = ATT_JOB_ALL, .values = all, .bounds = bounds, .asker = &leaving.asker, .asked_by = HERE};
+    struct att_job wanted = {.kind = ATT_JOB_COLUMN, .values = column, .bounds = column_bounds};
+    (void)state;
+    leaving.last = LEFT_AT_ONCE + ROWS;
+    atomic_store(&leaving.asker, HERE);
+    att_engine_free(fixture.engine);
+    fixture.options.never_keep = true; /* so that everything takes two turns */
+    fixture.options.on_completion = leave;
+    fixture.options.context = &leaving;
+    fixture.engine = harness_create(&fixture.model, &fixture.options);
+    for (int i = 0; i < LEFT_AT_ONCE; i++) {
+        none[i].asker = &leaving.asker;
+        none[i].asked_by = GONE;
+        att_engine_submit(fixture.engine, &none[i]);
+    }
+    att_engine_submit(fixture.engine, &everything);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        rows[i] = (struct att_job){.kind = ATT_JOB_ROW, .index = i % N_Q, .values = values, .bounds = &bound};
+        att_engine_submit(fixture.engine, &rows[i]);
+    }
+    assert_int_equal(att_engine_start(fixture.engine, &error), ATT_OK);
+    double begin = harness_seconds();
+    for (uint32_t done = 0; done < LEFT_AT_ONCE + ROWS + 1;) {
+        const struct att_job *job = att_engine_completed(fixture.engine);
+        assert_true(harness_seconds() - begin < 60);
+        if (job)
+            assert_int_equal(job->status, job->asker ? ATT_ECLOSED : ATT_OK);
+        else
+            harness_sleep_us(50);
+        done += job != NULL;
+    }
+    assert_int_equal(harness_job(fixture.engine, &wanted), ATT_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -209,6 +269,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_merge_empties_the_log_and_changes_no_answer, setup, teardown),
         cmocka_unit_test_setup_teardown(jobs_in_flight_complete_in_any_order_each_once, setup, teardown),
         cmocka_unit_test_setup_teardown(completions_are_announced, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_nobody_wants_any_more_is_left, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -87,9 +87,41 @@ static void what_a_client_does_not_take_holds_little(void **unused)
     daemon_release(&attnd);
 }
 
+/* Each leaves work of a second and more behind: some ten seconds of it, of which nobody wants anything. */
+static void what_clients_leave_behind_keeps_nobody_waiting(void **unused)
+{
+    enum { LEAVERS = 200, COLUMNS = 100 }; /* so many may be held for one at a time */
+    static double pairs[2 * N_Q];
+    struct att_completion done;
+    (void)unused;
+    daemon_init(&attnd);
+    daemon_write_arrays(&attnd, N_Q / 2, N_K, D, D_V, 3);
+    assert_true(daemon_start_new(&attnd, (const char *const[]){"--threads", "1", NULL}));
+    struct att_client *client = connect_here();
+    for (int n = 0; n < LEAVERS; n++) {
+        struct att_client *leaver = connect_here();
+        const struct att_request column = {.type = ATT_REQ_COLUMN};
+        const struct att_request ping = {.type = ATT_REQ_PING, .tag = 1};
+        for (int i = 0; i < COLUMNS; i++)
+            assert_int_equal(att_submit(leaver, &column), ATT_OK);
+        assert_int_equal(att_call(leaver, &ping, &done), ATT_OK); /* they have been taken */
+        att_close(leaver);
+    }
+    struct att_client *late;
+    struct att_error error;
+    const struct att_connect_options options = {.socket = attnd.socket, .timeout_ms = 3000};
+    assert_int_equal(att_connect(&options, &late, &error), ATT_OK);
+    assert_int_equal(att_column(late, 0, pairs), ATT_OK);
+    assert_int_equal(att_merge(late), ATT_OK);
+    att_close(late);
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_a_client_does_not_take_holds_little)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_a_client_does_not_take_holds_little),
+                                       cmocka_unit_test(what_clients_leave_behind_keeps_nobody_waiting)};
     if (!daemon_has("attnd"))
         return 77;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -120,6 +120,34 @@ static void a_durable_read_has_one_taken(void **state)
     assert_int_equal(service->deferred_count, 0);
 }
 
+/* Clients that come and go could leave any number of them. */
+static void what_waits_for_clients_that_have_gone_is_dropped(void **state)
+{
+    enum { GONE = 77, OTHER = 78, MANY = 10000 };
+    struct att_wire_reply reply = {.type = ATT_REQ_QUERY};
+    struct att_server_request request = {.session = GONE, .header = {.type = ATT_REQ_SNAPSHOT}};
+    const double payload[1] = {0};
+    (void)state;
+    service->lsn = 1; /* not on disk */
+    for (int i = 0; i < MANY; i++)
+        service_reply_durable(service, GONE, &reply, payload, sizeof payload, 1);
+    assert_true(service->deferred_count <= service->deferred_capacity);
+    assert_true(service->deferred_capacity < MANY / 4);
+
+    service->snapshot_running = true; /* who comes now waits for the next */
+    for (int i = 0; i < 6; i++) {
+        request.session = i % 3 == 1 ? OTHER : GONE;
+        assert_true(service_snapshot_wanted(service, &request));
+    }
+    service_on_end(service, GONE);
+    assert_int_equal(service->waiting_next->session, OTHER);
+    assert_int_equal(service->waiting_next->next->session, OTHER);
+    assert_null(service->waiting_next->next->next);
+    service_on_end(service, OTHER);
+    assert_null(service->waiting_next);
+    service->snapshot_running = false;
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_service, release_service)
@@ -127,6 +155,7 @@ int main(void)
         TEST(a_failed_snapshot_is_tried_again_without_an_update),
         TEST(a_failed_snapshot_is_not_tried_again_at_once),
         TEST(a_durable_read_has_one_taken),
+        TEST(what_waits_for_clients_that_have_gone_is_dropped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
