@@ -35,10 +35,10 @@ enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
 /* Vectors of sums, and columns of values, that share a weight. */
 enum { FEW_VECTORS = 8, FEW_VECTORS_SINGLE = 4, SUMS_TOGETHER = 4 };
 
-/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
+/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles, precision and kind are
  * constants after inlining. */
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, struct largest *largest)
+                              enum att_precision precision, enum keys kind, struct largest *largest)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
@@ -49,7 +49,7 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
     if (single)
         scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
     else
-        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
+        scores_f64(t, work->q, keys, kind, bias, work->d, 1, tiles, TOGETHER);
     for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
@@ -66,14 +66,14 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
 
 /* From `tile` to the last; largest: of the tiles before. */
 LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
-                             struct largest *largest)
+                             enum keys kind, struct largest *largest)
 {
     const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
 
     for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, largest);
+        weigh_tiles(work, tile, wide, precision, kind, largest);
     for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, largest);
+        weigh_tiles(work, tile, 1, precision, kind, largest);
     work->largest[0] = finish_largest(precision, largest);
 }
 
@@ -112,7 +112,7 @@ LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision 
 #endif
 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
-                            enum att_precision precision)
+                            enum att_precision precision, enum keys kind)
 {
     struct largest largest = start_largest();
     uint32_t tile = 0;
@@ -125,7 +125,7 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
         weigh_rows(work, precision, &largest);
     tile = work->key_rows ? 1 : 0;
 #endif
-    weigh_from(work, tile, precision, &largest);
+    weigh_from(work, tile, precision, kind, &largest);
 }
 
 /* What weights add up to. */
@@ -171,11 +171,11 @@ LANES_INLINE void finish_totals(const struct totals *totals, struct att_read_sum
 }
 
 LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                             enum att_precision precision, struct att_read_sums *ret)
+                             enum att_precision precision, enum keys kind, struct att_read_sums *ret)
 {
     struct totals totals;
 
-    weigh_row(work, values, columns, precision);
+    weigh_row(work, values, columns, precision, kind);
     /* In a pass of its own: its sums take twenty registers. */
     start_totals(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
@@ -257,16 +257,19 @@ LANES_INLINE void settle_tile(struct read_single *read)
 }
 
 /* Adds a column to one chain of each of `tiles` keys. */
-LANES_INLINE void score_column(float q, const float *const keys[GROUP], size_t column, uint32_t tiles, f32x16 *sum)
+LANES_INLINE void score_column(float q, const float *const keys[GROUP], enum keys kind, size_t column, uint32_t tiles,
+                               f32x16 *sum)
 {
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < tiles; c++)
+    for (uint32_t c = 0; c < tiles; c++) {
+        fetch_ahead(kind, keys[c] + column * ATT_LANES);
         sum[c] = f32_fma(f32_set(q), f32_load(keys[c] + column * ATT_LANES), sum[c]);
+    }
 }
 
-/* The scores of `tiles` tiles, a constant after inlining, from `first` on, while those before are settled. */
-LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, uint32_t first, uint32_t tiles,
-                              float *ret_scores)
+/* The scores of `tiles` tiles from `first` on, while those before are settled; tiles and kind are constants after inlining. */
+LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, enum keys kind, uint32_t first,
+                              uint32_t tiles, float *ret_scores)
 {
     const float *q = work->q,
                 *keys[GROUP]; /* pointers that move: gcc computes an address for each multiplication otherwise */
@@ -282,7 +285,7 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
     for (; left >= SEGMENT; left -= SEGMENT) {
 #pragma GCC unroll 16
         for (uint32_t p = 0; p < SEGMENT; p++)
-            score_column(q[p], keys, p, tiles, sum + p % CHAINS * tiles);
+            score_column(q[p], keys, kind, p, tiles, sum + p % CHAINS * tiles);
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
             keys[c] += (size_t)SEGMENT * ATT_LANES;
@@ -294,7 +297,7 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
 #pragma GCC unroll 2
         for (size_t chain = 0; chain < CHAINS; chain++)
             if (p + chain < left)
-                score_column(q[p + chain], keys, p + chain, tiles, sum + chain * tiles);
+                score_column(q[p + chain], keys, KEYS_FLOAT, p + chain, tiles, sum + chain * tiles);
     while (read->done < first)
         settle_tile(read);
 #pragma GCC unroll 4
@@ -303,10 +306,10 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
     read->first = first;
 }
 
-static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                        struct att_read_sums *ret)
+LANES_INLINE void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                              enum keys kind, struct att_read_sums *ret)
 {
-    float scores[GROUP * ATT_LANES];
+    _Alignas(64) float scores[GROUP * ATT_LANES];
     struct read_single read;
     uint32_t tile = 0;
 
@@ -321,21 +324,21 @@ static void read_single(const struct att_weights *work, const float *heads, cons
     read.largest = f32_set((float)ATT_MASKED);
     start_single(&read.totals);
     for (; tile + GROUP <= work->tiles; tile += GROUP)
-        score_group(work, &read, tile, GROUP, scores);
+        score_group(work, &read, kind, tile, GROUP, scores);
     for (; tile < work->tiles; tile++)
-        score_group(work, &read, tile, 1, scores);
+        score_group(work, &read, kind, tile, 1, scores);
     while (read.done < work->tiles)
         settle_tile(&read);
     work->largest[0] = rint((double)f32_largest(read.largest));
     finish_single(&read.totals, work->value_scale, ret);
 }
 #else
-static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                        struct att_read_sums *ret)
+LANES_INLINE void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                              enum keys kind, struct att_read_sums *ret)
 {
     struct single_totals totals;
 
-    weigh_row(work, values, columns, ATT_SINGLE);
+    weigh_row(work, values, columns, ATT_SINGLE, kind);
     start_single(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
         float *weights = (float *)work->weights + (size_t)tile * ATT_LANES;
@@ -343,6 +346,26 @@ static void read_single(const struct att_weights *work, const float *heads, cons
                         values + tile * columns * ATT_LANES, weights, &totals);
     }
     finish_single(&totals, work->value_scale, ret);
+}
+#endif
+
+/* kind is a constant after inlining. */
+LANES_INLINE void read_of(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
+                          enum keys kind, struct att_read_sums *ret)
+{
+    if (work->precision == ATT_SINGLE)
+        read_single(work, heads, values, columns, kind, ret);
+    else if (work->precision == ATT_MIXED)
+        read_tiles(work, heads, values, columns, ATT_MIXED, kind, ret);
+    else
+        read_tiles(work, heads, values, columns, ATT_DOUBLE, kind, ret);
+}
+
+#if defined(WIDE)
+static __attribute__((noinline)) void read_fetched(const struct att_weights *work, const float *heads,
+                                                   const float *values, uint32_t columns, struct att_read_sums *ret)
+{
+    read_of(work, heads, values, columns, KEYS_FETCHED, ret);
 }
 #endif
 
@@ -355,13 +378,13 @@ void KERNEL_READ(const struct att_weights *work, const float *heads, const float
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
         return;
     }
+    /* Zen 5 gains from fetching ahead, Emerald Rapids loses. */
+    if (__builtin_cpu_is("amd")) {
+        read_fetched(work, heads, values, columns, ret);
+        return;
+    }
 #endif
-    if (work->precision == ATT_SINGLE)
-        read_single(work, heads, values, columns, ret);
-    else if (work->precision == ATT_MIXED)
-        read_tiles(work, heads, values, columns, ATT_MIXED, ret);
-    else
-        read_tiles(work, heads, values, columns, ATT_DOUBLE, ret);
+    read_of(work, heads, values, columns, KEYS_FLOAT, ret);
 }
 
 /* `together` columns side by side, for one would wait for itself; together is a constant after inlining. */
@@ -442,7 +465,7 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
         one.shift = work->shift + row;
         one.weights = (char *)work->weights + width * work->stride * row;
         one.largest = work->largest + row;
-        weigh_from(&one, 0, precision, &largest);
+        weigh_from(&one, 0, precision, KEYS_FLOAT, &largest);
     }
 }
 
