@@ -60,8 +60,8 @@ enum { ATT_FETCHES = 3 * ATT_TILE_ROWS / ATT_BAND_ROWS };
 
 /* One thread's scratch for folding, in cache lines of its own. */
 struct att_scratch {
-    _Alignas(64) double *weights; /* [ATT_BAND_ROWS][ATT_BLOCK] */
-    float *keys;                  /* [tiles][d][16]: of a stretch that is not packed */
+    _Alignas(64) void *weights; /* [ATT_BAND_ROWS][ATT_BLOCK], as the kernel makes them */
+    float *keys;                /* [tiles][d][16]: of a stretch that is not packed */
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;

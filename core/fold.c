@@ -125,7 +125,6 @@ struct band {
     struct att_work_tile *work;
     const struct att_stretch *stretch;
     uint32_t first, rows;
-    double largest[4]; /* see att_region_header */
 };
 
 static struct att_row *row_of(const struct band *band, uint32_t i)
@@ -153,7 +152,7 @@ static void weigh(const struct band *band, const float *bias, uint32_t i, uint32
         .few = !band->stretch->packed,
         .bias = bias,
         .shift = band->scratch->shift + i,
-        .weights = band->scratch->weights + (size_t)i * ATT_BLOCK,
+        .weights = (char *)band->scratch->weights + width * ATT_BLOCK * i,
         .stride = ATT_BLOCK,
         .largest = band->scratch->largest + i,
     };
@@ -163,12 +162,16 @@ static void weigh(const struct band *band, const float *bias, uint32_t i, uint32
 /* Gives the row a shift that its weights fit under, when the one that it has does not; true: weigh it again. */
 static bool raise_row(const struct band *band, uint32_t i)
 {
+    const struct att_region *region = &band->engine->region;
     struct att_scratch *scratch = band->scratch;
     struct att_row *row = row_of(band, i);
+    double largest[ATT_HEAD_COLUMNS]; /* of all that there ever was */
 
-    if (!(scratch->largest[i] > ATT_NO_SHIFT && scratch->largest[i] - row->shift > ATT_SHIFT_HEADROOM))
+    if (!(scratch->largest[i] > ATT_NO_SHIFT && scratch->largest[i] - row->shift > region->numerics.headroom))
         return false;
-    att_row_raise(row, sums_of(band, i), band->engine->region.columns, scratch->largest[i], band->largest);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
+    att_row_raise(row, sums_of(band, i), region->columns, scratch->largest[i], largest, &region->numerics);
     scratch->shift[i] = row->shift;
     return true;
 }
@@ -230,14 +233,16 @@ static enum sight sight(const struct band *band)
 static void add_heads(const struct band *band)
 {
     const struct att_stretch *stretch = band->stretch;
+    const struct att_region *region = &band->engine->region;
+    const uint32_t chain = stretch->entries < ATT_CHAIN ? stretch->entries : ATT_CHAIN;
     double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS];
 
-    band->engine->region.kernel->heads(band->scratch->weights, ATT_BLOCK, band->rows, att_stretch_tiles(stretch),
-                                       stretch->heads, heads);
+    region->kernel->heads(region->precision, band->scratch->weights, ATT_BLOCK, band->rows, att_stretch_tiles(stretch),
+                          stretch->heads, heads);
     for (uint32_t i = 0; i < band->rows; i++) {
         const double *head = heads + (size_t)i * ATT_HEAD_COLUMNS;
         double *sums = sums_of(band, i);
-        att_row_account(row_of(band, i), sums, head, stretch->entries, band->largest);
+        att_row_account(row_of(band, i), sums, head, stretch->entries, stretch->largest, &region->numerics, 0, chain);
         for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
             sums[c] += stretch->sign * head[c];
     }
@@ -249,6 +254,7 @@ static void add_values(const struct band *band)
     const bool packed = band->stretch->packed, some = !packed && band->stretch->columns > 0;
     const uint32_t first = some ? band->stretch->column : 0;
     const struct att_product work = {
+        .precision = region->precision,
         .rows = band->rows,
         .depth = band->stretch->entries,
         .columns = some ? band->stretch->columns : region->d_v,
@@ -256,8 +262,9 @@ static void add_values(const struct band *band)
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
         .values = band->stretch->values,
-        .value_rows = packed ? NULL : band->stretch->value_rows + first,
+        .value_rows = packed ? NULL : band->stretch->value_rows[0] + first,
         .value_stride = packed ? att_padded(region->d_v) : region->d_v,
+        .value_scale = band->stretch->value_scale,
         .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS + first,
         .sum_stride = region->columns,
     };
@@ -307,8 +314,6 @@ void att_fold(struct att_engine *engine, struct att_scratch *scratch, struct att
 
     if (count == 1 && !stretches[0].packed)
         att_stretch_pack_keys(stretches, &engine->region, ATT_SINGLE, scratch->keys);
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        band.largest[c] = atomic_load_explicit(&engine->region.header->largest[c], memory_order_relaxed);
     for (; band.first < work->rows; band.first += ATT_BAND_ROWS) {
         const uint32_t left = work->rows - band.first;
         band.rows = left < ATT_BAND_ROWS ? left : ATT_BAND_ROWS;

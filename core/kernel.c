@@ -54,17 +54,18 @@ struct check {
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
     float heads[CHECK_LANES * 4];
-    double wide_keys[CHECK_LANES * CHECK_D], wide_values[CHECK_LANES * CHECK_COLUMNS], wide_heads[CHECK_LANES * 4];
+    double wide_keys[CHECK_LANES * CHECK_D], wide_heads[CHECK_LANES * 4];
     double shift[CHECK_ROWS];
 };
 
 struct outcome {
-    double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS];
+    double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS]; /* in single floats, and the rest 0 */
     double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
+    double read_weights[CHECK_LANES];
     struct att_read_sums read, rows_read;
     float norm_largest[2];
-    double tile[CHECK_D * ATT_TILE_LANES], wide[CHECK_D];
+    double tile[CHECK_D * ATT_TILE_LANES], values[CHECK_LANES * CHECK_COLUMNS];
 };
 
 static void fill(float *x, size_t count, uint32_t seed)
@@ -89,37 +90,42 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .shift = in->shift,
         .weights = ret->weights,
         .stride = CHECK_LANES,
+        .value_scale = 0x1p40f,
         .largest = ret->largest,
     };
 
     struct att_product product = {
+        .precision = precision,
         .rows = CHECK_ROWS,
         .depth = CHECK_LANES,
         .columns = CHECK_COLUMNS - 3,
         .sign = -1.0,
         .weights = ret->weights,
         .stride = CHECK_LANES,
-        .values = in->wide_values,
+        .values = ret->values,
         .value_stride = CHECK_COLUMNS,
+        .value_scale = work.value_scale,
         .sums = ret->product,
         .sum_stride = CHECK_COLUMNS,
     };
     const float *rows[ATT_TILE_LANES];
 
     kernel->weights(&work);
-    kernel->heads(ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_TILES, in->wide_heads, ret->heads);
+    kernel->pack_value(precision, work.value_scale, in->values, CHECK_LANES * CHECK_COLUMNS, ret->values);
+    kernel->heads(precision, ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_TILES, in->wide_heads, ret->heads);
     memset(ret->product, 0, sizeof ret->product);
     memset(ret->few_product, 0, sizeof ret->few_product);
     kernel->product(&product);
     product.value_rows = in->values;
     product.sums = ret->few_product;
     kernel->product(&product);
-    kernel->sums(ret->weights, CHECK_TILES, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
     work.keys = in->keys;
     work.few = true;
     work.weights = ret->few_weights;
     kernel->weights(&work);
+    work.weights = ret->read_weights;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
+    kernel->sums(&work, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = in->values + lane * CHECK_COLUMNS;
@@ -127,7 +133,6 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     work.key_rows = rows;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->rows_read);
     kernel->pack_keys(precision, rows, CHECK_D, ret->tile);
-    kernel->widen(in->values, CHECK_D, ret->wide);
 }
 
 enum att_status att_kernel_check(struct att_error *error)
@@ -143,9 +148,8 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.heads, CHECK_LANES * 4, 5);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
-    att_kernel_plain.widen(in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
-    att_kernel_plain.widen(in.values, CHECK_LANES * CHECK_COLUMNS, in.wide_values);
-    att_kernel_plain.widen(in.heads, CHECK_LANES * 4, in.wide_heads);
+    att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
+    att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.heads, CHECK_LANES * 4, in.wide_heads);
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
         run_check(kernel, (enum att_precision)precision, &in, &got);
         run_check(&att_kernel_plain, (enum att_precision)precision, &in, &expected);

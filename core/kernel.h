@@ -2,14 +2,15 @@
  *
  * w(row, entry) = exp(s q.k + b) is computed as 2^(r - M) (1 + f p(f)), t = (s q.k + b) log2(e), r = t rounded to eighths,
  * f = t - r, by two chains of fused multiply-adds over every second p, for each lane. It is the same, bit for bit, for every
- * shape of the work, instruction set and thread: what is subtracted later is exactly what was added. docs/numerics.md
- * derives the bounds. */
+ * shape of the work, instruction set and thread: what is subtracted later is exactly what was added. In single all of it is
+ * float32, weights too; otherwise weights are float64. docs/numerics.md derives the bounds. */
 #ifndef ATT_KERNEL_H
 #define ATT_KERNEL_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "engine.h"
 
@@ -20,8 +21,16 @@ enum { ATT_TILE_LANES = 16 };
  * true ones within 6.8e13 of 0 (d = 1), so the two are told from them, and from each other, by size. */
 #define ATT_MASKED   (-1e15)
 #define ATT_NO_SHIFT (-1e14)
-/* M changes when some t - M is above this; below -1000 the weight counts as 0. Above 1000 it may be anything. */
-#define ATT_SHIFT_HEADROOM 500.0
+/* M changes when some t - M is above the headroom; below the least the weight counts as 0. Above the headroom it may be
+ * anything. In single both keep float32 from overflowing and from losing digits (docs/numerics.md). */
+#define ATT_SHIFT_HEADROOM        500.0
+#define ATT_SHIFT_LEAST           -1000.0
+#define ATT_SHIFT_HEADROOM_SINGLE 32.0
+#define ATT_SHIFT_LEAST_SINGLE    -120.0
+/* In single a sum of values is made of float32 chains of so many entries, added up in float64; and what is multiplied with
+ * weights in float32 is brought below 2^50 before (att_value_scale). */
+#define ATT_CHAIN             64
+#define ATT_VALUE_BITS_SINGLE 50
 
 struct att_weights {
     enum att_precision precision;
@@ -34,23 +43,26 @@ struct att_weights {
     const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
     const float *bias;            /* tiles x 16; -inf for a masked lane */
     const double *shift;          /* rows: M */
-    double *weights;              /* rows x stride: out; `read` gives them their signs */
+    void *weights;                /* rows x stride: out, float in single, else double; `read` gives them their signs */
     size_t stride;                /* >= 16 tiles */
+    float value_scale;            /* for `read` in single: see att_value_scale */
     double *largest;              /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
- * the order of l. */
+ * the order of l; in single, one for each ATT_CHAIN of them. */
 struct att_product {
+    enum att_precision precision;
     uint32_t rows, depth;
-    uint32_t columns;      /* the values of a row may be read up to the next multiple of 8 */
-    double sign;           /* +1 or -1 */
-    const double *weights; /* rows x stride */
+    uint32_t columns;    /* the values of a row may be read up to the next multiple of 16 */
+    double sign;         /* +1 or -1 */
+    const void *weights; /* rows x stride */
     size_t stride;
-    const double *values;    /* depth x value_stride; */
-    const float *value_rows; /* or, for few rows, the same in float */
+    const void *values;      /* depth x value_stride, as `pack_value` made them; */
+    const float *value_rows; /* or, for few rows, the same as they lie */
     size_t value_stride;
-    double *sums; /* rows x sum_stride */
+    float value_scale; /* in single */
+    double *sums;      /* rows x sum_stride */
     size_t sum_stride;
 };
 
@@ -67,7 +79,9 @@ struct att_kernel {
     /* A tile of keys, [d][16], from 16 rows, for `weights`: once widened, they are used for many rows. */
     void (*pack_keys)(enum att_precision precision, const float *const rows[ATT_TILE_LANES], uint32_t d,
                       void *ret_tile);
-    void (*widen)(const float *x, uint32_t count, double *ret_wide);
+    /* A row of values for `product`: widened, or in single times value_scale. */
+    void (*pack_value)(enum att_precision precision, float value_scale, const float *x, uint32_t count,
+                       void *ret_packed);
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
@@ -75,15 +89,30 @@ struct att_kernel {
      * (0: of weight 0), and over one column of values [tile][columns][16]: `values` is its place in the first tile. */
     void (*read)(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret);
-    /* sum_l w_l x_l for columns first .. first + count - 1 of values [tile][columns][16] */
-    void (*sums)(const double *weights, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
-                 uint32_t count, double *ret_sums);
+    /* sum_l w_l x_l for columns first .. first + count - 1 of values [tile][columns][16], from what `read` made of the work */
+    void (*sums)(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
+                 double *ret_sums);
     void (*product)(const struct att_product *work);
     /* What each of `rows` rows of weights adds up to over heads [tiles][4][16], whose column 0 is 1: ret_sums rows x 4. Every
      * lane of a tile is read; in lanes, as `read` does it. */
-    void (*heads)(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const double *heads,
-                  double *ret_sums);
+    void (*heads)(enum att_precision precision, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
+                  const double *heads, double *ret_sums);
 };
+
+/* The power of two that brings values of up to `largest`, and so products with weights and sums of them, to where float32 has
+ * digits and room: just below 2^50, or as near as a float can. */
+static inline float att_value_scale(float largest)
+{
+    uint32_t bits, exponent;
+    float scale;
+
+    memcpy(&bits, &largest, sizeof bits);
+    exponent = bits >> 23; /* largest is below 2^(exponent - 126) */
+    exponent = exponent < ATT_VALUE_BITS_SINGLE ? 126 : 126 + ATT_VALUE_BITS_SINGLE - exponent;
+    bits = (exponent + 127) << 23;
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
 
 /* Compares the chosen kernel with plain C on small work, bit for bit: a compiler or a processor can be wrong.
  * ATT_EKERNEL. */
@@ -95,9 +124,10 @@ const struct att_kernel *att_kernel_choose(void);
 
 extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512, att_kernel_avx512_256;
 
-/* Relative error of a weight, with the short series or the long, against exact exp of the t that was computed
+/* Relative error of a weight, in single, with the short series or the long, against exact exp of the t that was computed
  * (tests/unit/test_kernel.c sweeps it). */
-#define ATT_EPSILON_SHORT 0x1p-25
-#define ATT_EPSILON_LONG  0x1p-51
+#define ATT_EPSILON_SINGLE 0x1p-23
+#define ATT_EPSILON_SHORT  0x1p-25
+#define ATT_EPSILON_LONG   0x1p-51
 
 #endif

@@ -6,65 +6,75 @@
  * in the L1 cache. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
 enum { WEIGHT_ROWS = 8, F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
-enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8, HEADS_ROWS = 4 };
+enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8, SINGLE_VECTORS = 2, HEADS_ROWS = 4 };
 #elif defined(__AVX2__)
 enum { WEIGHT_ROWS = 8, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, HEADS_ROWS = 1 };
+enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, SINGLE_VECTORS = 1, HEADS_ROWS = 1 };
 #else
 enum { WEIGHT_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, HEADS_ROWS = 1 };
+enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS = 1, HEADS_ROWS = 1 };
 #endif
 
 /* `rows` x `tiles` weights from (row, tile) on; rows, tiles and precision are constants after inlining. */
 LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
-                        enum att_precision precision, f64x8 *largest)
+                        enum att_precision precision, struct largest *largest)
 {
-    const size_t key = (size_t)tile * work->d * ATT_LANES;
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
-    const bool single = precision == ATT_SINGLE;
+    const double *keys = (const double *)work->keys + (size_t)tile * work->d * ATT_LANES;
+    double *to = (double *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
     f64x16 t[MOST_SUMS];
-    f32x16 t32[MOST_SUMS];
 
-    if (single)
-        scores_f32(t32, (const float *)work->q + (size_t)row * work->d, (const float *)work->keys + key, bias, work->d,
-                   rows, tiles, 1);
-    else
-        scores_f64(t, (const double *)work->q + (size_t)row * work->d, (const double *)work->keys + key, true, bias,
-                   work->d, rows, tiles, 1);
+    scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, KEYS_WIDE, bias, work->d, rows, tiles, 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            f64_store(work->weights + (row + i) * work->stride + (size_t)(tile + c) * ATT_LANES,
-                      weigh(precision, EIGHTHS - work->shift[row + i],
-                            single ? f64_widen(t32[i * tiles + c]) : t[i * tiles + c], &largest[i]));
+            f64_store(to + i * work->stride + (size_t)c * ATT_LANES,
+                      weigh(precision, EIGHTHS - work->shift[row + i], t[i * tiles + c], &largest[i].f64));
+}
+
+LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
+                               uint32_t tiles, struct largest *largest)
+{
+    const float *bias = work->bias + (size_t)tile * ATT_LANES;
+    const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
+    float *to = (float *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
+    f32x16 t[MOST_SUMS];
+
+    scores_f32(t, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles, 1);
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            f32_store(to + i * work->stride + (size_t)c * ATT_LANES,
+                      weigh_single((float)(EIGHTHS_SINGLE - work->shift[row + i]), t[i * tiles + c], &largest[i].f32));
 }
 
 /* A tile, or `tiles` side by side, for `rows` rows, `together` of them side by side; these are constants after inlining. */
 LANES_INLINE void blocks(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t together,
-                         uint32_t tiles, enum att_precision precision, f64x8 *largest)
+                         uint32_t tiles, enum att_precision precision, struct largest *largest)
 {
-    if (rows == together)
-        block(work, row, tile, rows, tiles, precision, largest);
-    else
-        for (uint32_t i = 0; i < rows; i += together)
+    for (uint32_t i = 0; i < rows; i += together)
+        if (precision == ATT_SINGLE)
+            block_single(work, row + i, tile, together, tiles, largest + i);
+        else
             block(work, row + i, tile, together, tiles, precision, largest + i);
 }
 
 LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t together, uint32_t wide,
                        enum att_precision precision)
 {
-    f64x8 largest[MOST_SUMS];
+    struct largest largest[MOST_SUMS];
     uint32_t tile = 0;
 
     for (uint32_t i = 0; i < rows; i++)
-        largest[i] = f64x8_set(ATT_MASKED);
+        largest[i] = start_largest();
     for (; tile + wide <= work->tiles; tile += wide)
         blocks(work, row, tile, rows, together, wide, precision, largest);
     for (; tile < work->tiles; tile++)
         blocks(work, row, tile, rows, together, 1, precision, largest);
     for (uint32_t i = 0; i < rows; i++)
-        work->largest[row + i] = rint(f64x8_largest(largest[i]));
+        work->largest[row + i] = finish_largest(precision, &largest[i]);
 }
 
 LANES_INLINE void bands(const struct att_weights *work, uint32_t together, uint32_t wide, enum att_precision precision)
@@ -139,14 +149,30 @@ static void head(const float *key, uint32_t d, const float *value, uint32_t d_v,
     memcpy(&ret_norm_largest[1], &largest[0], sizeof largest[0]);
 }
 
-static void widen(const float *x, uint32_t count, double *ret_wide)
+static void widen(const float *x, size_t count, double *ret_wide)
 {
-    uint32_t i = 0;
+    size_t i = 0;
 
     for (; i + ATT_LANES <= count; i += ATT_LANES)
         f64_store(ret_wide + i, f64_load_f32(x + i));
     for (; i < count; i++)
         ret_wide[i] = (double)x[i];
+}
+
+static void pack_value(enum att_precision precision, float value_scale, const float *x, uint32_t count,
+                       void *ret_packed)
+{
+    float *scaled = ret_packed;
+    uint32_t i = 0;
+
+    if (precision != ATT_SINGLE) {
+        widen(x, count, ret_packed);
+        return;
+    }
+    for (; i + ATT_LANES <= count; i += ATT_LANES)
+        f32_store(scaled + i, f32_mul(f32_load(x + i), f32_set(value_scale)));
+    for (; i < count; i++)
+        scaled[i] = x[i] * value_scale;
 }
 
 static void pack_keys(enum att_precision precision, const float *const rows[ATT_LANES], uint32_t d, void *ret_tile)
@@ -158,7 +184,7 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
         const size_t at = (size_t)p * ATT_LANES;
         turn(rows, p, columns, precision == ATT_SINGLE ? (float *)ret_tile + at : some);
         if (precision != ATT_SINGLE)
-            widen(some, columns * ATT_LANES, (double *)ret_tile + at);
+            widen(some, (size_t)columns * ATT_LANES, (double *)ret_tile + at);
     }
 }
 
@@ -166,8 +192,8 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
 LANES_INLINE void product_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                 uint32_t vectors)
 {
-    const double *weight = work->weights + row * work->stride;
-    const double *values = work->values + column;
+    const double *weight = (const double *)work->weights + row * work->stride;
+    const double *values = (const double *)work->values + column;
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
     const size_t stride = work->stride, value_stride = work->value_stride;
     const uint32_t depth = work->depth;
@@ -206,8 +232,56 @@ LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uin
         product_block(work, row, column, rows, 1);
 }
 
+/* The same in single: `rows` x 16 `vectors` sums. */
+LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
+                               uint32_t vectors)
+{
+    const float *weight = (const float *)work->weights + row * work->stride;
+    const float *values = (const float *)work->values + column;
+    double *sums = work->sums + (size_t)row * work->sum_stride + column;
+    const double factor = work->sign / (double)work->value_scale;
+    const size_t stride = work->stride, value_stride = work->value_stride;
+
+    for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
+        const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
+        f32x16 sum[PRODUCT_ROWS * SINGLE_VECTORS];
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < rows * vectors; k++)
+            sum[k] = f32_set(0.0f);
+#pragma GCC unroll 4
+        for (uint32_t l = first; l < end; l++) {
+            f32x16 x[SINGLE_VECTORS];
+#pragma GCC unroll 4
+            for (uint32_t c = 0; c < vectors; c++)
+                x[c] = f32_load(values + l * value_stride + (size_t)ATT_LANES * c);
+#pragma GCC unroll 8
+            for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 4
+                for (uint32_t c = 0; c < vectors; c++)
+                    sum[i * vectors + c] = f32_fma(f32_set(weight[i * stride + l]), x[c], sum[i * vectors + c]);
+        }
+#pragma GCC unroll 8
+        for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (uint32_t c = 0; c < vectors; c++)
+                add_single(sums + i * work->sum_stride + (size_t)ATT_LANES * c, factor, sum[i * vectors + c],
+                           work->columns - column - ATT_LANES * c);
+    }
+}
+
+LANES_INLINE void single_band(const struct att_product *work, uint32_t row, uint32_t rows)
+{
+    uint32_t column = 0;
+
+    for (; column + ATT_LANES * SINGLE_VECTORS <= work->columns; column += ATT_LANES * SINGLE_VECTORS)
+        single_block(work, row, column, rows, SINGLE_VECTORS);
+    for (; column < work->columns; column += ATT_LANES)
+        single_block(work, row, column, rows, 1);
+}
+
 static void product(const struct att_product *work)
 {
+    const bool single = work->precision == ATT_SINGLE;
     uint32_t row = 0;
 
     if (work->value_rows) {
@@ -215,14 +289,20 @@ static void product(const struct att_product *work)
         return;
     }
     for (; row + PRODUCT_ROWS <= work->rows; row += PRODUCT_ROWS)
-        product_band(work, row, PRODUCT_ROWS, PRODUCT_VECTORS);
+        if (single)
+            single_band(work, row, PRODUCT_ROWS);
+        else
+            product_band(work, row, PRODUCT_ROWS, PRODUCT_VECTORS);
     for (; row < work->rows; row++)
-        product_band(work, row, 1, LONE_VECTORS);
+        if (single)
+            single_band(work, row, 1);
+        else
+            product_band(work, row, 1, LONE_VECTORS);
 }
 
-/* `rows` rows side by side; a constant after inlining. */
-LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const double *heads,
-                              double *ret_sums)
+/* `rows` rows side by side; with the precision a constant after inlining. */
+LANES_INLINE void heads_block(bool single, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
+                              const double *heads, double *ret_sums)
 {
     f64x8 sum[HEADS_ROWS * 4];
 
@@ -235,7 +315,9 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
             const double *column = heads + (size_t)tile * 4 * ATT_LANES + half;
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < rows; i++) {
-                const f64x8 w = f64x8_load(weights + i * stride + (size_t)tile * ATT_LANES + half);
+                const size_t at = i * stride + (size_t)tile * ATT_LANES + half;
+                const f64x8 w =
+                    single ? f64x8_widen((const float *)weights + at) : f64x8_load((const double *)weights + at);
                 sum[i * 4] = f64x8_add(sum[i * 4], w);
 #pragma GCC unroll 3
                 for (uint32_t c = 1; c < 4; c++)
@@ -247,16 +329,35 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
         f64x8_sum4(sum + (size_t)i * 4, ret_sums + (size_t)i * 4);
 }
 
-static void head_sums(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const double *heads,
-                      double *ret_sums)
+LANES_INLINE void heads_of(bool single, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
+                           const double *heads, double *ret_sums)
 {
+    const size_t row_bytes = stride * (single ? sizeof(float) : sizeof(double));
+    const char *from = weights;
     uint32_t row = 0;
 
     for (; row + HEADS_ROWS <= rows; row += HEADS_ROWS)
-        heads_block(weights + row * stride, stride, HEADS_ROWS, tiles, heads, ret_sums + (size_t)row * 4);
+        heads_block(single, from + row * row_bytes, stride, HEADS_ROWS, tiles, heads, ret_sums + (size_t)row * 4);
     for (; row < rows; row++)
-        heads_block(weights + row * stride, stride, 1, tiles, heads, ret_sums + (size_t)row * 4);
+        heads_block(single, from + row * row_bytes, stride, 1, tiles, heads, ret_sums + (size_t)row * 4);
 }
 
-const struct att_kernel KERNEL_TABLE = {
-    KERNEL_QUOTE(KERNEL_ISA), head, pack_keys, widen, scale_q, weights, KERNEL_READ, KERNEL_SUMS, product, head_sums};
+static void head_sums(enum att_precision precision, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
+                      const double *heads, double *ret_sums)
+{
+    if (precision == ATT_SINGLE)
+        heads_of(true, weights, stride, rows, tiles, heads, ret_sums);
+    else
+        heads_of(false, weights, stride, rows, tiles, heads, ret_sums);
+}
+
+const struct att_kernel KERNEL_TABLE = {KERNEL_QUOTE(KERNEL_ISA),
+                                        head,
+                                        pack_keys,
+                                        pack_value,
+                                        scale_q,
+                                        weights,
+                                        KERNEL_READ,
+                                        KERNEL_SUMS,
+                                        product,
+                                        head_sums};

@@ -33,45 +33,48 @@ enum { AHEAD_F64 = 0, AHEAD_F32 = 0 };
 enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
 #endif
 /* Vectors of sums, and columns of values, that share a weight. */
-enum { FEW_VECTORS = 8, SUMS_TOGETHER = 4 };
+enum { FEW_VECTORS = 8, FEW_VECTORS_SINGLE = 4, SUMS_TOGETHER = 4 };
 
-/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
+/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles, precision and kind are
  * constants after inlining. */
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, f64x8 *largest)
+                              enum att_precision precision, enum keys kind, struct largest *largest)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const bool single = precision == ATT_SINGLE;
-    const double anchor = EIGHTHS - work->shift[0];
     f64x16 t[MOST_TILES];
     f32x16 t32[MOST_TILES];
 
     if (single)
         scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
     else
-        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
+        scores_f64(t, work->q, keys, kind, bias, work->d, 1, tiles, TOGETHER);
     for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
             __builtin_prefetch(keys + ((tiles + c) * (size_t)work->d + p) * ATT_LANES);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
-        f64_store(work->weights + (size_t)(tile + c) * ATT_LANES,
-                  weigh(precision, anchor, single ? f64_widen(t32[c]) : t[c], largest));
+        if (single)
+            f32_store((float *)work->weights + (size_t)(tile + c) * ATT_LANES,
+                      weigh_single((float)(EIGHTHS_SINGLE - work->shift[0]), t32[c], &largest->f32));
+        else
+            f64_store((double *)work->weights + (size_t)(tile + c) * ATT_LANES,
+                      weigh(precision, EIGHTHS - work->shift[0], t[c], &largest->f64));
 }
 
 /* From `tile` to the last; largest: of the tiles before. */
 LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
-                             f64x8 *largest)
+                             enum keys kind, struct largest *largest)
 {
     const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
 
     for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, largest);
+        weigh_tiles(work, tile, wide, precision, kind, largest);
     for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, largest);
-    work->largest[0] = rint(f64x8_largest(*largest));
+        weigh_tiles(work, tile, 1, precision, kind, largest);
+    work->largest[0] = finish_largest(precision, largest);
 }
 
 #if !defined(WIDE)
@@ -85,7 +88,7 @@ LANES_INLINE bool any_seen(const float *bias)
 }
 
 /* One tile, of rows; it is seldom full, so the half that has no entries is left out. */
-LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, f64x8 *largest)
+LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, struct largest *largest)
 {
     const bool single = precision == ATT_SINGLE;
     double t[ATT_LANES];
@@ -100,16 +103,18 @@ LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision 
             score_rows_f32(work->key_rows + half, work->q, work->d, t32 + half);
         else
             score_rows_f64(work->key_rows + half, work->q, work->d, t + half);
-    f64_store(work->weights,
-              weigh(precision, EIGHTHS - work->shift[0], single ? f64_load_f32(t32) : f64_load(t), largest));
+    if (single)
+        f32_store(work->weights, weigh_single((float)(EIGHTHS_SINGLE - work->shift[0]), f32_load(t32), &largest->f32));
+    else
+        f64_store(work->weights, weigh(precision, EIGHTHS - work->shift[0], f64_load(t), &largest->f64));
 }
 
 #endif
 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
-                            enum att_precision precision)
+                            enum att_precision precision, enum keys kind)
 {
-    f64x8 largest = f64x8_set(ATT_MASKED);
+    struct largest largest = start_largest();
     uint32_t tile = 0;
 
     /* The values of a column lie far apart: the processor does not foresee them. */
@@ -120,7 +125,7 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
         weigh_rows(work, precision, &largest);
     tile = work->key_rows ? 1 : 0;
 #endif
-    weigh_from(work, tile, precision, &largest);
+    weigh_from(work, tile, precision, kind, &largest);
 }
 
 /* What weights add up to. */
@@ -166,18 +171,63 @@ LANES_INLINE void finish_totals(const struct totals *totals, struct att_read_sum
 }
 
 LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                             enum att_precision precision, struct att_read_sums *ret)
+                             enum att_precision precision, enum keys kind, struct att_read_sums *ret)
 {
     struct totals totals;
 
-    weigh_row(work, values, columns, precision);
+    weigh_row(work, values, columns, precision, kind);
     /* In a pass of its own: its sums take twenty registers. */
     start_totals(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
-        double *weights = work->weights + (size_t)tile * ATT_LANES;
+        double *weights = (double *)work->weights + (size_t)tile * ATT_LANES;
         add_tile(weights, heads + (size_t)tile * 4 * ATT_LANES, values + tile * columns * ATT_LANES, weights, &totals);
     }
     finish_totals(&totals, ret);
+}
+
+/* In single. What has a factor |v| is multiplied with value_scale. */
+struct single_totals {
+    f32x16 value, head[4], magnitude[4];
+};
+
+LANES_INLINE void start_single(struct single_totals *totals)
+{
+    totals->value = f32_set(0.0f);
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; x++)
+        totals->head[x] = totals->magnitude[x] = f32_set(0.0f);
+}
+
+LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads, const float *values, float *weights,
+                                  struct single_totals *totals)
+{
+    const f32x16 weight = f32_mul(size, f32_load(heads));
+
+    f32_store(weights, weight);
+    totals->value = f32_fma(weight, f32_mul(f32_load(values), scale), totals->value);
+    totals->head[0] = f32_add(totals->head[0], weight);
+    totals->magnitude[0] = f32_add(totals->magnitude[0], size);
+#pragma GCC unroll 3
+    for (int x = 1; x < 4; x++) {
+        const f32x16 column = f32_load(heads + x * ATT_LANES);
+        const f32x16 scaled = x == 2 ? column : f32_mul(column, scale);
+        totals->head[x] = f32_fma(size, scaled, totals->head[x]);
+        totals->magnitude[x] = f32_fma(weight, scaled, totals->magnitude[x]);
+    }
+}
+
+LANES_INLINE void finish_single(const struct single_totals *totals, float value_scale, struct att_read_sums *ret)
+{
+    const double factor = 1.0 / (double)value_scale;
+
+    ret->value = f32_sum(totals->value) * factor;
+    f32_sum4(totals->head, ret->head);
+    f32_sum4(totals->magnitude, ret->magnitude);
+#pragma GCC unroll 2
+    for (int x = 1; x < 4; x += 2) {
+        ret->head[x] *= factor;
+        ret->magnitude[x] *= factor;
+    }
 }
 
 #if defined(WIDE)
@@ -188,36 +238,38 @@ enum { GROUP = 4, SEGMENT = 16 };
 struct read_single {
     const float *heads, *values;
     size_t columns;
-    double *weights;
-    double anchor;
+    float *weights;
+    float anchor, value_scale;
     const float *scores;  /* of the tiles from `first` on */
     uint32_t first, done; /* tiles that have been added */
-    f64x8 largest;
-    struct totals totals;
+    f32x16 largest;
+    struct single_totals totals;
 };
 
 LANES_INLINE void settle_tile(struct read_single *read)
 {
     const uint32_t tile = read->done++;
-    const f64x16 t = f64_load_f32(read->scores + (size_t)(tile - read->first) * ATT_LANES);
-    double sizes[ATT_LANES];
+    const f32x16 t = f32_load(read->scores + (size_t)(tile - read->first) * ATT_LANES);
 
-    f64_store(sizes, weigh(ATT_SINGLE, read->anchor, t, &read->largest));
-    add_tile(sizes, read->heads + (size_t)tile * 4 * ATT_LANES, read->values + tile * read->columns * ATT_LANES,
-             read->weights + (size_t)tile * ATT_LANES, &read->totals);
+    add_single_tile(weigh_single(read->anchor, t, &read->largest), f32_set(read->value_scale),
+                    read->heads + (size_t)tile * 4 * ATT_LANES, read->values + tile * read->columns * ATT_LANES,
+                    read->weights + (size_t)tile * ATT_LANES, &read->totals);
 }
 
 /* Adds a column to one chain of each of `tiles` keys. */
-LANES_INLINE void score_column(float q, const float *const keys[GROUP], size_t column, uint32_t tiles, f32x16 *sum)
+LANES_INLINE void score_column(float q, const float *const keys[GROUP], enum keys kind, size_t column, uint32_t tiles,
+                               f32x16 *sum)
 {
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < tiles; c++)
+    for (uint32_t c = 0; c < tiles; c++) {
+        fetch_ahead(kind, keys[c] + column * ATT_LANES);
         sum[c] = f32_fma(f32_set(q), f32_load(keys[c] + column * ATT_LANES), sum[c]);
+    }
 }
 
-/* The scores of `tiles` tiles, a constant after inlining, from `first` on, while those before are settled. */
-LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, uint32_t first, uint32_t tiles,
-                              float *ret_scores)
+/* The scores of `tiles` tiles from `first` on, while those before are settled; tiles and kind are constants after inlining. */
+LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, enum keys kind, uint32_t first,
+                              uint32_t tiles, float *ret_scores)
 {
     const float *q = work->q,
                 *keys[GROUP]; /* pointers that move: gcc computes an address for each multiplication otherwise */
@@ -233,7 +285,7 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
     for (; left >= SEGMENT; left -= SEGMENT) {
 #pragma GCC unroll 16
         for (uint32_t p = 0; p < SEGMENT; p++)
-            score_column(q[p], keys, p, tiles, sum + p % CHAINS * tiles);
+            score_column(q[p], keys, kind, p, tiles, sum + p % CHAINS * tiles);
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
             keys[c] += (size_t)SEGMENT * ATT_LANES;
@@ -245,7 +297,7 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
 #pragma GCC unroll 2
         for (size_t chain = 0; chain < CHAINS; chain++)
             if (p + chain < left)
-                score_column(q[p + chain], keys, p + chain, tiles, sum + chain * tiles);
+                score_column(q[p + chain], keys, KEYS_FLOAT, p + chain, tiles, sum + chain * tiles);
     while (read->done < first)
         settle_tile(read);
 #pragma GCC unroll 4
@@ -254,10 +306,10 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
     read->first = first;
 }
 
-static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                        struct att_read_sums *ret)
+LANES_INLINE void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                              enum keys kind, struct att_read_sums *ret)
 {
-    float scores[GROUP * ATT_LANES];
+    _Alignas(64) float scores[GROUP * ATT_LANES];
     struct read_single read;
     uint32_t tile = 0;
 
@@ -265,19 +317,55 @@ static void read_single(const struct att_weights *work, const float *heads, cons
     read.values = values;
     read.columns = columns;
     read.weights = work->weights;
-    read.anchor = EIGHTHS - work->shift[0];
+    read.anchor = (float)(EIGHTHS_SINGLE - work->shift[0]);
+    read.value_scale = work->value_scale;
     read.scores = scores;
     read.first = read.done = 0;
-    read.largest = f64x8_set(ATT_MASKED);
-    start_totals(&read.totals);
+    read.largest = f32_set((float)ATT_MASKED);
+    start_single(&read.totals);
     for (; tile + GROUP <= work->tiles; tile += GROUP)
-        score_group(work, &read, tile, GROUP, scores);
+        score_group(work, &read, kind, tile, GROUP, scores);
     for (; tile < work->tiles; tile++)
-        score_group(work, &read, tile, 1, scores);
+        score_group(work, &read, kind, tile, 1, scores);
     while (read.done < work->tiles)
         settle_tile(&read);
-    work->largest[0] = rint(f64x8_largest(read.largest));
-    finish_totals(&read.totals, ret);
+    work->largest[0] = rint((double)f32_largest(read.largest));
+    finish_single(&read.totals, work->value_scale, ret);
+}
+#else
+LANES_INLINE void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                              enum keys kind, struct att_read_sums *ret)
+{
+    struct single_totals totals;
+
+    weigh_row(work, values, columns, ATT_SINGLE, kind);
+    start_single(&totals);
+    for (uint32_t tile = 0; tile < work->tiles; tile++) {
+        float *weights = (float *)work->weights + (size_t)tile * ATT_LANES;
+        add_single_tile(f32_load(weights), f32_set(work->value_scale), heads + (size_t)tile * 4 * ATT_LANES,
+                        values + tile * columns * ATT_LANES, weights, &totals);
+    }
+    finish_single(&totals, work->value_scale, ret);
+}
+#endif
+
+/* kind is a constant after inlining. */
+LANES_INLINE void read_of(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
+                          enum keys kind, struct att_read_sums *ret)
+{
+    if (work->precision == ATT_SINGLE)
+        read_single(work, heads, values, columns, kind, ret);
+    else if (work->precision == ATT_MIXED)
+        read_tiles(work, heads, values, columns, ATT_MIXED, kind, ret);
+    else
+        read_tiles(work, heads, values, columns, ATT_DOUBLE, kind, ret);
+}
+
+#if defined(WIDE)
+static __attribute__((noinline)) void read_fetched(const struct att_weights *work, const float *heads,
+                                                   const float *values, uint32_t columns, struct att_read_sums *ret)
+{
+    read_of(work, heads, values, columns, KEYS_FETCHED, ret);
 }
 #endif
 
@@ -290,17 +378,13 @@ void KERNEL_READ(const struct att_weights *work, const float *heads, const float
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
         return;
     }
-    if (work->precision == ATT_SINGLE) {
-        read_single(work, heads, values, columns, ret);
+    /* Zen 5 gains from fetching ahead, Emerald Rapids loses. */
+    if (__builtin_cpu_is("amd")) {
+        read_fetched(work, heads, values, columns, ret);
         return;
     }
 #endif
-    if (work->precision == ATT_SINGLE)
-        read_tiles(work, heads, values, columns, ATT_SINGLE, ret);
-    else if (work->precision == ATT_MIXED)
-        read_tiles(work, heads, values, columns, ATT_MIXED, ret);
-    else
-        read_tiles(work, heads, values, columns, ATT_DOUBLE, ret);
+    read_of(work, heads, values, columns, KEYS_FLOAT, ret);
 }
 
 /* `together` columns side by side, for one would wait for itself; together is a constant after inlining. */
@@ -326,16 +410,48 @@ LANES_INLINE void sum_columns(const double *weight, uint32_t tiles, const float 
         ret_sums[c] = f64x8_sum(sum[c]);
 }
 
-void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
-                 uint32_t count, double *ret_sums)
+LANES_INLINE void sum_single(const struct att_weights *work, const float *values, size_t columns, uint32_t together,
+                             double *ret_sums)
 {
+    const f32x16 scale = f32_set(work->value_scale);
+    const double factor = 1.0 / (double)work->value_scale;
+    f32x16 sum[SUMS_TOGETHER];
+
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < together; c++)
+        sum[c] = f32_set(0.0f);
+    for (uint32_t tile = 0; tile < work->tiles; tile++) {
+        const f32x16 w = f32_load((const float *)work->weights + (size_t)tile * ATT_LANES);
+        const float *x = values + (size_t)tile * columns * ATT_LANES;
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < together; c++)
+            sum[c] = f32_fma(w, f32_mul(f32_load(x + (size_t)c * ATT_LANES), scale), sum[c]);
+    }
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < together; c++)
+        ret_sums[c] = f32_sum(sum[c]) * factor;
+}
+
+LANES_INLINE void sums_of(const struct att_weights *work, bool single, const float *values, uint32_t columns,
+                          uint32_t together, double *ret_sums)
+{
+    if (single)
+        sum_single(work, values, columns, together, ret_sums);
+    else
+        sum_columns(work->weights, work->tiles, values, columns, together, ret_sums);
+}
+
+void KERNEL_SUMS(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
+                 double *ret_sums)
+{
+    const bool single = work->precision == ATT_SINGLE;
     uint32_t done = 0;
 
     values += (size_t)first * ATT_LANES;
     for (; done + SUMS_TOGETHER <= count; done += SUMS_TOGETHER)
-        sum_columns(weight, tiles, values + (size_t)done * ATT_LANES, columns, SUMS_TOGETHER, ret_sums + done);
+        sums_of(work, single, values + (size_t)done * ATT_LANES, columns, SUMS_TOGETHER, ret_sums + done);
     for (; done < count; done++)
-        sum_columns(weight, tiles, values + (size_t)done * ATT_LANES, columns, 1, ret_sums + done);
+        sums_of(work, single, values + (size_t)done * ATT_LANES, columns, 1, ret_sums + done);
 }
 
 LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision precision)
@@ -344,12 +460,12 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
     struct att_weights one = *work;
 
     for (uint32_t row = 0; row < work->rows; row++) {
-        f64x8 largest = f64x8_set(ATT_MASKED);
+        struct largest largest = start_largest();
         one.q = (const char *)work->q + width * work->d * row;
         one.shift = work->shift + row;
-        one.weights = work->weights + work->stride * row;
+        one.weights = (char *)work->weights + width * work->stride * row;
         one.largest = work->largest + row;
-        weigh_from(&one, 0, precision, &largest);
+        weigh_from(&one, 0, precision, KEYS_FLOAT, &largest);
     }
 }
 
@@ -366,7 +482,7 @@ void KERNEL_FEW_WEIGHTS(const struct att_weights *work)
 /* 8 `vectors` sums of one row in registers; vectors is a constant after inlining. */
 LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
 {
-    const double *weight = work->weights + row * work->stride;
+    const double *weight = (const double *)work->weights + row * work->stride;
     double *sums = work->sums + row * work->sum_stride + column;
     f64x8 sum[FEW_VECTORS];
 
@@ -383,13 +499,50 @@ LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint
         add_vector(sums + 8 * c, work->sign, sum[c], work->columns - column - 8 * c);
 }
 
+/* The same in single: 16 `vectors` sums. An entry of no weight is left out: its value may be too large for value_scale. */
+LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
+{
+    const float *weight = (const float *)work->weights + row * work->stride;
+    const double factor = work->sign / (double)work->value_scale;
+    double *sums = work->sums + row * work->sum_stride + column;
+
+    for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
+        const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
+        f32x16 sum[FEW_VECTORS_SINGLE];
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < vectors; c++)
+            sum[c] = f32_set(0.0f);
+        for (uint32_t l = first; l < end; l++) {
+            const float *value = work->value_rows + l * work->value_stride + column;
+            if (weight[l] == 0.0f)
+                continue;
+#pragma GCC unroll 4
+            for (uint32_t c = 0; c < vectors; c++)
+                sum[c] = f32_fma(f32_set(weight[l]),
+                                 f32_mul(f32_load(value + (size_t)ATT_LANES * c), f32_set(work->value_scale)), sum[c]);
+        }
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < vectors; c++)
+            add_single(sums + (size_t)ATT_LANES * c, factor, sum[c], work->columns - column - ATT_LANES * c);
+    }
+}
+
 void KERNEL_FEW_PRODUCT(const struct att_product *work)
 {
+    const bool single = work->precision == ATT_SINGLE;
+    const uint32_t wide = single ? ATT_LANES * FEW_VECTORS_SINGLE : 8 * FEW_VECTORS;
+
     for (uint32_t row = 0; row < work->rows; row++) {
         uint32_t column = 0;
-        for (; column + 8 * FEW_VECTORS <= work->columns; column += 8 * FEW_VECTORS)
-            product_row(work, row, column, FEW_VECTORS);
-        for (; column < work->columns; column += 8)
-            product_row(work, row, column, 1);
+        for (; column + wide <= work->columns; column += wide)
+            if (single)
+                single_row(work, row, column, FEW_VECTORS_SINGLE);
+            else
+                product_row(work, row, column, FEW_VECTORS);
+        for (; column < work->columns; column += single ? ATT_LANES : 8)
+            if (single)
+                single_row(work, row, column, 1);
+            else
+                product_row(work, row, column, 1);
     }
 }

@@ -21,8 +21,14 @@ static const double series_long[] = {0x1.62e42fefa39efp-1, 0x1.ebfbdff82c854p-3,
                                      0x1.3b2ab6edca437p-7, 0x1.5d87fea019c59p-10, 0x1.430e9dd8d5b6dp-13,
                                      0x1.ffc519bc67328p-17};
 
-/* Where float64's last place is an eighth. */
-#define EIGHTHS 0x1.8p49
+/* In single the powers are the nearest floats, and the constant term is 1: 2.7e-8 from the series alone. */
+static const float table_single[8] = {0x1.000000p+0f, 0x1.f72b84p-1f, 0x1.f06fe0p-1f, 0x1.ebfdaep-1f,
+                                      0x1.ea09e6p-1f, 0x1.eace54p-1f, 0x1.ee89fap-1f, 0x1.f5818ep-1f};
+static const float series_single[3] = {0x1.62e432p-1f, 0x1.ec0c32p-3f, 0x1.c6a004p-5f};
+
+/* Where the last place of float64, and of float32, is an eighth. */
+#define EIGHTHS        0x1.8p49
+#define EIGHTHS_SINGLE 0x1.8p20
 
 /* From the score t in octaves to the weight; anchor: EIGHTHS - M. The score goes into the row's running maximum. */
 LANES_INLINE f64x16 weigh(enum att_precision precision, double anchor, f64x16 t, f64x8 *largest)
@@ -38,7 +44,36 @@ LANES_INLINE f64x16 weigh(enum att_precision precision, double anchor, f64x16 t,
 #pragma GCC unroll 8
     for (int i = degree - 2; i >= 0; i--)
         sum = f64_fma(sum, f, f64_set(series[i]));
-    return f64_fma_from(z, EIGHTHS - 1000.0, f64_mul(power, f), sum, power);
+    return f64_fma_from(z, EIGHTHS + ATT_SHIFT_LEAST, f64_mul(power, f), sum, power);
+}
+
+/* The same in single; anchor: EIGHTHS_SINGLE - M, exact as the door keeps scores below 2^18 octaves. */
+LANES_INLINE f32x16 weigh_single(float anchor, f32x16 t, f32x16 *largest)
+{
+    const f32x16 z = f32_add(t, f32_set(anchor)), f = f32_sub(t, f32_sub(z, f32_set(anchor)));
+    const f32x16 power = f32_power(z, table_single);
+    f32x16 sum = f32_set(series_single[2]);
+
+    *largest = f32_max(*largest, t);
+    sum = f32_fma(sum, f, f32_set(series_single[1]));
+    sum = f32_fma(sum, f, f32_set(series_single[0]));
+    return f32_fma_from(z, (float)(EIGHTHS_SINGLE + ATT_SHIFT_LEAST_SINGLE), f32_mul(power, f), sum, power);
+}
+
+/* The largest t of a row so far, in its precision. */
+struct largest {
+    f64x8 f64;
+    f32x16 f32;
+};
+
+LANES_INLINE struct largest start_largest(void)
+{
+    return (struct largest){f64x8_set(ATT_MASKED), f32_set((float)ATT_MASKED)};
+}
+
+LANES_INLINE double finish_largest(enum att_precision precision, const struct largest *largest)
+{
+    return rint(precision == ATT_SINGLE ? (double)f32_largest(largest->f32) : f64x8_largest(largest->f64));
 }
 
 /* A score is the sum of a few chains: chain j of n, over p = j, j + n, ..; added in their order. Chain 0 starts at the
@@ -57,16 +92,29 @@ LANES_INLINE f32x16 start_f32(const float *bias)
 
 enum { MOST_TILES = 4, MOST_SUMS = 16 };
 
-/* sum[i][c] += q[i][p] k[c][p]; wide: the keys are doubles. */
-LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t p, uint32_t rows,
-                           uint32_t tiles)
+/* Keys are doubles, or floats; or floats that come from the L2 cache to a processor that needs to be told so many lines
+ * before. */
+enum keys { KEYS_WIDE, KEYS_FLOAT, KEYS_FETCHED };
+enum { FETCH_AHEAD = 10 };
+
+LANES_INLINE void fetch_ahead(enum keys kind, const float *key)
+{
+    if (kind == KEYS_FETCHED)
+        __builtin_prefetch(key + (size_t)FETCH_AHEAD * ATT_LANES);
+}
+
+/* sum[i][c] += q[i][p] k[c][p] */
+LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, enum keys kind, size_t d, size_t p,
+                           uint32_t rows, uint32_t tiles)
 {
     f64x16 k[MOST_TILES];
 
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < tiles; c++)
-        k[c] = wide ? f64_load((const double *)keys + (c * d + p) * ATT_LANES)
-                    : f64_load_f32((const float *)keys + (c * d + p) * ATT_LANES);
+    for (uint32_t c = 0; c < tiles; c++) {
+        const size_t at = (c * d + p) * ATT_LANES;
+        fetch_ahead(kind, (const float *)keys + at);
+        k[c] = kind == KEYS_WIDE ? f64_load((const double *)keys + at) : f64_load_f32((const float *)keys + at);
+    }
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++) {
         const f64x16 x = f64_set(q[i * d + p]);
@@ -77,7 +125,7 @@ LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool 
 }
 
 /* `together` chains of each sum from `chain` on, side by side. */
-LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t chain,
+LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, enum keys kind, size_t d, size_t chain,
                              uint32_t rows, uint32_t tiles, uint32_t together)
 {
     size_t p = chain;
@@ -86,16 +134,16 @@ LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, boo
     for (; p + together <= d; p += CHAINS)
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < together; j++)
-            step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
+            step_f64(sum + j * rows * tiles, q, keys, kind, d, p + j, rows, tiles);
 #pragma GCC unroll 4
     for (uint32_t j = 0; j + 1 < together; j++)
         if (p + j < d)
-            step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
+            step_f64(sum + j * rows * tiles, q, keys, kind, d, p + j, rows, tiles);
 }
 
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
-LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool wide, const float *bias, size_t d,
+LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, enum keys kind, const float *bias, size_t d,
                              uint32_t rows, uint32_t tiles, uint32_t together)
 {
     const uint32_t count = rows * tiles;
@@ -108,7 +156,7 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool 
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
-        chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
+        chains_f64(sum, q, keys, kind, d, chain, rows, tiles, together);
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f64_add(t[k % count], sum[k]);
@@ -133,8 +181,6 @@ LANES_INLINE void step_f32(f32x16 *sum, const float *q, const float *keys, size_
     }
 }
 
-/* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
- * after inlining. */
 /* `together` chains of each sum from `chain` on, side by side. */
 LANES_INLINE void chains_f32(f32x16 *sum, const float *q, const float *keys, size_t d, size_t chain, uint32_t rows,
                              uint32_t tiles, uint32_t together)
@@ -152,6 +198,8 @@ LANES_INLINE void chains_f32(f32x16 *sum, const float *q, const float *keys, siz
             step_f32(sum + j * rows * tiles, q, keys, d, p + j, rows, tiles);
 }
 
+/* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
+ * after inlining. */
 LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const float *bias, size_t d, uint32_t rows,
                              uint32_t tiles, uint32_t together)
 {
@@ -198,6 +246,20 @@ LANES_INLINE void add_vector(double *sums, double sign, f64x8 x, uint32_t count)
         sums[j] += sign * some[j];
 }
 
+/* sums[j] += factor x[j] for the first `count` of 16. */
+LANES_INLINE void add_single(double *sums, double factor, f32x16 x, uint32_t count)
+{
+    float some[ATT_LANES];
+
+    if (count >= ATT_LANES) {
+        f64_store(sums, f64_fma(f64_set(factor), f64_widen(x), f64_load(sums)));
+        return;
+    }
+    f32_store(some, x);
+    for (uint32_t j = 0; j < count; j++)
+        sums[j] = fma(factor, (double)some[j], sums[j]);
+}
+
 /* The build says which instruction set this is, as KERNEL_ISA: plain, avx2, avx512, or avx512_256;
  * names end in it. */
 #define KERNEL_JOIN_(what, isa) att_kernel_##what##isa
@@ -216,7 +278,7 @@ void KERNEL_FEW_WEIGHTS(const struct att_weights *work);
 void KERNEL_FEW_PRODUCT(const struct att_product *work);
 void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret);
-void KERNEL_SUMS(const double *weight, uint32_t tiles, const float *values, uint32_t columns, uint32_t first,
-                 uint32_t count, double *ret_sums);
+void KERNEL_SUMS(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
+                 double *ret_sums);
 
 #endif

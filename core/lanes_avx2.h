@@ -59,6 +59,10 @@ LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
 {
     return EACH2(_mm256_add_ps(a.v[k], b.v[k]));
 }
+LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_sub_ps(a.v[k], b.v[k]));
+}
 LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 {
     return EACH2(_mm256_mul_ps(a.v[k], b.v[k]));
@@ -130,6 +134,10 @@ LANES_INLINE __m256d lanes_fma_from(__m256d z, double least, __m256d a, __m256d 
 {
     return _mm256_maskz_fmadd_pd(_mm256_cmp_pd_mask(z, _mm256_set1_pd(least), _CMP_GE_OQ), a, b, c);
 }
+LANES_INLINE __m256 lanes_fma_from_single(__m256 z, float least, __m256 a, __m256 b, __m256 c)
+{
+    return _mm256_maskz_fmadd_ps(_mm256_cmp_ps_mask(z, _mm256_set1_ps(least), _CMP_GE_OQ), a, b, c);
+}
 #else
 /* A gather takes longer: its words are looked up by themselves. */
 LANES_INLINE __m256d lanes_power(__m256d z, const double table[8])
@@ -147,7 +155,32 @@ LANES_INLINE __m256d lanes_fma_from(__m256d z, double least, __m256d a, __m256d 
 {
     return _mm256_and_pd(_mm256_cmp_pd(z, _mm256_set1_pd(least), _CMP_GE_OQ), _mm256_fmadd_pd(a, b, c));
 }
+LANES_INLINE __m256 lanes_fma_from_single(__m256 z, float least, __m256 a, __m256 b, __m256 c)
+{
+    return _mm256_and_ps(_mm256_cmp_ps(z, _mm256_set1_ps(least), _CMP_GE_OQ), _mm256_fmadd_ps(a, b, c));
+}
 #endif
+LANES_INLINE __m256 lanes_power_single(__m256 z, const float table[8])
+{
+    const __m256i bits = _mm256_castps_si256(z);
+    const __m256i entry = _mm256_castps_si256(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), bits));
+    return _mm256_castsi256_ps(_mm256_add_epi32(entry, _mm256_slli_epi32(bits, 20)));
+}
+LANES_INLINE f32x16 f32_power(f32x16 z, const float table[8])
+{
+    return EACH2(lanes_power_single(z.v[k], table));
+}
+LANES_INLINE f32x16 f32_fma_from(f32x16 z, float least, f32x16 a, f32x16 b, f32x16 c)
+{
+    return EACH2(lanes_fma_from_single(z.v[k], least, a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE float f32_largest(f32x16 a)
+{
+    const __m256 eight = _mm256_max_ps(a.v[0], a.v[1]);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
 LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
 {
     return EACH4(lanes_power(z.v[k], table));
@@ -198,6 +231,10 @@ LANES_INLINE double f64x8_largest(f64x8 a)
 LANES_INLINE __m256d lanes_fold(f64x8 a)
 {
     return _mm256_add_pd(a.v[0], a.v[1]);
+}
+LANES_INLINE __m256 lanes_fold_single(f32x16 a)
+{
+    return _mm256_add_ps(a.v[0], a.v[1]);
 }
 LANES_INLINE void f64x8_store(double *p, f64x8 a)
 {

@@ -29,6 +29,10 @@ LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
 {
     return _mm512_add_ps(a, b);
 }
+LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+{
+    return _mm512_sub_ps(a, b);
+}
 LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 {
     return _mm512_mul_ps(a, b);
@@ -103,6 +107,22 @@ LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64
                     _mm512_maskz_fmadd_pd(_mm512_cmp_pd_mask(z.hi, bound, _CMP_GE_OQ), a.hi, b.hi, c.hi)};
 }
 
+/* The same for z = 1.5 2^20 + e/8 and bits short of j 2^20. */
+LANES_INLINE f32x16 f32_power(f32x16 z, const float table[8])
+{
+    const __m512i entries = _mm512_castpd_si512(_mm512_broadcast_f64x4(_mm256_castps_pd(_mm256_loadu_ps(table))));
+    const __m512i bits = _mm512_castps_si512(z);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(bits, entries), _mm512_slli_epi32(bits, 20)));
+}
+LANES_INLINE f32x16 f32_fma_from(f32x16 z, float least, f32x16 a, f32x16 b, f32x16 c)
+{
+    return _mm512_maskz_fmadd_ps(_mm512_cmp_ps_mask(z, _mm512_set1_ps(least), _CMP_GE_OQ), a, b, c);
+}
+LANES_INLINE float f32_largest(f32x16 a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+
 typedef __m512d f64x8;
 LANES_INLINE f64x8 f64x8_widen(const float *p)
 {
@@ -140,6 +160,11 @@ LANES_INLINE double f64x8_largest(f64x8 a)
 LANES_INLINE __m256d lanes_fold(f64x8 a)
 {
     return _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+}
+LANES_INLINE __m256 lanes_fold_single(f32x16 a)
+{
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
+    return _mm256_add_ps(_mm512_castps512_ps256(a), high);
 }
 LANES_INLINE void f64x8_store(double *p, f64x8 a)
 {

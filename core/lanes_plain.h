@@ -37,6 +37,10 @@ LANES_INLINE f32x16 f32_add(f32x16 a, f32x16 b)
 {
     return EACH(f32x16, a.v[k] + b.v[k]);
 }
+LANES_INLINE f32x16 f32_sub(f32x16 a, f32x16 b)
+{
+    return EACH(f32x16, a.v[k] - b.v[k]);
+}
 LANES_INLINE f32x16 f32_mul(f32x16 a, f32x16 b)
 {
     return EACH(f32x16, a.v[k] * b.v[k]);
@@ -112,6 +116,46 @@ LANES_INLINE f64x16 f64_power(f64x16 z, const double table[8])
 LANES_INLINE f64x16 f64_fma_from(f64x16 z, double least, f64x16 a, f64x16 b, f64x16 c)
 {
     return EACH(f64x16, z.v[k] >= least ? fma(a.v[k], b.v[k], c.v[k]) : 0.0);
+}
+
+LANES_INLINE float lanes_power_single(float z, const float table[8])
+{
+    uint32_t bits, entry;
+    memcpy(&bits, &z, sizeof bits);
+    memcpy(&entry, &table[bits & 7], sizeof entry);
+    entry += bits << 20;
+    memcpy(&z, &entry, sizeof z);
+    return z;
+}
+LANES_INLINE f32x16 f32_power(f32x16 z, const float table[8])
+{
+    return EACH(f32x16, lanes_power_single(z.v[k], table));
+}
+LANES_INLINE f32x16 f32_fma_from(f32x16 z, float least, f32x16 a, f32x16 b, f32x16 c)
+{
+    return EACH(f32x16, z.v[k] >= least ? fmaf(a.v[k], b.v[k], c.v[k]) : 0.0f);
+}
+LANES_INLINE float f32_largest(f32x16 a)
+{
+    float largest = a.v[0];
+    for (int k = 1; k < ATT_LANES; k++)
+        largest = a.v[k] > largest ? a.v[k] : largest;
+    return largest;
+}
+LANES_INLINE double f32_sum(f32x16 a)
+{
+    double sum[4];
+    for (int half = 8; half > 2; half /= 2)
+        for (int k = 0; k < half; k++)
+            a.v[k] += a.v[k + half];
+    for (int k = 0; k < 4; k++)
+        sum[k] = (double)a.v[k];
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+LANES_INLINE void f32_sum4(const f32x16 a[4], double ret[4])
+{
+    for (int i = 0; i < 4; i++)
+        ret[i] = f32_sum(a[i]);
 }
 
 typedef struct {

@@ -61,6 +61,7 @@ struct reading {
     uint32_t first, count;
     struct att_row *row;
     double largest[4]; /* for folding */
+    float value_scale;
 };
 
 /* Entries [position, position + entries): of whole tiles in a row, or of a part of one: a tile that is not full yet, or one that
@@ -161,74 +162,79 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
     }
 }
 
-/* The weights, with the sums of the head columns and of the first value column that is asked for; returns the largest. */
-static double weigh_chunk(const struct reading *reading, const struct chunk *chunk, double *weights,
-                          struct att_read_sums *ret)
+/* The weights, with the sums of the head columns and of the first value column that is asked for. */
+static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, struct att_weights *work,
+                        struct att_read_sums *ret)
 {
     const struct att_region *region = reading->region;
     const float *values = chunk->values + (size_t)reading->first * ATT_TILE_LANES;
     const float *keys[ATT_TILE_LANES];
     float column[ATT_TILE_LANES];
-    double largest;
-    const struct att_weights work = {
-        .precision = region->precision,
-        .rows = 1,
-        .tiles = chunk->tiles,
-        .d = region->d,
-        .q = chunk->scaled_q,
-        .keys = chunk->keys,
-        .key_rows = chunk->is_part ? keys : NULL,
-        .bias = chunk->bias,
-        .shift = &reading->row->shift,
-        .weights = weights,
-        .stride = CHUNK,
-        .largest = &largest,
-    };
 
+    work->key_rows = chunk->is_part ? keys : NULL;
     for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++) {
         keys[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane]);
         column[lane] = chunk->rows[lane][region->d + reading->first];
     }
-    region->kernel->read(&work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
-    return largest;
+    region->kernel->read(work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
 }
 
 /* The sums of `count` value columns from `first` on, at most 64. */
-static void sum_columns(const struct att_region *region, const struct chunk *chunk, const double *weights,
+static void sum_columns(const struct att_region *region, const struct chunk *chunk, const struct att_weights *work,
                         uint32_t first, uint32_t count, double *ret_sums)
 {
     const float *rows[ATT_TILE_LANES];
     float values[64 * ATT_TILE_LANES];
 
     if (!chunk->is_part) {
-        region->kernel->sums(weights, chunk->tiles, chunk->values, region->d_v, first, count, ret_sums);
+        region->kernel->sums(work, chunk->values, region->d_v, first, count, ret_sums);
         return;
     }
     for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = chunk->rows[lane] + region->d + first;
     region->kernel->pack_keys(ATT_SINGLE, rows, count, values);
-    region->kernel->sums(weights, 1, values, count, 0, count, ret_sums);
+    region->kernel->sums(work, values, count, 0, count, ret_sums);
 }
+
+/* Roundings of a sum in float32: one for each tile, and when lanes are added (kernel_read.c). */
+enum { READ_CHAIN = CHUNK_TILES + 2 };
 
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 {
     const struct att_region *region = reading->region;
+    const struct att_numerics *numerics = &region->numerics;
     struct att_read_sums read;
     _Alignas(64) double weights[CHUNK]; /* a vector across two cache lines is slow to read back */
-    double added[64], *values = reading->sums + ATT_HEAD_COLUMNS;
-    double largest = weigh_chunk(reading, chunk, weights, &read);
+    double added[64], largest, *values = reading->sums + ATT_HEAD_COLUMNS;
+    struct att_weights work = {
+        .precision = region->precision,
+        .rows = 1,
+        .tiles = chunk->tiles,
+        .d = region->d,
+        .q = chunk->scaled_q,
+        .keys = chunk->keys,
+        .bias = chunk->bias,
+        .shift = &reading->row->shift,
+        .weights = weights,
+        .stride = CHUNK,
+        .value_scale = reading->value_scale,
+        .largest = &largest,
+    };
 
-    if (largest > ATT_NO_SHIFT && largest - reading->row->shift > ATT_SHIFT_HEADROOM) {
-        att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest);
-        weigh_chunk(reading, chunk, weights, &read);
+    weigh_chunk(reading, chunk, &work, &read);
+    if (largest > ATT_NO_SHIFT && largest - reading->row->shift > numerics->headroom) {
+        att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest,
+                      numerics);
+        weigh_chunk(reading, chunk, &work, &read);
     }
-    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest);
+    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics, READ_CHAIN,
+                    READ_CHAIN);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];
     values[0] += read.value;
     for (uint32_t done = 1; done < reading->count; done += 64) {
         uint32_t some = reading->count - done < 64 ? reading->count - done : 64;
-        sum_columns(region, chunk, weights, reading->first + done, some, added);
+        sum_columns(region, chunk, &work, reading->first + done, some, added);
         for (uint32_t c = 0; c < some; c++)
             values[done + c] += added[c];
     }
@@ -253,6 +259,7 @@ static __attribute__((noinline)) void fold_pending(struct reading *reading, uint
     chunk.scaled_q = scaled_q;
     for (int c = 0; c < 4; c++)
         reading->largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
+    reading->value_scale = att_value_scale((float)reading->largest[1]);
     chunk.maskable = reading->row->q_norm * reading->largest[2] <= MASKABLE;
     while (position < count) {
         take_chunk(region, position, count, &chunk);

@@ -182,7 +182,7 @@ static enum att_status map_tokens(struct att_region *region, struct att_error *e
     const size_t values = sizeof(float) * region->capacity * region->d_v, biases = sizeof(float) * region->capacity;
     void *memory;
 
-    region->token_bytes = keys + values + biases + region->capacity + 32; /* values are read in whole vectors */
+    region->token_bytes = keys + values + biases + region->capacity + 64; /* values are read in whole vectors */
     memory =
         mmap(NULL, region->token_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)

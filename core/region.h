@@ -28,7 +28,7 @@
 #include "row.h"
 
 #define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
-#define ATT_REGION_VERSION 4u
+#define ATT_REGION_VERSION 5u
 #define ATT_NO_SLOT        UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };

@@ -18,31 +18,48 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_C
     ret_head[3] = up((double)ret_head[2] * (double)norm_largest[1]);
 }
 
-void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4])
+/* What is in the sums and has a weight that counts as 0 now will not be taken away: as much as so many tokens of such a
+ * weight, but no more than all there is. */
+void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4],
+                   const struct att_numerics *numerics)
 {
+    const double tokens = (double)row->tokens + 2.0;
+
     if (row->shift > 0.9 * ATT_NO_SHIFT) {
         const int by = (int)fmax(row->shift - shift, LEAST_POWER);
         for (uint32_t c = 0; c < columns; c++)
             sums[c] = ldexp(sums[c], by);
-        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-            row->error[c] = ldexp(row->error[c], by) + ((double)row->tokens + 2.0) * ATT_FLUSHED * (largest[c] + 1.0);
+        for (int c = 0; c < ATT_HEAD_COLUMNS; c++) {
+            const double error = ldexp(row->error[c], by), flushed = tokens * numerics->flushed * largest[c];
+            row->error[c] = error + fmin(flushed, fabs(sums[c]) + error) + tokens * ATT_UNDERFLOW;
+        }
     }
     row->shift = shift;
 }
 
 /* The drift of a row just computed over so many tokens, at its worst: their first block holds all the weight. */
-static double fresh_drift(uint32_t tokens)
+static double fresh_drift(const struct att_numerics *numerics, uint32_t tokens)
 {
-    return 2.0 * ATT_UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK);
+    return 2.0 * ATT_UNIT * (ATT_BLOCK + 2.0 + numerics->additions * tokens / ATT_BLOCK) +
+           numerics->chain_unit * ATT_CHAIN;
 }
 
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget)
 {
-    struct att_numerics numerics;
+    static const double epsilons[] = {ATT_EPSILON_SINGLE, ATT_EPSILON_SHORT, ATT_EPSILON_LONG};
+    static const double budgets[] = {5e-5, 5e-7, 1e-11};
+    const bool single = precision == ATT_SINGLE;
+    struct att_numerics numerics = {
+        .epsilon = epsilons[precision],
+        .kappa = 1.1 * (d + 10.0) * (single ? 0x1p-24 : 0x1p-53),
+        .headroom = single ? ATT_SHIFT_HEADROOM_SINGLE : ATT_SHIFT_HEADROOM,
+        .flushed = ldexp(1.0, 1 + (int)(single ? ATT_SHIFT_LEAST_SINGLE : ATT_SHIFT_LEAST)),
+        .chain_unit = single ? 0x1p-24 * 1.0001 : 0.0,
+        .additions = single ? ATT_BLOCK / ATT_CHAIN : 1,
+    };
 
-    numerics.epsilon = precision == ATT_DOUBLE ? ATT_EPSILON_LONG : ATT_EPSILON_SHORT;
-    numerics.kappa = 1.1 * (d + 10.0) * (precision == ATT_SINGLE ? 0x1p-24 : 0x1p-53);
-    numerics.budget = budget > 0.0 ? budget : precision == ATT_DOUBLE ? 1e-11 : 5e-7;
-    numerics.budget = fmax(numerics.budget, 2.0 * fresh_drift(tokens)); /* else a refresh could not mend a row */
+    numerics.budget = budget > 0.0 ? budget : budgets[precision];
+    numerics.budget =
+        fmax(numerics.budget, 2.0 * fresh_drift(&numerics, tokens)); /* else a refresh could not mend a row */
     return numerics;
 }

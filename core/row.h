@@ -47,34 +47,43 @@ static inline double att_larger(double a, double b)
  * `head` gives. */
 void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS]);
 
-/* Moves the row to a larger shift: its sums (`columns` of them) and errors are multiplied by a power of two. */
-void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4]);
+#define ATT_UNIT      0x1p-53  /* unit roundoff of float64 */
+#define ATT_UNDERFLOW 0x1p-999 /* products that underflow in float64 are far below it */
 
-#define ATT_UNIT    0x1p-53  /* unit roundoff of float64 */
-#define ATT_FLUSHED 0x1p-999 /* a weight below 2^-1000 counts as 0; products that underflow are far below it */
-
-/* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`. Inline: a merge asks
- * for each row and stretch. */
-static inline void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4],
-                                   uint32_t entries, const double largest[4])
-{
-    const double unit = ATT_UNIT * 1.0001, terms = entries + 2.0, flushed = entries * ATT_FLUSHED;
-    double error[ATT_HEAD_COLUMNS];
-
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        error[c] = unit * (terms * magnitudes[c] + fabs(before[c])) + flushed * (largest[c] + 1.0);
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        row->error[c] += error[c];
-}
-
-/* What turns sums into answers. */
+/* What turns sums into answers, by precision. */
 struct att_numerics {
-    double epsilon; /* relative error of a weight's exp */
-    double kappa;   /* per unit of max(1, |s||q|) g: of its score */
-    double budget;  /* drift that is too much, relative to the row's mean |v|_inf */
+    double epsilon;    /* relative error of a weight's exp */
+    double kappa;      /* per unit of max(1, |s||q|) g: of its score */
+    double budget;     /* drift that is too much, relative to the row's mean |v|_inf */
+    double headroom;   /* a score this far above M raises it */
+    double flushed;    /* a weight that counts as 0 is below */
+    double chain_unit; /* unit roundoff of sums in float32; 0 where there are none */
+    double additions;  /* how many parts of a block are added to a sum, one after the other */
 };
 /* tokens: the most there can be. budget: 0: by precision; never less than twice what a row just computed may have. */
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget);
+
+/* Moves the row to a larger shift: its sums (`columns` of them) and errors are multiplied by a power of two. */
+void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4],
+                   const struct att_numerics *numerics);
+
+/* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`; largest: no less than
+ * any of their |x_c|. In single heads and values may come from float32 chains of so many roundings. Inline: a merge asks for
+ * each row and stretch. */
+static inline void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4],
+                                   uint32_t entries, const double largest[4], const struct att_numerics *numerics,
+                                   uint32_t head_chain, uint32_t value_chain)
+{
+    const double unit = ATT_UNIT * 1.0001, heads = unit * (entries + 2.0) + numerics->chain_unit * head_chain;
+    const double values = unit * (entries + 2.0) + numerics->chain_unit * value_chain;
+    double error[ATT_HEAD_COLUMNS];
+
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        error[c] = (c == 1 ? values : heads) * magnitudes[c] + unit * numerics->additions * fabs(before[c]) +
+                   entries * (numerics->flushed * largest[c] + ATT_UNDERFLOW);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        row->error[c] += error[c];
+}
 
 /* ATT_EMPTY, ATT_AGAIN (the drift is over the budget, or the denominator is not certain), or ATT_OK. Inline, as the next: a
  * query with nothing pending is little else. */

@@ -20,12 +20,14 @@ bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
     stretch->keys = aligned(sizeof(double) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
     stretch->heads = aligned(sizeof(double) * ATT_BLOCK * ATT_HEAD_COLUMNS);
+    stretch->value_rows = aligned(sizeof(const float *) * ATT_BLOCK);
     stretch->values = aligned(sizeof(double) * ATT_BLOCK * att_padded(d_v));
     if (stretch->heads)
         memset(stretch->heads, 0, sizeof(double) * ATT_BLOCK * ATT_HEAD_COLUMNS);
     if (stretch->values) /* what pads a row stays 0 */
         memset(stretch->values, 0, sizeof(double) * ATT_BLOCK * att_padded(d_v));
-    return stretch->index && stretch->rows && stretch->keys && stretch->bias && stretch->heads && stretch->values;
+    return stretch->index && stretch->rows && stretch->keys && stretch->bias && stretch->heads && stretch->value_rows &&
+           stretch->values;
 }
 
 void att_stretch_release(struct att_stretch *stretch)
@@ -35,6 +37,7 @@ void att_stretch_release(struct att_stretch *stretch)
     free(stretch->keys);
     free(stretch->bias);
     free(stretch->heads);
+    free(stretch->value_rows);
     free(stretch->values);
     memset(stretch, 0, sizeof *stretch);
 }
@@ -49,14 +52,15 @@ void att_stretch_clear(struct att_stretch *stretch, int sign)
     stretch->last = 0;
 }
 
-/* Notes the next lane's token, key and bias. */
-static void note(struct att_stretch *stretch, uint32_t token, const float *key, float bias)
+/* Notes the next lane's token, key, value and bias. */
+static void note(struct att_stretch *stretch, uint32_t token, const float *key, const float *value, float bias)
 {
     const uint32_t lane = stretch->entries++;
 
     stretch->bias[lane] = bias;
     stretch->index[lane] = token;
     stretch->rows[lane] = key;
+    stretch->value_rows[lane] = value;
     stretch->first = token < stretch->first ? token : stretch->first;
     stretch->last = token > stretch->last ? token : stretch->last;
     stretch->tokens += bias > -INFINITY ? stretch->sign : 0;
@@ -72,6 +76,41 @@ void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_r
                                   (char *)ret_keys + width * tile * region->d * ATT_TILE_LANES);
 }
 
+/* Where the head columns of a lane are, one tile's lanes apart. */
+static double *head_lane(const struct att_stretch *stretch, uint32_t lane)
+{
+    const size_t tile = lane / ATT_TILE_LANES;
+
+    return stretch->heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane % ATT_TILE_LANES;
+}
+
+static void note_largest(struct att_stretch *stretch)
+{
+    memset(stretch->largest, 0, sizeof stretch->largest);
+    for (uint32_t lane = 0; lane < stretch->entries; lane++) {
+        const double *head = head_lane(stretch, lane);
+        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS && stretch->bias[lane] > -INFINITY; c++)
+            stretch->largest[c] = att_larger(head[c * ATT_TILE_LANES], stretch->largest[c]);
+    }
+    stretch->value_scale = att_value_scale((float)stretch->largest[1]);
+}
+
+/* Zeros for masked ones: they may be too large for value_scale. */
+static void pack_values(struct att_stretch *stretch, const struct att_region *region)
+{
+    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    const size_t row = width * att_padded(region->d_v);
+
+    for (uint32_t lane = 0; lane < stretch->entries; lane++) {
+        char *to = (char *)stretch->values + lane * row;
+        if (stretch->bias[lane] > -INFINITY)
+            region->kernel->pack_value(region->precision, stretch->value_scale, stretch->value_rows[lane], region->d_v,
+                                       to);
+        else
+            memset(to, 0, row);
+    }
+}
+
 /* Whole tiles; the lanes after the last one repeat it, masked. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region)
 {
@@ -79,16 +118,11 @@ void att_stretch_finish(struct att_stretch *stretch, const struct att_region *re
         stretch->rows[lane] = stretch->rows[stretch->entries - 1];
         stretch->bias[lane] = -INFINITY;
     }
-    if (stretch->packed)
-        att_stretch_pack_keys(stretch, region, region->precision, stretch->keys);
-}
-
-/* Where the head columns of a lane are, one tile's lanes apart. */
-static double *head_lane(const struct att_stretch *stretch, uint32_t lane)
-{
-    const size_t tile = lane / ATT_TILE_LANES;
-
-    return stretch->heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane % ATT_TILE_LANES;
+    note_largest(stretch);
+    if (!stretch->packed)
+        return;
+    att_stretch_pack_keys(stretch, region, region->precision, stretch->keys);
+    pack_values(stretch, region);
 }
 
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position)
@@ -99,17 +133,16 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
     double *to_head = head_lane(stretch, lane);
 
-    note(stretch, region->log_entries[slot].index, row, region->log_bias[slot]);
+    note(stretch, region->log_entries[slot].index, row, row + region->d, region->log_bias[slot]);
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
         to_head[c * ATT_TILE_LANES] = stretch->sign * (double)head[(size_t)c * ATT_TILE_LANES];
-    region->kernel->widen(row + region->d, region->d_v, stretch->values + (size_t)lane * att_padded(region->d_v));
 }
 
 void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_region *region,
                              const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end,
                              bool packed)
 {
-    const uint32_t count = end - first, padded = att_padded(region->d_v);
+    const uint32_t count = end - first;
     const float *keys = region->k + (size_t)first * region->d, **rows = stretch->rows;
     float *bias = stretch->bias;
     uint32_t *index = stretch->index, tokens = 0;
@@ -120,6 +153,7 @@ void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_regio
         tokens += bias[lane] > -INFINITY;
         index[lane] = first + lane;
         rows[lane] = att_lane_key(bias[lane], keys + (size_t)lane * region->d);
+        stretch->value_rows[lane] = region->v + (size_t)(first + lane) * region->d_v;
     }
     stretch->entries = tokens > 0 ? count : 0; /* 0: nothing here counts */
     stretch->sign = 1;
@@ -127,10 +161,6 @@ void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_regio
     stretch->first = first;
     stretch->last = first + count - 1;
     stretch->packed = packed;
-    stretch->value_rows = region->v + (size_t)first * region->d_v;
-    for (uint32_t lane = 0; packed && lane < stretch->entries; lane++)
-        region->kernel->widen(stretch->value_rows + (size_t)lane * region->d_v, region->d_v,
-                              stretch->values + (size_t)lane * padded);
     for (uint32_t lane = 0; lane < stretch->entries; lane++)
         for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
             head_lane(stretch, lane)[c * ATT_TILE_LANES] = heads[first + lane][c];

@@ -11,18 +11,20 @@
 enum { ATT_BLOCK = 256, ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
 
 struct att_stretch {
-    uint32_t entries;        /* in use; the lanes after them in the last tile are masked and 0 */
-    int sign;                /* +1 or -1, of all of them */
-    int64_t tokens;          /* how many are not masked, times the sign */
-    uint32_t first, last;    /* smallest and largest token index */
-    uint32_t *index;         /* [ATT_BLOCK]: the token of each lane */
-    const float **rows;      /* [ATT_BLOCK]: its key, where it lies */
-    bool packed;             /* else keys and values are read where they lie: cheaper while few rows meet the stretch */
-    void *keys;              /* packed: [tiles][d][16], as the kernel packs them */
-    float *bias;             /* [ATT_BLOCK] */
-    double *heads;           /* [tiles][4][16]: the head columns, without the sign; after the last entry any numbers */
-    double *values;          /* packed: [ATT_BLOCK][padded d_v] */
-    const float *value_rows; /* else: [entries][d_v] */
+    uint32_t entries;     /* in use; the lanes after them in the last tile are masked and 0 */
+    int sign;             /* +1 or -1, of all of them */
+    int64_t tokens;       /* how many are not masked, times the sign */
+    uint32_t first, last; /* smallest and largest token index */
+    uint32_t *index;      /* [ATT_BLOCK]: the token of each lane */
+    const float **rows;   /* [ATT_BLOCK]: its key, where it lies */
+    bool packed;          /* else keys and values are read where they lie: cheaper while few rows meet the stretch */
+    void *keys;           /* packed: [tiles][d][16], as the kernel packs them */
+    float *bias;          /* [ATT_BLOCK] */
+    double *heads;        /* [tiles][4][16]: the head columns, without the sign; after the last entry any numbers */
+    double largest[4];    /* of each head column, of those that are not masked */
+    const float **value_rows; /* [ATT_BLOCK]: the value of each lane, where it lies; of tokens: one after the other */
+    float value_scale;        /* see att_value_scale */
+    void *values;             /* packed: [ATT_BLOCK][padded d_v], as the kernel packs them */
     uint32_t column, columns; /* else: which of them are wanted; columns 0: all */
 };
 
@@ -37,14 +39,14 @@ static inline uint32_t att_stretch_tiles(const struct att_stretch *stretch)
 /* d_v rounded up to whole vectors. */
 static inline uint32_t att_padded(uint32_t d_v)
 {
-    return (d_v + 7) / 8 * 8;
+    return (d_v + 15) / 16 * 16;
 }
 
 /* Empties it. */
 void att_stretch_clear(struct att_stretch *stretch, int sign);
 /* Adds one entry of the log. There must be room. */
 void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region *region, uint64_t position);
-/* Packs the keys and masks the rest of the last tile. After the last add. */
+/* Packs keys and values, and masks the rest of the last tile. After the last add. */
 void att_stretch_finish(struct att_stretch *stretch, const struct att_region *region);
 /* Its keys, as tiles for the kernel in this precision. */
 void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_region *region,

@@ -269,6 +269,56 @@ static void replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_sta
     replace_everything(ATT_SINGLE, 1);
 }
 
+/* Single sums values in float32. Of any size: they are brought to where it has digits, also beside a much larger one that
+ * was there once, and rows go on to be answered from their bases. */
+static void values_of(double size, double once)
+{
+    enum { N_Q = 64, D = 16, D_V = 5, TOKENS = 600, TIMES = 2000 };
+    const struct tolerance tolerance = {.error = 1e-5, .bound = 1e-3};
+    struct model model;
+    struct test_random random;
+    uint64_t lsn = 0;
+    random_init(&random, 37);
+    model_init(&model, N_Q, D, D_V, TOKENS, 1 / sqrt(D));
+    model_fill(&model, &random, TOKENS, 1);
+    for (uint32_t i = 0; i < TOKENS * D_V; i++)
+        model.v[i] *= (float)size;
+    struct att_engine_options options = harness_options(&model);
+    options.precision = ATT_SINGLE;
+    options.log_capacity = 256;
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    for (uint32_t n = 0; n < TIMES; n++) {
+        float key[D], value[D_V];
+        random_normals(&random, key, D, n % 100 == 50 ? 20 : 1); /* some raise the shift, and leave */
+        random_normals(&random, value, D_V, n == 500 ? once : size);
+        struct att_op op = {.kind = ATT_OP_SET_TOKEN,
+                            .index = n < 600 ? n / 2 : n % TOKENS,
+                            .key = key,
+                            .value = value};
+        harness_update(engine, &model, &op, &lsn);
+        if (n % 10 == 0)
+            harness_check_row(engine, &model, n / 10 % N_Q, tolerance);
+        if (n % 64 == 0)
+            att_engine_kick(engine);
+    }
+    harness_settle(engine);
+    const struct harness_counts before = harness_counts();
+    for (uint32_t row = 0; row < N_Q; row++)
+        harness_check_row(engine, &model, row, tolerance);
+    assert_int_equal(harness_counts().jobs, before.jobs);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+static void values_of_any_size_are_summed_in_single(void **state)
+{
+    (void)state;
+    values_of(1, 1e20);
+    values_of(1e-35, 1e-15);
+    values_of(1e33, 1e34);
+}
+
 /* A row of Q lies in the log until it is merged. With |q| of 1e8 and |k| of 1e-8, as a key it would have scores of 1e16. */
 static void rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending(void **state)
 {
@@ -339,6 +389,7 @@ int main(void)
         cmocka_unit_test(a_key_that_held_the_mass_is_masked),
         cmocka_unit_test(huge_scores_stay_right_in_mixed),
         cmocka_unit_test(huge_scores_stay_right_in_double),
+        cmocka_unit_test(values_of_any_size_are_summed_in_single),
         cmocka_unit_test(rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending),
         cmocka_unit_test(the_lowest_scores_that_there_can_be_are_shifts_like_others),
         cmocka_unit_test(replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_start),

@@ -7,6 +7,11 @@
 
 static const double largest[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
 
+static struct att_numerics numerics_of(enum att_precision precision)
+{
+    return att_numerics(precision, 64, 1000, 0);
+}
+
 /* Adds `weight` to a sum of 1, n times, each time losing all of it. */
 static void the_account_covers_additions_that_all_lose_the_same(void **state)
 {
@@ -14,11 +19,12 @@ static void the_account_covers_additions_that_all_lose_the_same(void **state)
     enum { TIMES = 1000 };
     const double weight = 0x1p-53 * (1 - 0x1p-20); /* just below half an ulp of 1 */
     volatile double sum = 1;
+    const struct att_numerics numerics = numerics_of(ATT_MIXED);
     struct att_row row = {.tokens = 1};
     for (int n = 0; n < TIMES; n++) {
         const double before[ATT_HEAD_COLUMNS] = {sum, sum, sum, sum};
         const double magnitudes[ATT_HEAD_COLUMNS] = {weight, weight, weight, weight};
-        att_row_account(&row, before, magnitudes, 1, largest);
+        att_row_account(&row, before, magnitudes, 1, largest, &numerics, 0, 0);
         sum = sum + weight;
     }
     assert_true(sum == 1);
@@ -36,16 +42,45 @@ static void the_account_covers_the_sum_inside_a_block(void **state)
     const double weight = 0x1p-53 * (1 - 0x1p-20);
     volatile double sum = 1;
     double magnitude = 1;
+    const struct att_numerics numerics = numerics_of(ATT_MIXED);
     struct att_row row = {.tokens = 1};
     for (int n = 1; n < ENTRIES; n++)
         sum = sum + weight;
     magnitude += (ENTRIES - 1) * weight;
     const double before[ATT_HEAD_COLUMNS] = {0};
     const double magnitudes[ATT_HEAD_COLUMNS] = {magnitude, magnitude, magnitude, magnitude};
-    att_row_account(&row, before, magnitudes, ENTRIES, largest);
+    att_row_account(&row, before, magnitudes, ENTRIES, largest, &numerics, 0, 0);
     assert_true(sum == 1);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         assert_true(row.error[c] >= (ENTRIES - 1) * weight);
+}
+
+/* A float32 chain from 1 up, each addition losing half an ulp; and parts that a sum of 1 loses one after the other. */
+static void the_account_covers_float32_chains(void **state)
+{
+    (void)state;
+    const struct att_numerics numerics = numerics_of(ATT_SINGLE);
+    const double weight = 0x1p-24 * (1 - 0x1p-10), part = 0x1p-53 * (1 - 0x1p-10);
+    const double nothing[ATT_HEAD_COLUMNS] = {0}, one[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
+    volatile float sum = 1;
+    volatile double whole = 1;
+    struct att_row row = {.tokens = 1}, heads = {.tokens = 1}, parts = {.tokens = 1};
+    for (int n = 1; n < ATT_CHAIN; n++)
+        sum = sum + (float)weight;
+    assert_true(sum == 1);
+    const double magnitude = 1 + (ATT_CHAIN - 1) * weight;
+    const double magnitudes[ATT_HEAD_COLUMNS] = {magnitude, magnitude, magnitude, magnitude};
+    att_row_account(&row, nothing, magnitudes, ATT_CHAIN, largest, &numerics, 0, ATT_CHAIN);
+    assert_true(row.error[1] >= (ATT_CHAIN - 1) * weight && row.error[1] <= 1.1 * ATT_CHAIN * weight);
+    assert_true(row.error[0] <= 1e-12);
+    att_row_account(&heads, nothing, magnitudes, ATT_CHAIN, largest, &numerics, ATT_CHAIN, ATT_CHAIN);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        assert_true(heads.error[c] >= (ATT_CHAIN - 1) * weight);
+    for (int n = 0; n < ATT_BLOCK / ATT_CHAIN; n++)
+        whole = whole + part;
+    assert_true(whole == 1);
+    att_row_account(&parts, one, nothing, 1, nothing, &numerics, 0, ATT_CHAIN);
+    assert_true(parts.error[1] >= ATT_BLOCK / ATT_CHAIN * part);
 }
 
 static void a_raise_scales_sums_and_errors_exactly(void **state)
@@ -54,14 +89,16 @@ static void a_raise_scales_sums_and_errors_exactly(void **state)
     enum { COLUMNS = 6 };
     struct att_row row = {.tokens = 3, .shift = 10, .error = {1e-9, 2e-9, 3e-9, 4e-9}};
     double sums[COLUMNS] = {3, 5, 7, 11, -13, 1.0 / 3};
-    att_row_raise(&row, sums, COLUMNS, 610, largest);
+    const struct att_numerics numerics = numerics_of(ATT_MIXED);
+    att_row_raise(&row, sums, COLUMNS, 610, largest, &numerics);
     const double expected[COLUMNS] = {3, 5, 7, 11, -13, 1.0 / 3};
     for (int c = 0; c < COLUMNS; c++)
         assert_true(sums[c] == expected[c] * 0x1p-600);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         assert_true(row.error[c] >= (c + 1) * 0.999e-9 * 0x1p-600 && row.error[c] <= (c + 1) * 1.001e-9 * 0x1p-600);
     assert_true(row.shift == 610);
-    att_row_raise(&row, sums, COLUMNS, 4000, largest); /* so far that nothing is left, but what counts as nothing */
+    att_row_raise(&row, sums, COLUMNS, 4000, largest,
+                  &numerics); /* so far that nothing is left, but what counts as nothing */
     for (int c = 0; c < COLUMNS; c++)
         assert_true(fabs(sums[c]) == 0);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
@@ -74,9 +111,25 @@ static void a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left(void 
     (void)state;
     struct att_row row = {.tokens = 1, .shift = -300, .error = {0x1p400, 0, 0, 0}};
     double sums[ATT_HEAD_COLUMNS] = {0x1.8p500, -0x1p450, 0, 1};
-    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 900, largest);
+    const struct att_numerics numerics = numerics_of(ATT_MIXED);
+    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 900, largest, &numerics);
     assert_true(sums[0] == 0x1.8p-700 && sums[1] == -0x1p-750 && sums[3] == 0);
     assert_true(row.error[0] >= 0x1p-800 && row.error[0] < 1.001 * 0x1p-800);
+}
+
+/* What counts as 0 now and will not be taken away: all tokens at that weight, or all that the row holds, if that is less, as
+ * it is once a value of 1e38 has been there. */
+static void a_raise_accounts_for_what_counts_as_zero_now(void **state)
+{
+    (void)state;
+    const struct att_numerics numerics = numerics_of(ATT_SINGLE);
+    const double once[ATT_HEAD_COLUMNS] = {1, 1e38, 1, 1e38};
+    struct att_row row = {.tokens = 6, .shift = 0};
+    double sums[ATT_HEAD_COLUMNS] = {2, 4, 6, 8};
+    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 50, once, &numerics);
+    assert_true(row.error[0] >= 6 * 0x1p-120 && row.error[0] <= 20 * 0x1p-120);
+    assert_true(row.error[1] >= 4 * 0x1p-50 && row.error[1] <= 4.1 * 0x1p-50);
+    assert_true(row.error[3] >= 8 * 0x1p-50 && row.error[3] <= 8.1 * 0x1p-50);
 }
 
 static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **state)
@@ -97,9 +150,9 @@ static enum att_status check_fresh(enum att_precision precision, uint32_t tokens
     const struct att_numerics numerics = att_numerics(precision, 64, tokens, budget);
     const double nothing[ATT_HEAD_COLUMNS] = {0}, all[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
     struct att_row row = {.tokens = tokens};
-    att_row_account(&row, nothing, all, ATT_BLOCK, largest);
+    att_row_account(&row, nothing, all, ATT_BLOCK, largest, &numerics, 0, ATT_CHAIN);
     for (uint32_t done = ATT_BLOCK; done < tokens + ATT_BLOCK; done += ATT_BLOCK)
-        att_row_account(&row, all, nothing, ATT_BLOCK, largest);
+        att_row_account(&row, all, nothing, ATT_BLOCK, largest, &numerics, 0, ATT_CHAIN);
     return att_row_check(&row, all, numerics.budget);
 }
 
@@ -135,8 +188,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_account_covers_additions_that_all_lose_the_same),
         cmocka_unit_test(the_account_covers_the_sum_inside_a_block),
+        cmocka_unit_test(the_account_covers_float32_chains),
         cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
         cmocka_unit_test(a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left),
+        cmocka_unit_test(a_raise_accounts_for_what_counts_as_zero_now),
         cmocka_unit_test(a_denominator_that_may_be_rounding_alone_gives_no_answer),
         cmocka_unit_test(a_row_just_computed_is_within_the_budget),
         cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),

@@ -34,6 +34,17 @@ static int available(const struct att_kernel *kernel)
     return 1;
 }
 
+/* What the kernel made, of either precision. */
+static double weight_at(enum att_precision precision, const void *weights, size_t i)
+{
+    return precision == ATT_SINGLE ? (double)((const float *)weights)[i] : ((const double *)weights)[i];
+}
+
+static size_t weight_width(enum att_precision precision)
+{
+    return precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+}
+
 /* Weights of one row with d = 1 and q = 1: t is the key itself. */
 static void weigh(const struct att_kernel *kernel, enum att_precision precision, const float *t, double *weights)
 {
@@ -75,7 +86,7 @@ static double worst_error(enum att_precision precision, uint32_t stride)
         weigh(kernel, precision, t, weights);
         for (int i = 0; i < LANES; i++) {
             long double exact = exp2l((long double)t[i]);
-            worst = fmax(worst, (double)fabsl((weights[i] - exact) / exact));
+            worst = fmax(worst, (double)fabsl((weight_at(precision, weights, (size_t)i) - exact) / exact));
         }
         if (bits + stride > 0x3f000000)
             break;
@@ -86,12 +97,14 @@ static double worst_error(enum att_precision precision, uint32_t stride)
 static void the_error_of_exp_stays_below_what_the_bounds_assume(void **state)
 {
     (void)state;
+    double single = worst_error(ATT_SINGLE, 37);
     double mixed = worst_error(ATT_MIXED, 37), precise = worst_error(ATT_DOUBLE, 1013);
-    printf("largest relative error of a weight: short exp %.3g (assumed %.3g), long exp %.3g (assumed %.3g)\n", mixed,
-           ATT_EPSILON_SHORT, precise, ATT_EPSILON_LONG);
+    printf("largest relative error of a weight: single %.3g (assumed %.3g), short exp %.3g (assumed %.3g), "
+           "long exp %.3g (assumed %.3g)\n",
+           single, ATT_EPSILON_SINGLE, mixed, ATT_EPSILON_SHORT, precise, ATT_EPSILON_LONG);
+    assert_true(single < ATT_EPSILON_SINGLE);
     assert_true(mixed < ATT_EPSILON_SHORT);
     assert_true(precise < ATT_EPSILON_LONG);
-    assert_true(worst_error(ATT_SINGLE, 1013) < ATT_EPSILON_SHORT);
 }
 
 struct call {
@@ -100,6 +113,7 @@ struct call {
     double *q, *wide_keys, *wide_heads;
     float *q32, *keys, *bias, *heads, *values;
     double shift[16];
+    float value_scale;
 };
 
 static float gaussian(struct test_random *random)
@@ -113,7 +127,9 @@ static struct call random_call(struct test_random *random)
                      .rows = 1 + (uint32_t)random_below(random, 16),
                      .tiles = 1 + (uint32_t)random_below(random, 9),
                      .d = 1 + (uint32_t)random_below(random, 70),
-                     .columns = 5 + (uint32_t)random_below(random, 70)};
+                     .columns = 5 + (uint32_t)random_below(random, 70),
+                     .value_scale = ldexpf(1.0f, (int)random_below(random, 80) - 30)};
+    const float spread = c.precision == ATT_SINGLE ? 40.0f : 400.0f; /* of biases: weights from 0 to too large */
     size_t keys = (size_t)c.tiles * c.d * 16, lanes = (size_t)c.tiles * 16, q = (size_t)c.rows * c.d;
 
     c.q = malloc(sizeof *c.q * q);
@@ -129,7 +145,7 @@ static struct call random_call(struct test_random *random)
     for (size_t i = 0; i < keys; i++)
         c.wide_keys[i] = c.keys[i] = gaussian(random);
     for (size_t i = 0; i < lanes; i++)
-        c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : 400.0f * gaussian(random);
+        c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : spread * gaussian(random);
     if (random_one_in(random, 2)) /* the first tile is not full */
         for (size_t i = random_below(random, 16); i < 16; i++)
             c.bias[i] = -INFINITY;
@@ -138,7 +154,7 @@ static struct call random_call(struct test_random *random)
     for (size_t i = 0; i < lanes * c.columns; i++)
         c.values[i] = gaussian(random);
     for (uint32_t i = 0; i < c.rows; i++)
-        c.shift[i] = random_below(random, 5) == 0 ? ATT_NO_SHIFT : rint(300.0 * gaussian(random));
+        c.shift[i] = random_below(random, 5) == 0 ? ATT_NO_SHIFT : rint((double)(spread * gaussian(random)));
     return c;
 }
 
@@ -155,7 +171,7 @@ static void release_call(struct call *c)
 }
 
 /* The work of `rows` rows from `row` on. */
-static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t rows, double *weights, double *largest)
+static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t rows, void *weights, double *largest)
 {
     const size_t q = (size_t)row * c->d;
 
@@ -169,7 +185,14 @@ static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t r
                                 .shift = c->shift + row,
                                 .weights = weights,
                                 .stride = (size_t)c->tiles * 16,
+                                .value_scale = c->value_scale,
                                 .largest = largest};
+}
+
+/* Whether weights of such a row are what they are said to be. */
+static bool in_range(const struct call *c, uint32_t row, double largest)
+{
+    return largest - c->shift[row] <= (c->precision == ATT_SINGLE ? ATT_SHIFT_HEADROOM_SINGLE : 1000.0);
 }
 
 /* The first tile gives the same when its keys come as rows. */
@@ -196,13 +219,13 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     work.weights = weights_from_rows;
     kernel->read(&work, c->heads, c->values, c->columns, &from_rows);
     assert_memory_equal(&from_rows, &read, sizeof read);
-    assert_memory_equal(weights_from_rows, weights, sizeof weights);
+    assert_memory_equal(weights_from_rows, weights, 16 * weight_width(c->precision));
     free(rows);
 }
 
-/* What a query of the row gives, from weights that must be those of `weights`, and the head sums `heads`; then sums of all
- * columns. */
-static void sum_row(const struct att_kernel *kernel, const struct call *c, uint32_t row, const double *expected,
+/* What a query of the row gives, from weights that must be those of `weights`, and the head sums `heads` (in single a query
+ * adds them up in float32); then sums of all columns. */
+static void sum_row(const struct att_kernel *kernel, const struct call *c, uint32_t row, const void *expected,
                     const double *heads, double *sums)
 {
     const size_t lanes = (size_t)c->tiles * 16;
@@ -213,11 +236,16 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     work.keys = c->keys;
     kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &read);
     for (size_t i = 0; i < lanes; i++)
-        assert_true(weights[i] == expected[i] * (double)c->heads[i / 16 * 64 + i % 16]);
-    assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
-    assert_memory_equal(heads + 1, &read.head[1], 3 * sizeof(double));
+        assert_true(weight_at(c->precision, weights, i) ==
+                    weight_at(c->precision, expected, i) * (double)c->heads[i / 16 * 64 + i % 16]);
+    if (c->precision == ATT_SINGLE) {
+        assert_true(fabs(read.magnitude[0] - heads[0]) <= 0x1p-24 * (c->tiles + 2) * heads[0]);
+    } else {
+        assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
+        assert_memory_equal(heads + 1, &read.head[1], 3 * sizeof(double));
+    }
     memcpy(sums, &read, sizeof read);
-    kernel->sums(weights, c->tiles, c->values, c->columns, 0, c->columns, sums + 9);
+    kernel->sums(&work, c->values, c->columns, 0, c->columns, sums + 9);
     assert_memory_equal(&read.value, sums + 9 + 3, sizeof(double));
     read_rows_of_first_tile(kernel, c, &work);
     free(weights);
@@ -226,42 +254,47 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
 /* All that the kernel gives for a call, in one array: weights, largest, sums, magnitudes. What may be anything is 0. */
 static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
 {
-    const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows;
+    const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows, width = weight_width(c->precision);
     const size_t a_row = 9 + c->columns;
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows, heads[16 * 4];
 
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
         const uint32_t left = c->rows - row, rows = left < rows_at_once ? left : rows_at_once;
-        const struct att_weights work = work_of(c, row, rows, all_of_it + row * lanes, largest + row);
+        const struct att_weights work = work_of(c, row, rows, (char *)all_of_it + row * lanes * width, largest + row);
         kernel->weights(&work);
-        kernel->heads(work.weights, lanes, rows, c->tiles, c->wide_heads, heads + (size_t)row * 4);
+        kernel->heads(c->precision, work.weights, lanes, rows, c->tiles, c->wide_heads, heads + (size_t)row * 4);
     }
-    for (uint32_t row = 0; row < c->rows; row++, sums += a_row)
-        if (largest[row] - c->shift[row] <= 1000.0)
-            sum_row(kernel, c, row, all_of_it + row * lanes, heads + (size_t)row * 4, sums);
+    for (uint32_t row = 0; row < c->rows; row++, sums += a_row) {
+        char *of_row = (char *)all_of_it + row * lanes * width;
+        if (in_range(c, row, largest[row]))
+            sum_row(kernel, c, row, of_row, heads + (size_t)row * 4, sums);
         else
-            memset(all_of_it + row * lanes, 0, lanes * sizeof *all_of_it);
+            memset(of_row, 0, lanes * width);
+    }
     *ret_count = weights + c->rows * (1 + a_row);
     return all_of_it;
 }
 
 /* The shape for few rows, keys and values in float: the weights are those of `expected`, and so are the sums of the
- * product; the last two lanes are left out, for whole vectors of values are read. */
+ * product; the last three lanes are left out, for whole vectors of values are read. */
 static void few_rows_give_the_same(const struct att_kernel *kernel, const struct call *c, const double *expected)
 {
     const size_t lanes = (size_t)c->tiles * 16, count = lanes * c->rows, sums = (size_t)c->rows * c->columns;
-    double *weights = malloc(count * sizeof *weights), *wide = malloc(lanes * c->columns * sizeof *wide);
+    const size_t row_bytes = lanes * weight_width(c->precision);
+    double *weights = malloc(count * sizeof *weights), *packed = malloc(lanes * c->columns * sizeof *packed);
     double *from_rows = calloc(2 * sums, sizeof *from_rows), *from_wide = from_rows + sums, largest[16];
     struct att_weights work = work_of(c, 0, c->rows, weights, largest);
-    struct att_product product = {.rows = c->rows,
-                                  .depth = (uint32_t)lanes - 2,
+    struct att_product product = {.precision = c->precision,
+                                  .rows = c->rows,
+                                  .depth = (uint32_t)lanes - 3,
                                   .columns = c->columns,
                                   .sign = -1.0,
                                   .weights = expected,
                                   .stride = lanes,
                                   .value_rows = c->values,
                                   .value_stride = c->columns,
+                                  .value_scale = c->value_scale,
                                   .sums = from_rows,
                                   .sum_stride = c->columns};
 
@@ -270,18 +303,17 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
     kernel->weights(&work);
     assert_memory_equal(largest, expected + count, c->rows * sizeof *largest);
     for (uint32_t row = 0; row < c->rows; row++)
-        if (largest[row] - c->shift[row] <= 1000.0)
-            assert_memory_equal(weights + row * lanes, expected + row * lanes, lanes * sizeof *weights);
+        if (in_range(c, row, largest[row]))
+            assert_memory_equal((char *)weights + row * row_bytes, (const char *)expected + row * row_bytes, row_bytes);
     kernel->product(&product);
-    for (size_t i = 0; i < lanes * c->columns; i++)
-        wide[i] = c->values[i];
+    kernel->pack_value(c->precision, c->value_scale, c->values, (uint32_t)(lanes * c->columns), packed);
     product.value_rows = NULL;
-    product.values = wide;
+    product.values = packed;
     product.sums = from_wide;
     att_kernel_plain.product(&product);
     assert_memory_equal(from_rows, from_wide, sums * sizeof *from_rows);
     free(weights);
-    free(wide);
+    free(packed);
     free(from_rows);
 }
 
@@ -309,21 +341,21 @@ static void every_instruction_set_and_shape_gives_the_same_bits(void **state)
     }
 }
 
-static void a_masked_entry_weighs_nothing_under_any_shift(void **state)
+static void masked_entry_weighs_nothing(enum att_precision precision, const double *shifts, size_t count)
 {
-    static double t[LANES];
+    static double t[LANES]; /* 0, in float too */
     static float bias[16];
-    const double q = 1.0, shifts[] = {ATT_NO_SHIFT, 0.0, -1.4e12, 1.4e12};
-    (void)state;
+    const double one_f64 = 1.0;
+    const float one_f32 = 1.0f;
     for (int i = 0; i < 16; i++)
         bias[i] = -INFINITY;
-    for (size_t i = 0; i < sizeof shifts / sizeof *shifts; i++) {
+    for (size_t i = 0; i < count; i++) {
         double weights[16], largest;
-        const struct att_weights work = {.precision = ATT_MIXED,
+        const struct att_weights work = {.precision = precision,
                                          .rows = 1,
                                          .tiles = 1,
                                          .d = 1,
-                                         .q = &q,
+                                         .q = precision == ATT_SINGLE ? (const void *)&one_f32 : &one_f64,
                                          .keys = t,
                                          .bias = bias,
                                          .shift = &shifts[i],
@@ -332,8 +364,30 @@ static void a_masked_entry_weighs_nothing_under_any_shift(void **state)
                                          .largest = &largest};
         att_kernel_choose()->weights(&work);
         for (int lane = 0; lane < 16; lane++)
-            assert_true(weights[lane] == 0.0);
+            assert_true(weight_at(precision, weights, (size_t)lane) == 0.0);
         assert_true(largest < ATT_NO_SHIFT);
+    }
+}
+
+static void a_masked_entry_weighs_nothing_under_any_shift(void **state)
+{
+    static const double shifts[] = {ATT_NO_SHIFT, 0.0, -1.4e12, 1.4e12}, single[] = {ATT_NO_SHIFT, 0.0, -1.3e5, 1.3e5};
+    (void)state;
+    masked_entry_weighs_nothing(ATT_MIXED, shifts, sizeof shifts / sizeof *shifts);
+    masked_entry_weighs_nothing(ATT_SINGLE, single, sizeof single / sizeof *single);
+}
+
+/* All values up to the largest are brought below 2^50, as close as a factor that is a float can. */
+static void a_value_scale_brings_values_to_where_float32_has_room(void **state)
+{
+    static const float sizes[] = {0.0f, 0x1p-149f, 0x1p-126f, 0x1.8p-78f, 1e-20f, 0.999f, 1.0f, 3e10f, 0x1.fffffep127f};
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const float scale = att_value_scale(sizes[i]);
+        int exponent;
+        assert_true(frexpf(scale, &exponent) == 0.5f && scale >= 0x1p-126f);
+        assert_true(sizes[i] * scale < 0x1p50f);
+        assert_true(sizes[i] * scale >= 0x1p49f || scale == 0x1p126f);
     }
 }
 
@@ -357,6 +411,7 @@ int main(void)
         cmocka_unit_test(the_error_of_exp_stays_below_what_the_bounds_assume),
         cmocka_unit_test(every_instruction_set_and_shape_gives_the_same_bits),
         cmocka_unit_test(a_masked_entry_weighs_nothing_under_any_shift),
+        cmocka_unit_test(a_value_scale_brings_values_to_where_float32_has_room),
         cmocka_unit_test(a_position_of_the_log_lies_in_the_tile_that_division_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
