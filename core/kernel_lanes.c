@@ -24,7 +24,7 @@ LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t t
     double *to = (double *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
     f64x16 t[MOST_SUMS];
 
-    scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, KEYS_WIDE, bias, work->d, rows, tiles, 1);
+    scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, true, bias, work->d, rows, tiles, 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4

@@ -35,10 +35,10 @@ enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
 /* Vectors of sums, and columns of values, that share a weight. */
 enum { FEW_VECTORS = 8, FEW_VECTORS_SINGLE = 4, SUMS_TOGETHER = 4 };
 
-/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles, precision and kind are
+/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
  * constants after inlining. */
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, enum keys kind, struct largest *largest)
+                              enum att_precision precision, struct largest *largest)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
@@ -49,7 +49,7 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
     if (single)
         scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
     else
-        scores_f64(t, work->q, keys, kind, bias, work->d, 1, tiles, TOGETHER);
+        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
     for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
@@ -66,14 +66,14 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
 
 /* From `tile` to the last; largest: of the tiles before. */
 LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
-                             enum keys kind, struct largest *largest)
+                             struct largest *largest)
 {
     const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
 
     for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, kind, largest);
+        weigh_tiles(work, tile, wide, precision, largest);
     for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, kind, largest);
+        weigh_tiles(work, tile, 1, precision, largest);
     work->largest[0] = finish_largest(precision, largest);
 }
 
@@ -112,7 +112,7 @@ LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision 
 #endif
 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
-                            enum att_precision precision, enum keys kind)
+                            enum att_precision precision)
 {
     struct largest largest = start_largest();
     uint32_t tile = 0;
@@ -125,7 +125,7 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
         weigh_rows(work, precision, &largest);
     tile = work->key_rows ? 1 : 0;
 #endif
-    weigh_from(work, tile, precision, kind, &largest);
+    weigh_from(work, tile, precision, &largest);
 }
 
 /* What weights add up to. */
@@ -171,11 +171,11 @@ LANES_INLINE void finish_totals(const struct totals *totals, struct att_read_sum
 }
 
 LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                             enum att_precision precision, enum keys kind, struct att_read_sums *ret)
+                             enum att_precision precision, struct att_read_sums *ret)
 {
     struct totals totals;
 
-    weigh_row(work, values, columns, precision, kind);
+    weigh_row(work, values, columns, precision);
     /* In a pass of its own: its sums take twenty registers. */
     start_totals(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
@@ -232,8 +232,9 @@ LANES_INLINE void finish_single(const struct single_totals *totals, float value_
 
 #if defined(WIDE)
 /* In single, keys come from the L2 cache at half the speed at which they can be multiplied. So while the scores of a group of
- * tiles are computed, those of the group before become weights and sums: a tile after each SEGMENT columns. */
-enum { GROUP = 4, SEGMENT = 16 };
+ * tiles are computed, those of the group before become weights and sums: a tile after each SEGMENT columns. Zen 5 gains a
+ * fifth from being told AHEAD lines before, Emerald Rapids would lose. */
+enum { GROUP = 4, SEGMENT = 16, AHEAD = 10 };
 
 struct read_single {
     const float *heads, *values;
@@ -257,18 +258,20 @@ LANES_INLINE void settle_tile(struct read_single *read)
 }
 
 /* Adds a column to one chain of each of `tiles` keys. */
-LANES_INLINE void score_column(float q, const float *const keys[GROUP], enum keys kind, size_t column, uint32_t tiles,
+LANES_INLINE void score_column(float q, const float *const keys[GROUP], bool fetch, size_t column, uint32_t tiles,
                                f32x16 *sum)
 {
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++) {
-        fetch_ahead(kind, keys[c] + column * ATT_LANES);
+        if (fetch)
+            __builtin_prefetch(keys[c] + (column + AHEAD) * ATT_LANES);
         sum[c] = f32_fma(f32_set(q), f32_load(keys[c] + column * ATT_LANES), sum[c]);
     }
 }
 
-/* The scores of `tiles` tiles from `first` on, while those before are settled; tiles and kind are constants after inlining. */
-LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, enum keys kind, uint32_t first,
+/* The scores of `tiles` tiles from `first` on, while those before are settled; tiles and fetch are constants after
+ * inlining. */
+LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, bool fetch, uint32_t first,
                               uint32_t tiles, float *ret_scores)
 {
     const float *q = work->q,
@@ -285,7 +288,7 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
     for (; left >= SEGMENT; left -= SEGMENT) {
 #pragma GCC unroll 16
         for (uint32_t p = 0; p < SEGMENT; p++)
-            score_column(q[p], keys, kind, p, tiles, sum + p % CHAINS * tiles);
+            score_column(q[p], keys, fetch, p, tiles, sum + p % CHAINS * tiles);
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
             keys[c] += (size_t)SEGMENT * ATT_LANES;
@@ -297,7 +300,7 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
 #pragma GCC unroll 2
         for (size_t chain = 0; chain < CHAINS; chain++)
             if (p + chain < left)
-                score_column(q[p + chain], keys, KEYS_FLOAT, p + chain, tiles, sum + chain * tiles);
+                score_column(q[p + chain], keys, false, p + chain, tiles, sum + chain * tiles);
     while (read->done < first)
         settle_tile(read);
 #pragma GCC unroll 4
@@ -306,8 +309,8 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
     read->first = first;
 }
 
-LANES_INLINE void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                              enum keys kind, struct att_read_sums *ret)
+LANES_INLINE void read_groups(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                              bool fetch, struct att_read_sums *ret)
 {
     _Alignas(64) float scores[GROUP * ATT_LANES];
     struct read_single read;
@@ -324,21 +327,36 @@ LANES_INLINE void read_single(const struct att_weights *work, const float *heads
     read.largest = f32_set((float)ATT_MASKED);
     start_single(&read.totals);
     for (; tile + GROUP <= work->tiles; tile += GROUP)
-        score_group(work, &read, kind, tile, GROUP, scores);
+        score_group(work, &read, fetch, tile, GROUP, scores);
     for (; tile < work->tiles; tile++)
-        score_group(work, &read, kind, tile, 1, scores);
+        score_group(work, &read, fetch, tile, 1, scores);
     while (read.done < work->tiles)
         settle_tile(&read);
     work->largest[0] = rint((double)f32_largest(read.largest));
     finish_single(&read.totals, work->value_scale, ret);
 }
+
+static __attribute__((noinline)) void read_fetched(const struct att_weights *work, const float *heads,
+                                                   const float *values, size_t columns, struct att_read_sums *ret)
+{
+    read_groups(work, heads, values, columns, true, ret);
+}
+
+static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                        struct att_read_sums *ret)
+{
+    if (__builtin_cpu_is("amd"))
+        read_fetched(work, heads, values, columns, ret);
+    else
+        read_groups(work, heads, values, columns, false, ret);
+}
 #else
-LANES_INLINE void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
-                              enum keys kind, struct att_read_sums *ret)
+static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
+                        struct att_read_sums *ret)
 {
     struct single_totals totals;
 
-    weigh_row(work, values, columns, ATT_SINGLE, kind);
+    weigh_row(work, values, columns, ATT_SINGLE);
     start_single(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
         float *weights = (float *)work->weights + (size_t)tile * ATT_LANES;
@@ -346,26 +364,6 @@ LANES_INLINE void read_single(const struct att_weights *work, const float *heads
                         values + tile * columns * ATT_LANES, weights, &totals);
     }
     finish_single(&totals, work->value_scale, ret);
-}
-#endif
-
-/* kind is a constant after inlining. */
-LANES_INLINE void read_of(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
-                          enum keys kind, struct att_read_sums *ret)
-{
-    if (work->precision == ATT_SINGLE)
-        read_single(work, heads, values, columns, kind, ret);
-    else if (work->precision == ATT_MIXED)
-        read_tiles(work, heads, values, columns, ATT_MIXED, kind, ret);
-    else
-        read_tiles(work, heads, values, columns, ATT_DOUBLE, kind, ret);
-}
-
-#if defined(WIDE)
-static __attribute__((noinline)) void read_fetched(const struct att_weights *work, const float *heads,
-                                                   const float *values, uint32_t columns, struct att_read_sums *ret)
-{
-    read_of(work, heads, values, columns, KEYS_FETCHED, ret);
 }
 #endif
 
@@ -378,13 +376,13 @@ void KERNEL_READ(const struct att_weights *work, const float *heads, const float
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
         return;
     }
-    /* Zen 5 gains from fetching ahead, Emerald Rapids loses. */
-    if (__builtin_cpu_is("amd")) {
-        read_fetched(work, heads, values, columns, ret);
-        return;
-    }
 #endif
-    read_of(work, heads, values, columns, KEYS_FLOAT, ret);
+    if (work->precision == ATT_SINGLE)
+        read_single(work, heads, values, columns, ret);
+    else if (work->precision == ATT_MIXED)
+        read_tiles(work, heads, values, columns, ATT_MIXED, ret);
+    else
+        read_tiles(work, heads, values, columns, ATT_DOUBLE, ret);
 }
 
 /* `together` columns side by side, for one would wait for itself; together is a constant after inlining. */
@@ -465,7 +463,7 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
         one.shift = work->shift + row;
         one.weights = (char *)work->weights + width * work->stride * row;
         one.largest = work->largest + row;
-        weigh_from(&one, 0, precision, KEYS_FLOAT, &largest);
+        weigh_from(&one, 0, precision, &largest);
     }
 }
 

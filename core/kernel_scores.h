@@ -92,29 +92,16 @@ LANES_INLINE f32x16 start_f32(const float *bias)
 
 enum { MOST_TILES = 4, MOST_SUMS = 16 };
 
-/* Keys are doubles, or floats; or floats that come from the L2 cache to a processor that needs to be told so many lines
- * before. */
-enum keys { KEYS_WIDE, KEYS_FLOAT, KEYS_FETCHED };
-enum { FETCH_AHEAD = 10 };
-
-LANES_INLINE void fetch_ahead(enum keys kind, const float *key)
-{
-    if (kind == KEYS_FETCHED)
-        __builtin_prefetch(key + (size_t)FETCH_AHEAD * ATT_LANES);
-}
-
-/* sum[i][c] += q[i][p] k[c][p] */
-LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, enum keys kind, size_t d, size_t p,
-                           uint32_t rows, uint32_t tiles)
+/* sum[i][c] += q[i][p] k[c][p]; wide: the keys are doubles. */
+LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t p, uint32_t rows,
+                           uint32_t tiles)
 {
     f64x16 k[MOST_TILES];
 
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < tiles; c++) {
-        const size_t at = (c * d + p) * ATT_LANES;
-        fetch_ahead(kind, (const float *)keys + at);
-        k[c] = kind == KEYS_WIDE ? f64_load((const double *)keys + at) : f64_load_f32((const float *)keys + at);
-    }
+    for (uint32_t c = 0; c < tiles; c++)
+        k[c] = wide ? f64_load((const double *)keys + (c * d + p) * ATT_LANES)
+                    : f64_load_f32((const float *)keys + (c * d + p) * ATT_LANES);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++) {
         const f64x16 x = f64_set(q[i * d + p]);
@@ -125,7 +112,7 @@ LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, enum 
 }
 
 /* `together` chains of each sum from `chain` on, side by side. */
-LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, enum keys kind, size_t d, size_t chain,
+LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t chain,
                              uint32_t rows, uint32_t tiles, uint32_t together)
 {
     size_t p = chain;
@@ -134,16 +121,16 @@ LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, enu
     for (; p + together <= d; p += CHAINS)
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < together; j++)
-            step_f64(sum + j * rows * tiles, q, keys, kind, d, p + j, rows, tiles);
+            step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
 #pragma GCC unroll 4
     for (uint32_t j = 0; j + 1 < together; j++)
         if (p + j < d)
-            step_f64(sum + j * rows * tiles, q, keys, kind, d, p + j, rows, tiles);
+            step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
 }
 
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
-LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, enum keys kind, const float *bias, size_t d,
+LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool wide, const float *bias, size_t d,
                              uint32_t rows, uint32_t tiles, uint32_t together)
 {
     const uint32_t count = rows * tiles;
@@ -156,7 +143,7 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, enum 
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
-        chains_f64(sum, q, keys, kind, d, chain, rows, tiles, together);
+        chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
 #pragma GCC unroll 16
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f64_add(t[k % count], sum[k]);
