@@ -162,7 +162,8 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
     }
 }
 
-/* The weights, with the sums of the head columns and of the first value column that is asked for. */
+/* The weights, with the sums of the head columns and of the first value column that is asked for. Masked values of a part
+ * are read as zeros: the service may be writing the next entry there, and its value may be too large for value_scale. */
 static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, struct att_weights *work,
                         struct att_read_sums *ret)
 {
@@ -174,7 +175,7 @@ static void weigh_chunk(const struct reading *reading, const struct chunk *chunk
     work->key_rows = chunk->is_part ? keys : NULL;
     for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++) {
         keys[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane]);
-        column[lane] = chunk->rows[lane][region->d + reading->first];
+        column[lane] = *att_lane_key(chunk->bias[lane], chunk->rows[lane] + region->d + reading->first);
     }
     region->kernel->read(work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
 }
@@ -191,13 +192,23 @@ static void sum_columns(const struct att_region *region, const struct chunk *chu
         return;
     }
     for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
-        rows[lane] = chunk->rows[lane] + region->d + first;
+        rows[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane] + region->d + first);
     region->kernel->pack_keys(ATT_SINGLE, rows, count, values);
     region->kernel->sums(work, values, count, 0, count, ret_sums);
 }
 
 /* Roundings of a sum in float32: one for each tile, and when lanes are added (kernel_read.c). */
 enum { READ_CHAIN = CHUNK_TILES + 2 };
+
+/* In single g and g |v|, and their products with weights, may be denormal floats, or 0: what is lost. (Of |v| it is less than
+ * what small weights may lose, for value_scale makes the largest large.) */
+static void account_lost(struct att_row *row, const struct att_numerics *numerics, double weights, float value_scale)
+{
+    const double lost = numerics->chain_unit * 0x1p-125 * weights;
+
+    row->error[2] += lost;
+    row->error[3] += lost / (double)value_scale;
+}
 
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 {
@@ -229,6 +240,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
     }
     att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics, READ_CHAIN,
                     READ_CHAIN);
+    account_lost(reading->row, numerics, read.magnitude[0] + chunk->entries, reading->value_scale);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];
     values[0] += read.value;

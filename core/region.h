@@ -75,8 +75,9 @@ struct att_region_header {
     uint64_t reserved1[10];
     /* Owner: service. */
     _Alignas(64) _Atomic uint64_t count; /* entries published. Release, with reader.c's acquire */
-    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: for the accounts, times 2^-999; and
-                                            whether a row may meet, masked, any key that there was (reader.c) */
+    _Atomic double largest[4];           /* of |x| for value columns 0..3, ever: for what weights that count as 0 leave
+                                            out; how values are scaled in single; and whether a row may meet, masked,
+                                            any key that there was (reader.c) */
     uint64_t reserved2[3];
     /* Owner: merge. */
     _Alignas(64) _Atomic uint64_t settled; /* settled tokens stand here. Release, with entries.c's acquire */
