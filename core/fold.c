@@ -165,13 +165,10 @@ static bool raise_row(const struct band *band, uint32_t i)
     const struct att_region *region = &band->engine->region;
     struct att_scratch *scratch = band->scratch;
     struct att_row *row = row_of(band, i);
-    double largest[ATT_HEAD_COLUMNS]; /* of all that there ever was */
 
     if (!(scratch->largest[i] > ATT_NO_SHIFT && scratch->largest[i] - row->shift > region->numerics.headroom))
         return false;
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
-    att_row_raise(row, sums_of(band, i), region->columns, scratch->largest[i], largest, &region->numerics);
+    att_row_raise(row, sums_of(band, i), region->columns, scratch->largest[i]);
     scratch->shift[i] = row->shift;
     return true;
 }

@@ -5,6 +5,8 @@
 #define LANES_256
 #endif
 
+#include <float.h>
+
 #include "kernel_scores.h"
 
 #if defined(__AVX512VL__) && !defined(LANES_256)
@@ -198,6 +200,7 @@ LANES_INLINE void start_single(struct single_totals *totals)
         totals->head[x] = totals->magnitude[x] = f32_set(0.0f);
 }
 
+/* Heads of no weight count as 0: the service may be writing them, and they may be too large for the scale. */
 LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads, const float *values, float *weights,
                                   struct single_totals *totals)
 {
@@ -210,7 +213,7 @@ LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads,
 #pragma GCC unroll 3
     for (int x = 1; x < 4; x++) {
         const f32x16 column = f32_load(heads + x * ATT_LANES);
-        const f32x16 scaled = x == 2 ? column : f32_mul(column, scale);
+        const f32x16 scaled = x == 2 ? column : f32_fma_from(size, FLT_MIN, column, scale, f32_set(0.0f));
         totals->head[x] = f32_fma(size, scaled, totals->head[x]);
         totals->magnitude[x] = f32_fma(weight, scaled, totals->magnitude[x]);
     }

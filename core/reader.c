@@ -162,26 +162,22 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
     }
 }
 
-/* The weights, with the sums of the head columns and of the first value column that is asked for. Of a part, what is masked is
- * read as zeros: the service may be writing the next entry there, whose value may be too large for value_scale. */
+/* The weights, with the sums of the head columns and of the first value column that is asked for. Masked values of a part
+ * are read as zeros: the service may be writing the next entry there, and its value may be too large for value_scale. */
 static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, struct att_weights *work,
                         struct att_read_sums *ret)
 {
     const struct att_region *region = reading->region;
     const float *values = chunk->values + (size_t)reading->first * ATT_TILE_LANES;
     const float *keys[ATT_TILE_LANES];
-    float column[ATT_TILE_LANES], heads[ATT_HEAD_COLUMNS * ATT_TILE_LANES];
+    float column[ATT_TILE_LANES];
 
     work->key_rows = chunk->is_part ? keys : NULL;
     for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++) {
-        const bool seen = chunk->bias[lane] > -INFINITY;
         keys[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane]);
-        column[lane] = seen ? chunk->rows[lane][region->d + reading->first] : 0.0f;
-        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-            heads[c * ATT_TILE_LANES + lane] = seen ? chunk->heads[c * ATT_TILE_LANES + lane] : 0.0f;
+        column[lane] = *att_lane_key(chunk->bias[lane], chunk->rows[lane] + region->d + reading->first);
     }
-    region->kernel->read(work, chunk->is_part ? heads : chunk->heads, chunk->is_part ? column : values, region->d_v,
-                         ret);
+    region->kernel->read(work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
 }
 
 /* The sums of `count` value columns from `first` on, at most 64. */
@@ -238,8 +234,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 
     weigh_chunk(reading, chunk, &work, &read);
     if (largest > ATT_NO_SHIFT && largest - reading->row->shift > numerics->headroom) {
-        att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest, reading->largest,
-                      numerics);
+        att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest);
         weigh_chunk(reading, chunk, &work, &read);
     }
     att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics, READ_CHAIN,

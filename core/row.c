@@ -18,21 +18,16 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_C
     ret_head[3] = up((double)ret_head[2] * (double)norm_largest[1]);
 }
 
-/* What is in the sums and has a weight that counts as 0 now will not be taken away: as much as so many tokens of such a
- * weight, but no more than all there is. */
-void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4],
-                   const struct att_numerics *numerics)
+/* Exact, but for what underflows. What is in the sums and counts as 0 from now on stays when its entry is taken away: the
+ * account of that covers it. */
+void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift)
 {
-    const double tokens = (double)row->tokens + 2.0;
-
     if (row->shift > 0.9 * ATT_NO_SHIFT) {
         const int by = (int)fmax(row->shift - shift, LEAST_POWER);
         for (uint32_t c = 0; c < columns; c++)
             sums[c] = ldexp(sums[c], by);
-        for (int c = 0; c < ATT_HEAD_COLUMNS; c++) {
-            const double error = ldexp(row->error[c], by), flushed = tokens * numerics->flushed * largest[c];
-            row->error[c] = error + fmin(flushed, fabs(sums[c]) + error) + tokens * ATT_UNDERFLOW;
-        }
+        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+            row->error[c] = ldexp(row->error[c], by) + ATT_UNDERFLOW;
     }
     row->shift = shift;
 }

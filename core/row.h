@@ -64,8 +64,7 @@ struct att_numerics {
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget);
 
 /* Moves the row to a larger shift: its sums (`columns` of them) and errors are multiplied by a power of two. */
-void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift, const double largest[4],
-                   const struct att_numerics *numerics);
+void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift);
 
 /* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`; largest: no less than
  * any of their |x_c|. In single heads and values may come from float32 chains of so many roundings. Inline: a merge asks for

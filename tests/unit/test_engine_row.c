@@ -89,16 +89,14 @@ static void a_raise_scales_sums_and_errors_exactly(void **state)
     enum { COLUMNS = 6 };
     struct att_row row = {.tokens = 3, .shift = 10, .error = {1e-9, 2e-9, 3e-9, 4e-9}};
     double sums[COLUMNS] = {3, 5, 7, 11, -13, 1.0 / 3};
-    const struct att_numerics numerics = numerics_of(ATT_MIXED);
-    att_row_raise(&row, sums, COLUMNS, 610, largest, &numerics);
+    att_row_raise(&row, sums, COLUMNS, 610);
     const double expected[COLUMNS] = {3, 5, 7, 11, -13, 1.0 / 3};
     for (int c = 0; c < COLUMNS; c++)
         assert_true(sums[c] == expected[c] * 0x1p-600);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         assert_true(row.error[c] >= (c + 1) * 0.999e-9 * 0x1p-600 && row.error[c] <= (c + 1) * 1.001e-9 * 0x1p-600);
     assert_true(row.shift == 610);
-    att_row_raise(&row, sums, COLUMNS, 4000, largest,
-                  &numerics); /* so far that nothing is left, but what counts as nothing */
+    att_row_raise(&row, sums, COLUMNS, 4000); /* so far that nothing is left, but what counts as nothing */
     for (int c = 0; c < COLUMNS; c++)
         assert_true(fabs(sums[c]) == 0);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
@@ -111,25 +109,28 @@ static void a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left(void 
     (void)state;
     struct att_row row = {.tokens = 1, .shift = -300, .error = {0x1p400, 0, 0, 0}};
     double sums[ATT_HEAD_COLUMNS] = {0x1.8p500, -0x1p450, 0, 1};
-    const struct att_numerics numerics = numerics_of(ATT_MIXED);
-    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 900, largest, &numerics);
+    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 900);
     assert_true(sums[0] == 0x1.8p-700 && sums[1] == -0x1p-750 && sums[3] == 0);
     assert_true(row.error[0] >= 0x1p-800 && row.error[0] < 1.001 * 0x1p-800);
 }
 
-/* What counts as 0 now and will not be taken away: all tokens at that weight, or all that the row holds, if that is less, as
- * it is once a value of 1e38 has been there. */
-static void a_raise_accounts_for_what_counts_as_zero_now(void **state)
+/* An entry is added under one shift, and taken away under another under which its weight counts as 0: what stays of it. */
+static void what_a_raise_leaves_behind_is_accounted_for_when_its_entry_leaves(void **state)
 {
     (void)state;
-    const struct att_numerics numerics = numerics_of(ATT_SINGLE);
-    const double once[ATT_HEAD_COLUMNS] = {1, 1e38, 1, 1e38};
-    struct att_row row = {.tokens = 6, .shift = 0};
-    double sums[ATT_HEAD_COLUMNS] = {2, 4, 6, 8};
-    att_row_raise(&row, sums, ATT_HEAD_COLUMNS, 50, once, &numerics);
-    assert_true(row.error[0] >= 6 * 0x1p-120 && row.error[0] <= 20 * 0x1p-120);
-    assert_true(row.error[1] >= 4 * 0x1p-50 && row.error[1] <= 4.1 * 0x1p-50);
-    assert_true(row.error[3] >= 8 * 0x1p-50 && row.error[3] <= 8.1 * 0x1p-50);
+    for (enum att_precision precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
+        const struct att_numerics numerics = numerics_of(precision);
+        const double weight = numerics.flushed / 2 * (1 - 0x1p-20), by = numerics.headroom + 1;
+        const double nothing[ATT_HEAD_COLUMNS] = {0};
+        double sums[ATT_HEAD_COLUMNS] = {weight, weight, weight, weight};
+        struct att_row row = {.tokens = 1};
+        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+            sums[c] = ldexp(sums[c], (int)by);
+        att_row_raise(&row, sums, ATT_HEAD_COLUMNS, by);
+        att_row_account(&row, sums, nothing, 1, largest, &numerics, 0, 1);
+        for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+            assert_true(sums[c] == weight && row.error[c] >= weight);
+    }
 }
 
 static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **state)
@@ -191,7 +192,7 @@ int main(void)
         cmocka_unit_test(the_account_covers_float32_chains),
         cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
         cmocka_unit_test(a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left),
-        cmocka_unit_test(a_raise_accounts_for_what_counts_as_zero_now),
+        cmocka_unit_test(what_a_raise_leaves_behind_is_accounted_for_when_its_entry_leaves),
         cmocka_unit_test(a_denominator_that_may_be_rounding_alone_gives_no_answer),
         cmocka_unit_test(a_row_just_computed_is_within_the_budget),
         cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),
