@@ -87,7 +87,7 @@ void att_fold_free(struct att_engine *engine)
 static void scale_row(struct att_engine *engine, struct att_work_tile *work, uint32_t i, const float *q)
 {
     const struct att_region *region = &engine->region;
-    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    const size_t width = att_width(region->precision);
     void *to = (char *)work->scaled_q + width * region->d * i;
 
     region->kernel->scale(region->precision, region->scale, region->d, q, to);
@@ -141,7 +141,7 @@ static double *sums_of(const struct band *band, uint32_t i)
 static void weigh(const struct band *band, const float *bias, uint32_t i, uint32_t rows)
 {
     const struct att_region *region = &band->engine->region;
-    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    const size_t width = att_width(region->precision);
     const struct att_weights call = {
         .precision = region->precision,
         .rows = rows,

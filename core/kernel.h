@@ -32,6 +32,12 @@ enum { ATT_TILE_LANES = 16 };
 #define ATT_CHAIN             64
 #define ATT_VALUE_BITS_SINGLE 50
 
+/* Bytes of a number of a scaled row of Q, a packed key or value, and a weight. */
+static inline size_t att_width(enum att_precision precision)
+{
+    return precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+}
+
 struct att_weights {
     enum att_precision precision;
     uint32_t rows;  /* any number */

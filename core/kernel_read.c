@@ -236,7 +236,7 @@ LANES_INLINE void finish_single(const struct single_totals *totals, float value_
 #if defined(WIDE)
 /* In single, keys come from the L2 cache at half the speed at which they can be multiplied. So while the scores of a group of
  * tiles are computed, those of the group before become weights and sums: a tile after each SEGMENT columns. Zen 5 gains a
- * fifth from being told AHEAD lines before, Emerald Rapids would lose. */
+ * fifth from being told AHEAD lines before; by count, Emerald Rapids would lose. */
 enum { GROUP = 4, SEGMENT = 16, AHEAD = 10 };
 
 struct read_single {
@@ -457,7 +457,7 @@ void KERNEL_SUMS(const struct att_weights *work, const float *values, uint32_t c
 
 LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision precision)
 {
-    const size_t width = precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    const size_t width = att_width(precision);
     struct att_weights one = *work;
 
     for (uint32_t row = 0; row < work->rows; row++) {

@@ -53,8 +53,7 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint3
         .additions = single ? ATT_BLOCK / ATT_CHAIN : 1,
     };
 
-    numerics.budget = budget > 0.0 ? budget : budgets[precision];
-    numerics.budget =
-        fmax(numerics.budget, 2.0 * fresh_drift(&numerics, tokens)); /* else a refresh could not mend a row */
+    /* Not less than a refresh can mend. */
+    numerics.budget = fmax(budget > 0.0 ? budget : budgets[precision], 2.0 * fresh_drift(&numerics, tokens));
     return numerics;
 }

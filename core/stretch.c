@@ -69,7 +69,7 @@ static void note(struct att_stretch *stretch, uint32_t token, const float *key, 
 void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_region *region,
                            enum att_precision precision, void *ret_keys)
 {
-    const size_t width = precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
+    const size_t width = att_width(precision);
 
     for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++)
         region->kernel->pack_keys(precision, stretch->rows + (size_t)tile * ATT_TILE_LANES, region->d,
@@ -98,8 +98,7 @@ static void note_largest(struct att_stretch *stretch)
 /* Zeros for masked ones: they may be too large for value_scale. */
 static void pack_values(struct att_stretch *stretch, const struct att_region *region)
 {
-    const size_t width = region->precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
-    const size_t row = width * att_padded(region->d_v);
+    const size_t row = att_width(region->precision) * att_padded(region->d_v);
 
     for (uint32_t lane = 0; lane < stretch->entries; lane++) {
         char *to = (char *)stretch->values + lane * row;

@@ -40,11 +40,6 @@ static double weight_at(enum att_precision precision, const void *weights, size_
     return precision == ATT_SINGLE ? (double)((const float *)weights)[i] : ((const double *)weights)[i];
 }
 
-static size_t weight_width(enum att_precision precision)
-{
-    return precision == ATT_SINGLE ? sizeof(float) : sizeof(double);
-}
-
 /* Weights of one row with d = 1 and q = 1: t is the key itself. */
 static void weigh(const struct att_kernel *kernel, enum att_precision precision, const float *t, double *weights)
 {
@@ -219,7 +214,7 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     work.weights = weights_from_rows;
     kernel->read(&work, c->heads, c->values, c->columns, &from_rows);
     assert_memory_equal(&from_rows, &read, sizeof read);
-    assert_memory_equal(weights_from_rows, weights, 16 * weight_width(c->precision));
+    assert_memory_equal(weights_from_rows, weights, 16 * att_width(c->precision));
     free(rows);
 }
 
@@ -254,7 +249,7 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
 /* All that the kernel gives for a call, in one array: weights, largest, sums, magnitudes. What may be anything is 0. */
 static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
 {
-    const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows, width = weight_width(c->precision);
+    const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows, width = att_width(c->precision);
     const size_t a_row = 9 + c->columns;
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows, heads[16 * 4];
@@ -281,7 +276,7 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
 static void few_rows_give_the_same(const struct att_kernel *kernel, const struct call *c, const double *expected)
 {
     const size_t lanes = (size_t)c->tiles * 16, count = lanes * c->rows, sums = (size_t)c->rows * c->columns;
-    const size_t row_bytes = lanes * weight_width(c->precision);
+    const size_t row_bytes = lanes * att_width(c->precision);
     double *weights = malloc(count * sizeof *weights), *packed = malloc(lanes * c->columns * sizeof *packed);
     double *from_rows = calloc(2 * sums, sizeof *from_rows), *from_wide = from_rows + sums, largest[16];
     struct att_weights work = work_of(c, 0, c->rows, weights, largest);
