@@ -1,83 +1,17 @@
-/* One row against a stretch of the log: a query. Compiled once for each kernel. READ_256: in 256-bit registers though there
- * are wider ones, for a processor that executes those in halves: there widening four floats from memory is one operation,
- * eight are four, and a query widens every key once for each use (docs/numerics.md). */
-#if defined(READ_256)
-#define LANES_256
-#endif
-
+/* One row against a stretch of the log: a query. Compiled once for each kernel. */
 #include <float.h>
 
-#include "kernel_scores.h"
+#include "kernel_row.h"
 
-#if defined(__AVX512VL__) && !defined(LANES_256)
-#define WIDE
+#if defined(WIDE)
 void att_kernel_read_avx512_256(const struct att_weights *work, const float *heads, const float *values,
                                 uint32_t columns, struct att_read_sums *ret);
 #else
 #include "lanes_rows.h"
 #endif
 
-/* Some tiles share a broadcast of q, as many as there are registers for their sums. */
-#if defined(WIDE)
-enum { READ_TILES_F64 = 4, READ_TILES_F32 = 4, TOGETHER = CHAINS };
-#elif defined(__AVX512VL__)
-enum { READ_TILES_F64 = 2, READ_TILES_F32 = 2, TOGETHER = CHAINS };
-#elif defined(__AVX2__)
-enum { READ_TILES_F64 = 1, READ_TILES_F32 = 2, TOGETHER = CHAINS };
-#else
-enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
-#endif
-/* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured, in 256-bit
- * registers on Zen 4; in 512-bit ones on Emerald Rapids, and on Zen 3, none are best. */
-#if defined(WIDE) || !defined(__AVX512VL__)
-enum { AHEAD_F64 = 0, AHEAD_F32 = 0 };
-#else
-enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
-#endif
-/* Vectors of sums, and columns of values, that share a weight. */
-enum { FEW_VECTORS = 8, FEW_VECTORS_SINGLE = 4, SUMS_TOGETHER = 4 };
-
-/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
- * constants after inlining. */
-LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, struct largest *largest)
-{
-    const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
-    const float *bias = work->bias + (size_t)tile * ATT_LANES;
-    const bool single = precision == ATT_SINGLE;
-    f64x16 t[MOST_TILES];
-    f32x16 t32[MOST_TILES];
-
-    if (single)
-        scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
-    else
-        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
-    for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
-#pragma GCC unroll 4
-        for (uint32_t c = 0; c < tiles; c++)
-            __builtin_prefetch(keys + ((tiles + c) * (size_t)work->d + p) * ATT_LANES);
-#pragma GCC unroll 4
-    for (uint32_t c = 0; c < tiles; c++)
-        if (single)
-            f32_store((float *)work->weights + (size_t)(tile + c) * ATT_LANES,
-                      weigh_single((float)(EIGHTHS_SINGLE - work->shift[0]), t32[c], &largest->f32));
-        else
-            f64_store((double *)work->weights + (size_t)(tile + c) * ATT_LANES,
-                      weigh(precision, EIGHTHS - work->shift[0], t[c], &largest->f64));
-}
-
-/* From `tile` to the last; largest: of the tiles before. */
-LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
-                             struct largest *largest)
-{
-    const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
-
-    for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, largest);
-    for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, largest);
-    work->largest[0] = finish_largest(precision, largest);
-}
+/* Columns of values that share a weight. */
+enum { SUMS_TOGETHER = 4 };
 
 #if !defined(WIDE)
 LANES_INLINE bool any_seen(const float *bias)
@@ -453,97 +387,4 @@ void KERNEL_SUMS(const struct att_weights *work, const float *values, uint32_t c
         sums_of(work, single, values + (size_t)done * ATT_LANES, columns, SUMS_TOGETHER, ret_sums + done);
     for (; done < count; done++)
         sums_of(work, single, values + (size_t)done * ATT_LANES, columns, 1, ret_sums + done);
-}
-
-LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision precision)
-{
-    const size_t width = att_width(precision);
-    struct att_weights one = *work;
-
-    for (uint32_t row = 0; row < work->rows; row++) {
-        struct largest largest = start_largest();
-        one.q = (const char *)work->q + width * work->d * row;
-        one.shift = work->shift + row;
-        one.weights = (char *)work->weights + width * work->stride * row;
-        one.largest = work->largest + row;
-        weigh_from(&one, 0, precision, &largest);
-    }
-}
-
-void KERNEL_FEW_WEIGHTS(const struct att_weights *work)
-{
-    if (work->precision == ATT_SINGLE)
-        weigh_few(work, ATT_SINGLE);
-    else if (work->precision == ATT_MIXED)
-        weigh_few(work, ATT_MIXED);
-    else
-        weigh_few(work, ATT_DOUBLE);
-}
-
-/* 8 `vectors` sums of one row in registers; vectors is a constant after inlining. */
-LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
-{
-    const double *weight = (const double *)work->weights + row * work->stride;
-    double *sums = work->sums + row * work->sum_stride + column;
-    f64x8 sum[FEW_VECTORS];
-
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < vectors; c++)
-        sum[c] = f64x8_set(0.0);
-    for (uint32_t l = 0; l < work->depth; l++)
-#pragma GCC unroll 8
-        for (uint32_t c = 0; c < vectors; c++)
-            sum[c] = f64x8_fma(f64x8_set(weight[l]),
-                               f64x8_widen(work->value_rows + l * work->value_stride + column + 8 * c), sum[c]);
-#pragma GCC unroll 8
-    for (uint32_t c = 0; c < vectors; c++)
-        add_vector(sums + 8 * c, work->sign, sum[c], work->columns - column - 8 * c);
-}
-
-/* The same in single: 16 `vectors` sums. An entry of no weight is left out: its value may be too large for value_scale. */
-LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
-{
-    const float *weight = (const float *)work->weights + row * work->stride;
-    const double factor = work->sign / (double)work->value_scale;
-    double *sums = work->sums + row * work->sum_stride + column;
-
-    for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
-        const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
-        f32x16 sum[FEW_VECTORS_SINGLE];
-#pragma GCC unroll 4
-        for (uint32_t c = 0; c < vectors; c++)
-            sum[c] = f32_set(0.0f);
-        for (uint32_t l = first; l < end; l++) {
-            const float *value = work->value_rows + l * work->value_stride + column;
-            if (weight[l] == 0.0f)
-                continue;
-#pragma GCC unroll 4
-            for (uint32_t c = 0; c < vectors; c++)
-                sum[c] = f32_fma(f32_set(weight[l]),
-                                 f32_mul(f32_load(value + (size_t)ATT_LANES * c), f32_set(work->value_scale)), sum[c]);
-        }
-#pragma GCC unroll 4
-        for (uint32_t c = 0; c < vectors; c++)
-            add_single(sums + (size_t)ATT_LANES * c, factor, sum[c], work->columns - column - ATT_LANES * c);
-    }
-}
-
-void KERNEL_FEW_PRODUCT(const struct att_product *work)
-{
-    const bool single = work->precision == ATT_SINGLE;
-    const uint32_t wide = single ? ATT_LANES * FEW_VECTORS_SINGLE : 8 * FEW_VECTORS;
-
-    for (uint32_t row = 0; row < work->rows; row++) {
-        uint32_t column = 0;
-        for (; column + wide <= work->columns; column += wide)
-            if (single)
-                single_row(work, row, column, FEW_VECTORS_SINGLE);
-            else
-                product_row(work, row, column, FEW_VECTORS);
-        for (; column < work->columns; column += single ? ATT_LANES : 8)
-            if (single)
-                single_row(work, row, column, 1);
-            else
-                product_row(work, row, column, 1);
-    }
 }

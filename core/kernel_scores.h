@@ -259,8 +259,8 @@ LANES_INLINE void add_single(double *sums, double factor, f32x16 x, uint32_t cou
 #define KERNEL_READ             KERNEL_JOIN(read_, KERNEL_ISA)
 #define KERNEL_SUMS             KERNEL_JOIN(sums_, KERNEL_ISA)
 
-/* struct att_kernel's `read` and `sums`, and its `weights` and `product` of few rows over floats as they lie, in
- * kernel_read.c. */
+/* struct att_kernel's `read` and `sums`, in kernel_read.c, and its `weights` and `product` of few rows over floats as they
+ * lie, in kernel_few.c. */
 void KERNEL_FEW_WEIGHTS(const struct att_weights *work);
 void KERNEL_FEW_PRODUCT(const struct att_product *work);
 void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine_impl.h"
 #include "harness.h"
 
 /* The token that holds nearly all of a row's mass leaves, again and again. */
@@ -270,56 +269,6 @@ static void replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_sta
     replace_everything(ATT_SINGLE, 1);
 }
 
-/* Single sums values in float32. Of any size: they are brought to where it has digits, also beside a much larger one that
- * was there once, and rows go on to be answered from their bases. */
-static void values_of(double size, double once)
-{
-    enum { N_Q = 64, D = 16, D_V = 5, TOKENS = 600, TIMES = 2000 };
-    const struct tolerance tolerance = {.error = 1e-5, .bound = 1e-3};
-    struct model model;
-    struct test_random random;
-    uint64_t lsn = 0;
-    random_init(&random, 37);
-    model_init(&model, N_Q, D, D_V, TOKENS, 1 / sqrt(D));
-    model_fill(&model, &random, TOKENS, 1);
-    for (uint32_t i = 0; i < TOKENS * D_V; i++)
-        model.v[i] *= (float)size;
-    struct att_engine_options options = harness_options(&model);
-    options.precision = ATT_SINGLE;
-    options.log_capacity = 256;
-    struct att_engine *engine = harness_start(&model, &options);
-    harness_settle(engine);
-    for (uint32_t n = 0; n < TIMES; n++) {
-        float key[D], value[D_V];
-        random_normals(&random, key, D, n % 100 == 50 ? 20 : 1); /* some raise the shift, and leave */
-        random_normals(&random, value, D_V, n == 500 ? once : size);
-        struct att_op op = {.kind = ATT_OP_SET_TOKEN,
-                            .index = n < 600 ? n / 2 : n % TOKENS,
-                            .key = key,
-                            .value = value};
-        harness_update(engine, &model, &op, &lsn);
-        if (n % 10 == 0)
-            harness_check_row(engine, &model, n / 10 % N_Q, tolerance);
-        if (n % 64 == 0)
-            att_engine_kick(engine);
-    }
-    harness_settle(engine);
-    const struct harness_counts before = harness_counts();
-    for (uint32_t row = 0; row < N_Q; row++)
-        harness_check_row(engine, &model, row, tolerance);
-    assert_int_equal(harness_counts().jobs, before.jobs);
-    att_engine_free(engine);
-    model_release(&model);
-}
-
-static void values_of_any_size_are_summed_in_single(void **state)
-{
-    (void)state;
-    values_of(1, 1e20);
-    values_of(1e-35, 1e-15);
-    values_of(1e33, 1e34);
-}
-
 /* A row of Q lies in the log until it is merged. With |q| of 1e8 and |k| of 1e-8, as a key it would have scores of 1e16. */
 static void rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending(void **state)
 {
@@ -381,106 +330,6 @@ static void the_lowest_scores_that_there_can_be_are_shifts_like_others(void **st
     model_release(&model);
 }
 
-/* In single a reader scales values by the largest that it knows of. The service may be writing the next entry, not yet
- * counted, into the tile that is read, and its value may be any number of times larger. */
-static void an_entry_that_is_being_written_is_no_part_of_an_answer(void **state)
-{
-    (void)state;
-    enum { N_Q = 3, D = 4, D_V = 3, TOKENS = 10 };
-    struct model model;
-    struct test_random random;
-    uint64_t lsn = 0;
-    random_init(&random, 38);
-    model_init(&model, N_Q, D, D_V, TOKENS, 1);
-    model_fill(&model, &random, TOKENS, 1);
-    for (uint32_t i = 0; i < TOKENS * D_V; i++)
-        model.v[i] *= 1e-30f;
-    struct att_engine_options options = harness_options(&model);
-    options.precision = ATT_SINGLE;
-    struct att_engine *engine = harness_start(&model, &options);
-    harness_settle(engine);
-    att_engine_hold(engine, true);
-    float key[D], value[D_V];
-    random_normals(&random, key, D, 1);
-    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 3, .key = key};
-    harness_update(engine, &model, &op, &lsn);
-    struct att_token next = {.key = key, .value = value};
-    const float norm_largest[2] = {4, 1e8f};
-    random_normals(&random, value, D_V, 1e8);
-    att_head(norm_largest, 0, next.head);
-    att_entries_put_token(engine, engine->index.count, 4, -1, lsn + 1, &next);
-    const struct harness_counts before = harness_counts();
-    for (uint32_t row = 0; row < N_Q; row++) {
-        harness_check_row(engine, &model, row, (struct tolerance){.error = INFINITY, .bound = INFINITY});
-        harness_check_entry(engine, &model, row, 1, (struct tolerance){.error = INFINITY, .bound = INFINITY});
-    }
-    assert_int_equal(harness_counts().jobs, before.jobs);
-    att_engine_free(engine);
-    model_release(&model);
-}
-
-/* With |q| of 1e37 and |k| of 1e-33, beside a value of 1e27 that was there once, g |v| times a weight is below all floats that
- * a reader in single adds up. But scores have parts in the thousands, of whose rounding g |v| tells the bound; and values add
- * up to nearly 0, so nothing else does. */
-static void what_underflows_in_a_reader_in_single_is_in_the_bound(void **state)
-{
-    (void)state;
-    enum { D = 64, TOKENS = 8, TIMES = 20 };
-    const struct tolerance tolerance = {.error = INFINITY, .bound = INFINITY};
-    struct model model;
-    struct test_random random;
-    struct att_job merge = {.kind = ATT_JOB_MERGE};
-    uint64_t lsn = 0;
-    float key[D] = {0}, value = 1e27f;
-    double norm = 0;
-    random_init(&random, 39);
-    model_init(&model, 1, D, 1, TOKENS, 1);
-    random_normals(&random, model.q, D, 1e36);
-    for (uint32_t p = 0; p < D; p++)
-        norm += (double)model.q[p] * (double)model.q[p];
-    struct att_engine_options options = harness_options(&model);
-    options.precision = ATT_SINGLE;
-    struct att_engine *engine = harness_start(&model, &options);
-    const struct harness_counts before = harness_counts();
-    for (uint32_t n = 0; n < TIMES; n++) {
-        struct att_op op = {.kind = n == 0 ? ATT_OP_APPEND : ATT_OP_SET_TOKEN, .key = key, .value = &value};
-        memset(key, 0, sizeof key);
-        value = 1e27f;
-        harness_update(engine, &model, &op, &lsn);
-        op.kind = ATT_OP_SET_TOKEN;
-        value = 0;
-        harness_update(engine, &model, &op, &lsn);
-        assert_int_equal(harness_job(engine, &merge), ATT_OK);
-        harness_check_row(engine, &model, 0, tolerance);
-        harness_settle(engine);
-        att_engine_hold(engine, true);
-        for (uint32_t token = 1; token < TOKENS; token++) {
-            const bool last = token + 1 == TOKENS;
-            struct oracle_input view = model_view(&model);
-            long double mean = 0;
-            double along = 0;
-            random_normals(&random, key, D, last ? 0 : 1e-34);
-            for (uint32_t p = 0; p < D; p++)
-                along += (double)key[p] * (double)model.q[p];
-            for (uint32_t p = 0; p < D; p++) /* scores near 0 */
-                key[p] -= (float)(along / norm * (double)model.q[p]);
-            assert_true(oracle_row(&view, 0, &mean));
-            value = last ? (float)(-mean * model.tokens) : (float)random_normal(&random);
-            op = (struct att_op){.kind = ATT_OP_APPEND, .index = token, .key = key, .value = &value};
-            harness_update(engine, &model, &op, &lsn);
-        }
-        harness_check_row(engine, &model, 0, tolerance);
-        att_engine_hold(engine, false);
-        for (uint32_t token = 1; token < TOKENS; token++) {
-            op = (struct att_op){.kind = ATT_OP_DELETE, .index = token};
-            harness_update(engine, &model, &op, &lsn);
-        }
-    }
-    printf("%lu answers at once\n", (unsigned long)(harness_counts().direct - before.direct));
-    att_engine_free(engine);
-    model_release(&model);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,9 +339,6 @@ int main(void)
         cmocka_unit_test(a_key_that_held_the_mass_is_masked),
         cmocka_unit_test(huge_scores_stay_right_in_mixed),
         cmocka_unit_test(huge_scores_stay_right_in_double),
-        cmocka_unit_test(values_of_any_size_are_summed_in_single),
-        cmocka_unit_test(an_entry_that_is_being_written_is_no_part_of_an_answer),
-        cmocka_unit_test(what_underflows_in_a_reader_in_single_is_in_the_bound),
         cmocka_unit_test(rows_are_read_from_their_bases_while_rows_of_q_of_any_size_are_pending),
         cmocka_unit_test(the_lowest_scores_that_there_can_be_are_shifts_like_others),
         cmocka_unit_test(replacing_everything_ten_times_leaves_no_more_error_than_a_fresh_start),

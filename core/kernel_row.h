@@ -1,0 +1,78 @@
+/* The weights of one row against keys in float, as they lie in the log: of a query, and of few rows over all tokens.
+ * READ_256: in 256-bit registers though there are wider ones, for a processor that executes those in halves: there widening
+ * four floats from memory is one operation, eight are four, and a query widens every key once for each use
+ * (docs/numerics.md). */
+#ifndef ATT_KERNEL_ROW_H
+#define ATT_KERNEL_ROW_H
+
+#if defined(READ_256)
+#define LANES_256
+#endif
+
+#include "kernel_scores.h"
+
+#if defined(__AVX512VL__) && !defined(LANES_256)
+#define WIDE
+#endif
+
+/* Some tiles share a broadcast of q, as many as there are registers for their sums. */
+#if defined(WIDE)
+enum { READ_TILES_F64 = 4, READ_TILES_F32 = 4, TOGETHER = CHAINS };
+#elif defined(__AVX512VL__)
+enum { READ_TILES_F64 = 2, READ_TILES_F32 = 2, TOGETHER = CHAINS };
+#elif defined(__AVX2__)
+enum { READ_TILES_F64 = 1, READ_TILES_F32 = 2, TOGETHER = CHAINS };
+#else
+enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
+#endif
+/* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured, in 256-bit
+ * registers on Zen 4; in 512-bit ones on Emerald Rapids, and on Zen 3, none are best. */
+#if defined(WIDE) || !defined(__AVX512VL__)
+enum { AHEAD_F64 = 0, AHEAD_F32 = 0 };
+#else
+enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
+#endif
+
+/* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
+ * constants after inlining. */
+LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
+                              enum att_precision precision, struct largest *largest)
+{
+    const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
+    const float *bias = work->bias + (size_t)tile * ATT_LANES;
+    const bool single = precision == ATT_SINGLE;
+    f64x16 t[MOST_TILES];
+    f32x16 t32[MOST_TILES];
+
+    if (single)
+        scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
+    else
+        scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
+    for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < tiles; c++)
+            __builtin_prefetch(keys + ((tiles + c) * (size_t)work->d + p) * ATT_LANES);
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < tiles; c++)
+        if (single)
+            f32_store((float *)work->weights + (size_t)(tile + c) * ATT_LANES,
+                      weigh_single((float)(EIGHTHS_SINGLE - work->shift[0]), t32[c], &largest->f32));
+        else
+            f64_store((double *)work->weights + (size_t)(tile + c) * ATT_LANES,
+                      weigh(precision, EIGHTHS - work->shift[0], t[c], &largest->f64));
+}
+
+/* From `tile` to the last; largest: of the tiles before. */
+LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
+                             struct largest *largest)
+{
+    const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
+
+    for (; tile + wide <= work->tiles; tile += wide)
+        weigh_tiles(work, tile, wide, precision, largest);
+    for (; tile < work->tiles; tile++)
+        weigh_tiles(work, tile, 1, precision, largest);
+    work->largest[0] = finish_largest(precision, largest);
+}
+
+#endif
