@@ -74,7 +74,7 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
             settings->version = true;
             break;
         default:
-            return att_bad_option(CTL_PROGRAM, option, argv[optind - 1]);
+            return att_bad_option(CTL_PROGRAM, option, argv);
         }
     }
     if (settings->connect.name && settings->connect.socket)

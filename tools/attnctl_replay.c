@@ -85,9 +85,9 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
                 return ctl_error(ctl, ATT_EXIT_FAILURE, "%s", error.text);
             break;
         case ':':
-            return ctl_error(ctl, ATT_EXIT_USAGE, "option '%s' needs a value", argv[optind - 1]);
+            return ctl_error(ctl, ATT_EXIT_USAGE, "option '%s' needs a value", att_option_word(argv));
         default:
-            return ctl_error(ctl, ATT_EXIT_USAGE, "unknown option '%s'", argv[optind - 1]);
+            return ctl_error(ctl, ATT_EXIT_USAGE, "unknown option '%s'", att_option_word(argv));
         }
     }
     if (status != ATT_OK)

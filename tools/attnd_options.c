@@ -249,7 +249,7 @@ enum att_status attnd_parse(int count, char **arguments, struct attnd_options *r
             return ATT_EINVAL;
         }
         if (option == '?' || option == ':') {
-            *ret_exit = att_bad_option(ATTND_PROGRAM, option, arguments[optind - 1]);
+            *ret_exit = att_bad_option(ATTND_PROGRAM, option, arguments);
             return ATT_EINVAL;
         }
         status = parse_one((enum attnd_option)option, optarg, &o, &error);

@@ -113,7 +113,7 @@ static int parse_options(struct inspect *inspect, struct settings *settings, int
             settings->version = true;
             break;
         default:
-            return att_bad_option(INSPECT_PROGRAM, option, argv[optind - 1]);
+            return att_bad_option(INSPECT_PROGRAM, option, argv);
         }
     }
     if (status != ATT_OK)

@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -155,8 +156,15 @@ int att_usage_error(const char *program, const char *format, ...)
     return ATT_EXIT_USAGE;
 }
 
-int att_bad_option(const char *program, int option, const char *word)
+const char *att_option_word(char **words)
 {
+    const char *next = words[optind];
+    return next && optopt != 0 && next[0] == '-' && next[1] == optopt ? next : words[optind - 1];
+}
+
+int att_bad_option(const char *program, int option, char **words)
+{
+    const char *word = att_option_word(words);
     if (option == ':')
         return att_usage_error(program, "%s: its argument is missing", word);
     return att_usage_error(program, "%s is not an option, or takes no argument", word);

@@ -40,9 +40,12 @@ enum att_status att_parse_headed(const char *what, const char *text, uint32_t he
 /* Prints "PROGRAM: message (see PROGRAM --help)" on stderr; returns ATT_EXIT_USAGE. */
 int att_usage_error(const char *program, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The argument that getopt_long refused. Of letters one after another, as in -xy, it stops before the last: then optind
+ * is not past the argument yet, and the one before may be anything. */
+const char *att_option_word(char **words);
 /* The same for what getopt_long refused (with opterr 0, or ':' first in its options): `option` is what it returned, '?' or ':',
- * word the argument that it stopped at, argv[optind - 1]. */
-int att_bad_option(const char *program, int option, const char *word);
+ * words what it was given. */
+int att_bad_option(const char *program, int option, char **words);
 
 /* Prints "PROGRAM: message" on stderr; returns ATT_EXIT_FAILURE. */
 int att_failure(const char *program, const char *format, ...) __attribute__((format(printf, 2, 3)));

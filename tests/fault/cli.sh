@@ -145,6 +145,9 @@ refuse_start "a capacity below the tokens" "capacity" --q Q.npy --k K.npy --v V.
 
 # ---- options ---------------------------------------------------------------------------------------------
 expect "attnd: unknown option" 2 "--colour see --help" -- "$build/attnd" --dir x --colour
+expect "attnd: letters that are no options" 2 "-xy see --help" -- "$build/attnd" --dir x -xy
+expect "attnctl: letters that are no options" 2 "-xj see --help" -- "$build/attnctl" --json -xj ping
+expect "attninspect: letters that are no options" 2 "-hj see --help" -- "$build/attninspect" state info -hj
 expect "attnd: an option without its argument" 2 "--dir argument see --help" -- "$build/attnd" --dir
 expect "attnd: no directory" 2 "--dir" -- "$build/attnd"
 expect "attnd: an empty directory's name" 2 "--dir" -- "$build/attnd" --dir ""
