@@ -2,6 +2,7 @@
  * draws what came of that. One thread: between two draws it waits for a key. */
 #include "attnctl.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ struct top {
     uint64_t second_count;
     struct sample second_began;
     struct screen screen;
+    int lost; /* errno: the last view could not be written */
 };
 
 /* ---- Observing ----------------------------------------------------------------------------------------- */
@@ -367,7 +369,8 @@ static enum att_status watch(struct top *top)
             return status;
         bool due = att_clock_ns() >= next_draw;
         if (due || screen_resized()) {
-            if (!draw(top) || !top->screen.live)
+            top->lost = draw(top) ? 0 : errno;
+            if (top->lost || !top->screen.live)
                 return ATT_OK;
             if (due)
                 next_draw = att_clock_ns() + top->interval_ns;
@@ -396,6 +399,9 @@ int ctl_top(struct ctl *ctl, int argc, char **argv)
     screen_open(&top->screen);
     enum att_status status = watch(top);
     screen_close(&top->screen);
+    const int lost = top->lost;
     free(top);
+    if (lost)
+        return ctl_error(ctl, ATT_EXIT_FAILURE, "standard output: %s", strerror(lost));
     return status == ATT_OK ? ATT_EXIT_OK : ctl_status_error(ctl, status);
 }

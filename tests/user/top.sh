@@ -42,6 +42,8 @@ if [ $? = 0 ] && grep -q '^updates ' view && ! grep -q "$(printf '\033')" view &
 else
     fail "top: one view into a pipe" view
 fi
+ctl top 0.1 >/dev/full 2>err
+if [ $? = 1 ] && grep -q 'standard output: No space' err; then pass "top: a view that cannot be written"; else fail "top: a view that cannot be written" err; fi
 ctl top 0 >out 2>err
 if [ $? = 2 ] && grep -q SECONDS err; then pass "top: a bad interval"; else fail "top: a bad interval" err; fi
 
