@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,11 +113,20 @@ static enum att_status remove_stale(const char *path, struct att_error *error)
     return att_fail(error, ATT_EIO, "%s: cannot remove an earlier dump's file: %s", path, strerror(errno));
 }
 
+/* Deleted tokens are rows of zeros, which a state that is made from the arrays must not attend to. */
+static void mask_deleted(const struct inspect_tokens *tokens, uint32_t heads)
+{
+    for (size_t at = 0; at < (size_t)tokens->count * heads; at++)
+        if (!tokens->live[at])
+            tokens->biases[at] = -INFINITY;
+}
+
 static enum att_status dump_tokens(const struct inspect_tokens *tokens, const struct att_state_shape *shape,
                                    const char *directory, struct att_error *error)
 {
     char path[PATH_CHARS];
     uint32_t heads = shape->heads, count = tokens->count;
+    mask_deleted(tokens, heads);
     enum att_status status =
         att_npy_write_heads(file_in(path, directory, "K.npy"), ATT_NPY_F4, tokens->keys, heads, count, shape->d, error);
     if (status == ATT_OK)
@@ -125,8 +135,9 @@ static enum att_status dump_tokens(const struct inspect_tokens *tokens, const st
     if (status != ATT_OK)
         return status;
     file_in(path, directory, "bias.npy");
-    status = tokens->biased ? att_npy_write_heads(path, ATT_NPY_F4, tokens->biases, heads, count, 0, error)
-                            : remove_stale(path, error);
+    status = tokens->biased || tokens->deleted > 0
+                 ? att_npy_write_heads(path, ATT_NPY_F4, tokens->biases, heads, count, 0, error)
+                 : remove_stale(path, error);
     if (status != ATT_OK)
         return status;
     file_in(path, directory, "live.npy");
