@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import math
 import operator
 import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
@@ -10,7 +11,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 
 from . import _library as lib
-from ._errors import ATT_ECLOSED, ATT_EINVAL, ATT_ETIMEOUT, Error, from_status
+from ._errors import ATT_ECLOSED, ATT_EINVAL, ATT_ENOTFINITE, ATT_ETIMEOUT, Error, from_status
 
 ArrayLike = Any  # numpy.typing.ArrayLike, which old NumPys lack
 
@@ -111,6 +112,15 @@ def _floats(what: str, array: ArrayLike, columns: int) -> np.ndarray:
     if floats.shape != (columns,):
         raise ATT_EINVAL(f"{what}: {columns} numbers are needed, not an array of shape {floats.shape}")
     return floats
+
+
+def _bias(bias: float) -> np.ndarray:
+    """One float32. A finite number that becomes -inf in it would mask the token, which nobody has asked for."""
+    with np.errstate(over="ignore"):
+        number = np.array([bias], dtype=np.float32)
+    if math.isinf(number[0]) and math.isfinite(bias):
+        raise ATT_ENOTFINITE(f"bias: {float(bias):g} is too large for float32")
+    return number
 
 
 def _space(out: Optional[np.ndarray], shape: Tuple[int, ...]) -> np.ndarray:
@@ -239,7 +249,7 @@ class _Requests:
         if value is not None:
             prepared.point("value", _floats("value", value, self._shape.d_v))
         if bias is not None:
-            prepared.point("bias", np.array([bias], dtype=np.float32))
+            prepared.point("bias", _bias(bias))
 
 
 class Client(_Requests):
@@ -416,7 +426,7 @@ class Client(_Requests):
     def set_tokens(self, tokens: Sequence[int], *, keys: Optional[ArrayLike] = None,
                    values: Optional[ArrayLike] = None, biases: Optional[ArrayLike] = None, head: int = 0) -> None:
         """Replaces many tokens: row i of what is given belongs to tokens[i]. In one batch; not atomic."""
-        arrays = {name: np.ascontiguousarray(array, dtype=np.float32)
+        arrays = {name: np.ascontiguousarray(array, dtype=None if name == "bias" else np.float32)
                   for name, array in (("key", keys), ("value", values), ("bias", biases)) if array is not None}
         for name, array in arrays.items():
             if len(array) != len(tokens):

@@ -136,6 +136,14 @@ class Changing(WithDaemon):
                 for array, row in ((self.k, np.ones(6, np.float32)), (self.v, np.zeros(5, np.float32))))
         self.close_to(self.client.all(), softmax_output(self.q, k, v))
 
+    def test_a_bias_that_float32_cannot_hold_masks_no_token(self):
+        for call in (lambda: self.client.set_token(1, bias=-1e39),
+                     lambda: self.client.append(np.ones(6), np.ones(5), -1e39),
+                     lambda: self.client.set_tokens([1, 2], biases=[0, -1e39])):
+            with self.assertRaises(attn.ATT_ENOTFINITE):
+                call()
+        self.close_to(self.client.all(), softmax_output(self.q, self.k, self.v))
+
     def test_a_row_without_tokens_is_an_exception(self):
         self.client.set_tokens(range(40), biases=np.full(40, -np.inf))
         with self.assertRaises(attn.ATT_EMPTY):
