@@ -293,6 +293,24 @@ if start --dir dead --q Q.npy --k K.npy --v V.npy; then
     fi
 fi
 
+# ---- a time without a log leaves a hole in it, which info does not count ------------------------------------------
+if start --dir hole --q Q.npy --k K.npy --v V.npy; then
+    for durability in always off always; do
+        [ -n "$daemon" ] || start --dir hole --durability $durability
+        ctl update-v 0 0 1 && ctl update-v 1 0 1
+        [ $durability = always ] || ctl snapshot
+        kill -9 "$daemon"
+        wait "$daemon" 2>/dev/null
+        daemon=
+    done
+    "$build/attninspect" hole info >out 2>err
+    if grep -qx 'log_last_lsn  *6' out && grep -qx 'log_records  *4' out; then
+        pass "info counts what the log holds"
+    else
+        fail "info counts what the log holds" "$(grep -E 'log_(last|rec)' out)"
+    fi
+fi
+
 # ---- a log so long that its replay drops the bases: what nobody could look at is not called fine -------------
 "$mknpy" LQ.npy f4 C 40000 4
 "$mknpy" LK.npy f4 C 8000 4
