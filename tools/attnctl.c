@@ -98,6 +98,7 @@ int main(int argc, char **argv)
     struct ctl ctl = {0};
     struct settings settings = {0};
     struct att_error error = {0};
+    att_hold_standard_files();
     int code = parse_options(&ctl, &settings, argc, argv);
     if (code != ATT_EXIT_OK)
         return code;

@@ -179,6 +179,7 @@ int main(int count, char **arguments)
     char path[4096];
     int code;
 
+    att_hold_standard_files();
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a full disk, and no end */
     wait_passively(arguments);
     allow_descriptors();

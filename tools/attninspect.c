@@ -159,6 +159,7 @@ int main(int argc, char **argv)
 {
     struct inspect inspect = {.limit = UINT64_MAX};
     struct settings settings = {0};
+    att_hold_standard_files();
     int code = parse_options(&inspect, &settings, argc, argv);
     if (code != ATT_EXIT_OK)
         return code;

@@ -12,6 +12,10 @@
 /* What a program ends with. */
 enum att_exit { ATT_EXIT_OK = 0, ATT_EXIT_FAILURE = 1, ATT_EXIT_USAGE = 2 };
 
+/* First of all: opens what is closed of standard input, output and error, or ends the program. Else files that are
+ * opened later get their numbers, and what is printed goes into the state. Using them fails as if they were closed. */
+void att_hold_standard_files(void);
+
 /* Each parses the whole of `text` or fails with ATT_EINVAL and a message that begins with `what` (an option or an
  * argument's name); *ret is untouched then. No surrounding space, no NaN. */
 enum att_status att_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret,

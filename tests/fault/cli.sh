@@ -276,6 +276,28 @@ if start --dir room --q Q.npy --k K.npy --v V.npy; then
     fi
 fi
 
+# ---- closed standard files: nothing that is printed gets into the state ---------------------------------------------
+start --dir closed --q Q.npy --k K.npy --v V.npy && stop
+"$build/attnd" --dir closed --socket "$root/s" <&- >&- 2>&- &
+daemon=$!
+for _ in $(seq 1 600); do
+    ctl ping >/dev/null 2>&1 && break
+    sleep 0.05
+done
+expect "an update of a state whose daemon has no standard files" 0 "" -- "$build/attnctl" --socket "$root/s" update-v 0 0 1
+for command in info verify "log --limit 1"; do
+    # shellcheck disable=SC2086 # words
+    "$build/attninspect" closed $command <&- >&- 2>&-
+    code=$?
+    if [ $code -eq 1 ]; then pass "attninspect $command without standard files"; else fail "attninspect $command without standard files" "exit $code"; fi
+done
+ctl query 0 0 <&- >&- 2>&-
+code=$?
+if [ $code -eq 1 ]; then pass "attnctl without standard files"; else fail "attnctl without standard files" "exit $code"; fi
+stop
+if [ "$stopped" -eq 0 ]; then pass "and attnd ends with 0"; else fail "and attnd ends with 0" "exit $stopped"; fi
+expect "and its state is whole" 0 "" -- "$build/attninspect" closed verify
+
 # ---- a dump: a state that is made from its arrays gives the same answers, also where tokens have been deleted ------
 if start --dir dead --q Q.npy --k K.npy --v V.npy; then
     for token in 3 7 19; do ctl delete $token; done
