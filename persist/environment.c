@@ -160,6 +160,10 @@ enum att_status persist_env_open(struct att_store *store, struct persist_env *en
                         "%s: holds no state: its creation was interrupted; start again with "
                         "--q --k --v",
                         store->directory);
+    if (code == ENOMEM)
+        return att_fail(error, ATT_ENOMEM,
+                        "%s: cannot map data.mdb, which takes a terabyte of addresses: ulimit -v must be unlimited",
+                        path);
     if (code)
         return persist_lmdb_fail(error, store, env, "cannot open data.mdb", code);
     if (!fresh) {

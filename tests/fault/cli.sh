@@ -367,6 +367,11 @@ fi
 code=$?
 if [ $code -eq 1 ] && grep -q "too large" err; then pass "files that may not grow"; else fail "files that may not grow" "exit $code"; fi
 
+if ! grep -q '^ATTND_SANITIZE:[A-Z]*=.' "$build/CMakeCache.txt" 2>/dev/null; then # those need the addresses themselves
+    expect "too few addresses" 1 "small2/snap ulimit unlimited" -- bash -c "ulimit -v 8000000; exec '$build/attnd' \
+        --dir small2 --socket '$root/small.s' --q Q.npy --k K.npy --v V.npy"
+fi
+
 # ---- reads that wait for the disk --------------------------------------------------------------------------
 # Without a log they wait for a snapshot, with an interval not for its end; and attnd ends when one is under way.
 for durability in off interval:60000; do
