@@ -198,7 +198,10 @@ static void write_shape(FILE *to, const struct report *self)
     number_row(to, "snapshot generation", (double)what->snapshot.generation);
     number_row(to, "snapshot LSN", (double)what->snapshot.lsn);
     number_row(to, "newest LSN", (double)what->last_lsn);
-    text_row(to, "bases", what->bases_restored ? "restored" : "of another kernel or precision: all rows are cold");
+    text_row(to, "bases",
+             what->bases_restored      ? "restored"
+             : what->bases_in_snapshot ? "of another kernel or precision: all rows are cold"
+                                       : "none in the snapshot: all rows are cold");
     if (what->warning)
         text_row(to, "warning", what->warning);
     fputs("</table></section>\n", to);

@@ -27,7 +27,7 @@ struct att_recovery {
     uint32_t precision;  /* enum att_precision, in force */
     double scale;        /* in force */
     uint32_t capacity;   /* in force */
-    bool bases_restored; /* false: another kernel, precision or scale made them, so all rows start cold */
+    bool bases_restored; /* false: there are none, or not of this kernel, precision and scale; all rows start cold */
     bool bases_in_snapshot;
 };
 

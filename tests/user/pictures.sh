@@ -38,6 +38,18 @@ if command -v chromium >/dev/null && [ -z "${ATT_NO_BROWSER:-}" ]; then
     check "report: in a browser" bash -c "test \$(grep -o '<svg' dom.html | wc -l) -ge 6"
 fi
 
+# ---- a report where all rows have gone cold -----------------------------------------------------------------
+mv state warm
+arrays 6 20 4 3
+start_daemon --q Q.npy --k K.npy --v V.npy --log-capacity 64 --durability off
+seq -f 'update-v %.0f 0 1' 0 19 >updates
+for _ in $(seq 200); do cat updates; done | ctl exec
+stop_daemon
+check "report: all rows are cold" inspect state report cold.html
+check "report: which says why" grep -qF 'none in the snapshot: all rows are cold' cold.html
+rm -r state
+mv warm state
+
 # ---- heatmap ------------------------------------------------------------------------------------------------
 png_size() { # FILE: width x height, when it is a PNG file to its end
     /usr/bin/python3 - "$1" <<'END'
