@@ -60,8 +60,8 @@ static const char help[] = "attnd --dir DIR [OPTION]...\n"
                            "  --allow-uid UID        let this user connect too; may be repeated\n"
                            "  --help, --version\n"
                            "\n"
-                           "Prints `ready SOCKET` when it serves. SIGTERM, SIGINT: finish, make durable,\n"
-                           "snapshot, exit 0.\n";
+                           "Prints `ready SOCKET` when it serves. SIGTERM, SIGINT, SIGHUP: finish, make\n"
+                           "durable, snapshot, exit 0.\n";
 
 static const struct option long_options[] = {
     {"dir", required_argument, NULL, OPTION_DIR},

@@ -372,6 +372,28 @@ if ! grep -q '^ATTND_SANITIZE:[A-Z]*=.' "$build/CMakeCache.txt" 2>/dev/null; the
         --dir small2 --socket '$root/small.s' --q Q.npy --k K.npy --v V.npy"
 fi
 
+# ---- a terminal that is closed: an orderly stop, which without a log is what keeps the updates; nohup ignores it ------------
+if start --dir hangup --q Q.npy --k K.npy --v V.npy --durability off; then
+    ctl update-v 0 0 1
+    kill -HUP "$daemon"
+    wait "$daemon"
+    code=$?
+    daemon=
+    if [ $code -eq 0 ]; then pass "SIGHUP: exit 0"; else fail "SIGHUP: exit 0" "exit $code"; fi
+    if "$build/attninspect" hangup info | grep -qx 'snapshot_lsn  *1'; then pass "and a snapshot"; else fail "SIGHUP: a snapshot" "$("$build/attninspect" hangup info)"; fi
+    : >ready
+    (trap '' HUP && exec "$build/attnd" --dir hangup --socket "$root/s" >ready 2>daemon.log) &
+    daemon=$!
+    for _ in $(seq 1 600); do
+        grep -q '^ready' ready && break
+        sleep 0.05
+    done
+    kill -HUP "$daemon"
+    expect "SIGHUP that is ignored" 0 "" -- "$build/attnctl" --socket "$root/s" ping
+    stop
+    if [ "$stopped" -eq 0 ]; then pass "and SIGTERM ends it"; else fail "SIGHUP that is ignored" "exit $stopped"; fi
+fi
+
 # ---- reads that wait for the disk --------------------------------------------------------------------------
 # Without a log they wait for a snapshot, with an interval not for its end; and attnd ends when one is under way.
 for durability in off interval:60000; do
