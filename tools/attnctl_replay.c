@@ -59,6 +59,7 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
     struct att_error error = {0};
     enum att_status status = ATT_OK;
     int option;
+    bool head_given = false;
     trace->to = UINT64_MAX;
     optind = 0; /* starts getopt afresh */
     opterr = 0;
@@ -80,6 +81,7 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
             status = att_parse_u64("--to", optarg, 0, INT64_MAX, &trace->to, &error);
             break;
         case 'h':
+            head_given = true;
             status = att_parse_head("--head", optarg, ctl->info.heads, &trace->head, &error);
             if (status == ATT_ERANGE) /* the state has no such head: as of any other index */
                 return ctl_error(ctl, ATT_EXIT_FAILURE, "%s", error.text);
@@ -96,6 +98,8 @@ static int parse_trace_options(struct ctl *ctl, struct trace *trace, int argc, c
         return ctl_error(ctl, ATT_EXIT_USAGE, "unexpected argument '%s'", argv[optind]);
     if (!trace->kind_path || !trace->index_path || !trace->rows_path)
         return ctl_error(ctl, ATT_EXIT_USAGE, "--kind, --index and --rows are needed");
+    if (!head_given && ctl->info.heads > 1) /* as a row without its head: nobody is to write to head 0 by mistake */
+        return ctl_error(ctl, ATT_EXIT_USAGE, "there are %" PRIu32 " heads: --head H is needed", ctl->info.heads);
     if (trace->from > trace->to)
         return ctl_error(ctl, ATT_EXIT_USAGE, "--from %" PRIu64 " is behind --to %" PRIu64, trace->from, trace->to);
     return ATT_EXIT_OK;

@@ -402,10 +402,13 @@ static void heads_that_are_not_there_are_refused(void **state)
                                   NULL};
     const char *const headless[] = {"--socket", world->daemon.socket, "append", "1", "2", "3", "4", "5", "6", "7",
                                     NULL};
+    const char *const replay[] = {
+        "--socket", world->daemon.socket, "replay", "--kind", "k.npy", "--index", "i.npy", "--rows", "r.npy", NULL};
     run("attnctl", right, 0, NULL);
     run("attnctl", plain, 2, "there are 3 heads");
     run("attnctl", wrong, 1, "head 7 is out of range: there are 3");
     run("attnctl", headless, 2, "there are 3 heads");
+    run("attnctl", replay, 2, "there are 3 heads: --head");
     run("attnctl", append, 0, "40");
     static const float added[D + D_V] = {1, 2, 3, 4, 5, 6, 7};
     model_apply(&world->models[1],
