@@ -84,19 +84,11 @@ static int parse_options(struct ctl *ctl, struct settings *settings, int argc, c
     return ATT_EXIT_OK;
 }
 
-/* A word that is no command is a usage error whether a daemon runs or not. */
-static int check_command(const char *name)
-{
-    for (const struct ctl_command *command = ctl_commands; command->name; command++)
-        if (strcmp(command->name, name) == 0)
-            return ATT_EXIT_OK;
-    return att_usage_error(CTL_PROGRAM, "unknown command '%s'", name);
-}
-
 int main(int argc, char **argv)
 {
     struct ctl ctl = {0};
     struct settings settings = {0};
+    const struct ctl_command *command;
     struct att_error error = {0};
     att_hold_standard_files();
     int code = parse_options(&ctl, &settings, argc, argv);
@@ -111,7 +103,9 @@ int main(int argc, char **argv)
     }
     if (optind == argc)
         return att_usage_error(CTL_PROGRAM, "a COMMAND is needed");
-    code = check_command(argv[optind]);
+    argc -= optind;
+    argv += optind;
+    code = ctl_find(&ctl, argc, argv, &command); /* a usage error, whether a daemon runs or not */
     if (code != ATT_EXIT_OK)
         return code;
     settings.connect.timeout_ms = ctl.timeout_ms;
@@ -121,7 +115,7 @@ int main(int argc, char **argv)
     if (att_connect(&settings.connect, &ctl.client, &error) != ATT_OK)
         return att_failure(CTL_PROGRAM, "%s", error.text);
     att_get_info(ctl.client, &ctl.info);
-    code = ctl_run(&ctl, argc - optind, argv + optind);
+    code = command->run(&ctl, argc, argv);
     att_close(ctl.client);
     return att_finish_output(CTL_PROGRAM, code);
 }

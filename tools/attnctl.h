@@ -40,8 +40,8 @@ struct ctl_command {
 /* Ends with an entry without a name. */
 extern const struct ctl_command ctl_commands[];
 
-/* Looks the command up, checks the number of arguments and runs it. */
-int ctl_run(struct ctl *ctl, int argc, char **argv);
+/* Looks the command up and checks the number of arguments; returns ATT_EXIT_OK, or complains as ctl_error does. */
+int ctl_find(struct ctl *ctl, int argc, char **argv, const struct ctl_command **ret_command);
 
 /* Prints "attnctl: [FILE: line N: ]COMMAND: message"; returns `code`, but ATT_EXIT_FAILURE inside exec. */
 int ctl_error(struct ctl *ctl, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -429,7 +429,7 @@ const struct ctl_command ctl_commands[] = {
     {NULL, NULL, NULL, 0, 0, NULL},
 };
 
-int ctl_run(struct ctl *ctl, int argc, char **argv)
+int ctl_find(struct ctl *ctl, int argc, char **argv, const struct ctl_command **ret_command)
 {
     ctl->command = argv[0];
     for (const struct ctl_command *command = ctl_commands; command->name; command++) {
@@ -439,7 +439,8 @@ int ctl_run(struct ctl *ctl, int argc, char **argv)
         if (given < command->least || (command->most >= 0 && given > command->most))
             return ctl_error(ctl, ATT_EXIT_USAGE, "%d argument%s given; usage: %s%s%s", given, given == 1 ? "" : "s",
                              command->name, command->arguments[0] ? " " : "", command->arguments);
-        return command->run(ctl, argc, argv);
+        *ret_command = command;
+        return ATT_EXIT_OK;
     }
     return ctl_error(ctl, ATT_EXIT_USAGE, "unknown command");
 }

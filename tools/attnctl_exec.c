@@ -38,6 +38,7 @@ static bool split(char *line, struct words *words)
 /* Runs what the stream holds; a program may sit at its other end, so each answer goes out at once. */
 static int run_lines(struct ctl *ctl, FILE *from)
 {
+    const struct ctl_command *command;
     struct words words = {0};
     char *line = NULL;
     size_t size = 0;
@@ -52,8 +53,8 @@ static int run_lines(struct ctl *ctl, FILE *from)
             code = ctl_error(ctl, ATT_EXIT_FAILURE, "not enough memory");
         else if (words.count > 0 && strcmp(words.at[0], "exec") == 0)
             code = ctl_error(ctl, ATT_EXIT_FAILURE, "exec within exec");
-        else if (words.count > 0)
-            code = ctl_run(ctl, words.count, words.at);
+        else if (words.count > 0 && (code = ctl_find(ctl, words.count, words.at, &command)) == ATT_EXIT_OK)
+            code = command->run(ctl, words.count, words.at);
         if (code == ATT_EXIT_OK && fflush(stdout) != 0)
             code = ATT_EXIT_FAILURE; /* reported when the program ends */
     }

@@ -161,6 +161,8 @@ expect "attnd: bad durability" 2 "durability" -- "$build/attnd" --dir x --durabi
 expect "attnd: bad threads" 2 "threads" -- "$build/attnd" --dir x --threads -3
 expect "attnctl: unknown command" 2 "frobnicate" -- "$build/attnctl" --socket "$root/s" frobnicate
 expect "attnctl: no command" 2 "" -- "$build/attnctl"
+expect "attnctl: too few arguments, and no daemon" 2 "query I J" -- "$build/attnctl" --socket "$root/s" query 1
+expect "attnctl: an option behind the command" 2 "argument ping" -- "$build/attnctl" --socket "$root/s" ping --json
 expect "attnctl: unknown option" 2 "--colour see --help" -- "$build/attnctl" --colour ping
 expect "attninspect: unknown option" 2 "--colour see --help" -- "$build/attninspect" --colour state info
 expect "attninspect: unknown command" 2 "frobnicate" -- "$build/attninspect" state frobnicate
