@@ -112,16 +112,40 @@ void att_print_column(FILE *to, struct att_answer_style style, const double *pai
     }
 }
 
+/* How many bytes the character of UTF-8 has that begins here; 0: none begins. */
+static size_t utf8_bytes(const unsigned char *at)
+{
+    static const struct {
+        unsigned char first, last, least, most; /* of its first byte, and of its second */
+        size_t bytes;
+    } forms[] = {{0x01, 0x7f, 0x00, 0xff, 1}, {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+                 {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+                 {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        if (at[0] < forms[i].first || at[0] > forms[i].last || at[1] < forms[i].least || at[1] > forms[i].most)
+            continue;
+        for (size_t j = 2; j < forms[i].bytes; j++)
+            if ((at[j] & 0xc0) != 0x80)
+                return 0;
+        return forms[i].bytes;
+    }
+    return 0;
+}
+
 void att_print_json_string(FILE *to, const char *text)
 {
     fputc('"', to);
-    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
-        if (*at == '"' || *at == '\\')
+    for (const unsigned char *at = (const unsigned char *)text; *at;) {
+        size_t bytes = utf8_bytes(at);
+        if (bytes == 0) /* a file's name may be any bytes, JSON may not */
+            fputs("\\ufffd", to);
+        else if (*at == '"' || *at == '\\')
             fprintf(to, "\\%c", *at);
         else if (*at < 0x20)
             fprintf(to, "\\u%04x", *at);
         else
-            fputc(*at, to);
+            fwrite(at, 1, bytes, to);
+        at += bytes ? bytes : 1;
     }
     fputc('"', to);
 }

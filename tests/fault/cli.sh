@@ -446,6 +446,16 @@ if start --dir state2/hot --q Q.npy --k K.npy --v V.npy; then
     expect "and so does the original" 0 "" -- "$build/attninspect" state2/copy.before-repair verify
 fi
 
+# ---- JSON is UTF-8, whatever a file's name is ------------------------------------------------------------------
+name=$(printf 'b\351t\303\251 \342\202\254"\360\237\230\200\355\240\200')
+cp -r state "$name"
+"$build/attninspect" "$name" --json info >out 2>err
+if iconv -f UTF-8 -t UTF-8 out >err 2>&1 && grep -qF "$(printf '"b\\ufffdt\303\251 \342\202\254\\"\360\237\230\200\\ufffd\\ufffd\\ufffd"')" out; then
+    pass "JSON of a name that is not UTF-8"
+else
+    fail "JSON of a name that is not UTF-8" "$(head -c 100 out)"
+fi
+
 # ---- output that cannot be written: what it was to go to is no file of ours ---------------------------------
 ln -s /dev/full device
 for command in heatmap report; do
