@@ -290,8 +290,9 @@ static enum att_status write_png(const struct image *image, const char *path, st
     FILE *file = fopen(path, "we");
     if (!file)
         return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(errno));
+    errno = 0;
     bool well = png_image_write_to_stdio(&png, file, 0, image->pixels, 0, NULL) != 0;
-    return inspect_end_file(file, path, well ? NULL : png.message, error);
+    return inspect_end_file(file, path, well ? NULL : errno ? strerror(errno) : png.message, error);
 }
 
 static enum att_status paint(struct inspect *inspect, struct inspect_view *view, const char *path,

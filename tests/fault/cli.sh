@@ -501,6 +501,9 @@ stop
 if [ "$stopped" = 0 ] && [ ! -e e.s ]; then pass "TERM before ready ends in order"; else fail "TERM before ready" "exit $stopped, socket $(ls e.s 2>/dev/null)"; fi
 [ "$before" = 0 ] || echo "# (it was ready before)"
 expect "and its state is whole" 0 "fine" -- "$build/attninspect" early verify
+if grep -q '^PNG_FOUND:INTERNAL=1' "$build/CMakeCache.txt" 2>/dev/null; then
+    expect "a large heatmap to a full device" 1 "device No space left" -- "$build/attninspect" early heatmap device
+fi
 mkdir -p garbage/log garbage/snap
 head -c 65536 /dev/urandom >garbage/log/data.mdb
 head -c 65536 /dev/urandom >garbage/snap/data.mdb
