@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char *const names[ATT_STATUS_COUNT] = {
     [ATT_OK] = "ATT_OK",
@@ -40,13 +41,26 @@ const char *att_status_name(enum att_status status)
     return names[status];
 }
 
+/* Of a text that is too long the middle is left out, a name mostly: what is wrong with it stands at the end. */
+static void __attribute__((format(printf, 3, 0)))
+print_ends(char *ret_text, size_t size, const char *format, va_list arguments)
+{
+    enum { BEGINNING = 100 };
+    char whole[8192];
+    vsnprintf(whole, sizeof whole, format, arguments);
+    snprintf(ret_text, size, "%.*s...%s", BEGINNING, whole, whole + strlen(whole) - (size - BEGINNING - sizeof "..."));
+}
+
 enum att_status att_fail(struct att_error *error, enum att_status status, const char *format, ...)
 {
     if (error) {
-        va_list arguments;
+        va_list arguments, again;
         va_start(arguments, format);
+        va_copy(again, arguments);
         error->status = status;
-        vsnprintf(error->text, sizeof error->text, format, arguments);
+        if (vsnprintf(error->text, sizeof error->text, format, arguments) >= (int)sizeof error->text)
+            print_ends(error->text, sizeof error->text, format, again);
+        va_end(again);
         va_end(arguments);
     }
     return status;

@@ -178,6 +178,9 @@ if [ "$(cat full/file)" = precious ] && [ "$(ls -A full)" = file ]; then pass "a
 mkdir -p nothing
 expect "DIR is empty and no arrays are given" 1 "nothing" -- "$build/attnd" --dir nothing --socket "$root/f.s"
 expect "DIR is missing and no arrays are given" 1 "nowhere" -- "$build/attnd" --dir nowhere --socket "$root/f.s"
+deep=nowhere/$(printf 'x%.0s' $(seq 200))/$(printf 'y%.0s' $(seq 200))/$(printf 'z%.0s' $(seq 200))
+expect "a long name does not hide what is wrong" 1 "nowhere/ such directory create" -- "$build/attninspect" "$deep" info
+expect "nor that of an array" 1 "nowhere/ cannot open" -- "$build/attnd" --dir x --socket "$root/f.s" --q "$deep" --k K.npy --v V.npy
 expect "DIR is a file" 1 "Q.npy" -- "$build/attnd" --dir Q.npy --socket "$root/f.s" --q Q.npy --k K.npy --v V.npy
 if [ "$(id -u)" -ne 0 ]; then
     mkdir -p readonly && chmod 500 readonly
