@@ -45,7 +45,7 @@ struct att_info {
     uint32_t precision;                    /* 0 single, 1 mixed, 2 double */
     double scale;
     uint64_t incarnation; /* counts the daemon's starts on this state */
-    uint32_t daemon_pid;
+    uint32_t daemon_pid;  /* 0: it is none of the processes that this program can see */
     uint32_t protocol;
 };
 

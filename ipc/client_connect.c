@@ -144,6 +144,14 @@ static enum att_status attach_regions(struct att_client *client, uint32_t region
     return status;
 }
 
+/* As this program sees it. In a container the daemon has a number of its own, which may be another process's here. */
+static uint32_t daemon_pid(int fd)
+{
+    struct ucred peer = {0};
+    socklen_t size = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0 ? (uint32_t)peer.pid : 0;
+}
+
 static enum att_status attach(struct att_client *client, const struct att_welcome *welcome, const int fds[WELCOME_FDS],
                               size_t count, struct att_error *error)
 {
@@ -180,7 +188,7 @@ static enum att_status attach(struct att_client *client, const struct att_welcom
         .precision = welcome->precision,
         .scale = welcome->scale,
         .incarnation = welcome->incarnation,
-        .daemon_pid = welcome->daemon_pid,
+        .daemon_pid = daemon_pid(client->fd),
         .protocol = welcome->protocol,
     };
     att_client_measure(client);

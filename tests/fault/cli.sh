@@ -399,6 +399,21 @@ if start --dir hangup --q Q.npy --k K.npy --v V.npy --durability off; then
     if [ "$stopped" -eq 0 ]; then pass "and SIGTERM ends it"; else fail "SIGHUP that is ignored" "exit $stopped"; fi
 fi
 
+# ---- a daemon in a container: its number there is somebody else's here, whose end is not to be waited for -------------------
+if [ "$(id -u)" -eq 0 ] && unshare --pid --fork --kill-child true 2>/dev/null; then
+    unshare --pid --fork --kill-child "$build/attnd" --dir contained --socket "$root/s" --q Q.npy --k K.npy --v V.npy >out 2>err &
+    daemon=$!
+    for _ in $(seq 1 600); do
+        ctl ping >/dev/null 2>&1 && break
+        sleep 0.05
+    done
+    expect "shutdown of a daemon in another namespace of processes" 0 "" -- "$build/attnctl" --socket "$root/s" --timeout 8000 shutdown
+    wait "$daemon"
+    code=$?
+    daemon=
+    if [ $code -eq 0 ]; then pass "and it has ended"; else fail "a daemon in another namespace of processes" "exit $code"; fi
+fi
+
 # ---- reads that wait for the disk --------------------------------------------------------------------------
 # Without a log they wait for a snapshot, with an interval not for its end; and attnd ends when one is under way.
 for durability in off interval:60000; do
