@@ -27,9 +27,11 @@ enum { ATT_TILE_LANES = 16 };
 #define ATT_SHIFT_LEAST           -1000.0
 #define ATT_SHIFT_HEADROOM_SINGLE 32.0
 #define ATT_SHIFT_LEAST_SINGLE    -120.0
-/* In single a sum of values is made of float32 chains of so many entries, added up in float64; and what is multiplied with
- * weights in float32 is brought below 2^50 before (att_value_scale). */
+/* In single a sum of values is made of float32 chains of so many entries, added up in float64 (in `read` and `sums`, where
+ * heads are too, of so many tiles in each lane); and what is multiplied with weights in float32 is brought below 2^50 before
+ * (att_value_scale). */
 #define ATT_CHAIN             64
+#define ATT_READ_CHAIN        16
 #define ATT_VALUE_BITS_SINGLE 50
 
 /* Bytes of a number of a scaled row of Q, a packed key or value, and a weight. */

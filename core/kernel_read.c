@@ -153,18 +153,21 @@ LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads,
     }
 }
 
-LANES_INLINE void finish_single(const struct single_totals *totals, float value_scale, struct att_read_sums *ret)
+/* Into float64, at the end of a chain; and begins the next. */
+LANES_INLINE void flush_single(struct single_totals *totals, float value_scale, struct att_read_sums *ret)
 {
     const double factor = 1.0 / (double)value_scale;
+    double head[4], magnitude[4];
 
-    ret->value = f32_sum(totals->value) * factor;
-    f32_sum4(totals->head, ret->head);
-    f32_sum4(totals->magnitude, ret->magnitude);
-#pragma GCC unroll 2
-    for (int x = 1; x < 4; x += 2) {
-        ret->head[x] *= factor;
-        ret->magnitude[x] *= factor;
+    f32_sum4(totals->head, head);
+    f32_sum4(totals->magnitude, magnitude);
+    ret->value += f32_sum(totals->value) * factor;
+#pragma GCC unroll 4
+    for (int x = 0; x < 4; x++) {
+        ret->head[x] += head[x] * (x % 2 ? factor : 1.0);
+        ret->magnitude[x] += magnitude[x] * (x % 2 ? factor : 1.0);
     }
+    start_single(totals);
 }
 
 #if defined(WIDE)
@@ -263,14 +266,20 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
     read.first = read.done = 0;
     read.largest = f32_set((float)ATT_MASKED);
     start_single(&read.totals);
-    for (; tile + GROUP <= work->tiles; tile += GROUP)
-        score_group(work, &read, fetch, tile, GROUP, scores);
-    for (; tile < work->tiles; tile++)
-        score_group(work, &read, fetch, tile, 1, scores);
+    while (tile < work->tiles) {
+        const bool wide = tile + GROUP <= work->tiles;
+        if (wide)
+            score_group(work, &read, fetch, tile, GROUP, scores);
+        else
+            score_group(work, &read, fetch, tile, 1, scores);
+        if (tile > 0 && tile % ATT_READ_CHAIN == 0) /* so many tiles have been added */
+            flush_single(&read.totals, work->value_scale, ret);
+        tile += wide ? GROUP : 1;
+    }
     while (read.done < work->tiles)
         settle_tile(&read);
     work->largest[0] = rint((double)f32_largest(read.largest));
-    finish_single(&read.totals, work->value_scale, ret);
+    flush_single(&read.totals, work->value_scale, ret);
 }
 
 static __attribute__((noinline)) void read_fetched(const struct att_weights *work, const float *heads,
@@ -299,8 +308,10 @@ static void read_single(const struct att_weights *work, const float *heads, cons
         float *weights = (float *)work->weights + (size_t)tile * ATT_LANES;
         add_single_tile(f32_load(weights), f32_set(work->value_scale), heads + (size_t)tile * 4 * ATT_LANES,
                         values + tile * columns * ATT_LANES, weights, &totals);
+        if ((tile + 1) % ATT_READ_CHAIN == 0)
+            flush_single(&totals, work->value_scale, ret);
     }
-    finish_single(&totals, work->value_scale, ret);
+    flush_single(&totals, work->value_scale, ret);
 }
 #endif
 
@@ -314,6 +325,7 @@ void KERNEL_READ(const struct att_weights *work, const float *heads, const float
         return;
     }
 #endif
+    *ret = (struct att_read_sums){0};
     if (work->precision == ATT_SINGLE)
         read_single(work, heads, values, columns, ret);
     else if (work->precision == ATT_MIXED)
@@ -354,17 +366,23 @@ LANES_INLINE void sum_single(const struct att_weights *work, const float *values
 
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < together; c++)
-        sum[c] = f32_set(0.0f);
-    for (uint32_t tile = 0; tile < work->tiles; tile++) {
-        const f32x16 w = f32_load((const float *)work->weights + (size_t)tile * ATT_LANES);
-        const float *x = values + (size_t)tile * columns * ATT_LANES;
+        ret_sums[c] = 0.0;
+    for (uint32_t tile = 0; tile < work->tiles;) {
+        const uint32_t left = work->tiles - tile, end = tile + (left < ATT_READ_CHAIN ? left : ATT_READ_CHAIN);
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < together; c++)
-            sum[c] = f32_fma(w, f32_mul(f32_load(x + (size_t)c * ATT_LANES), scale), sum[c]);
-    }
+            sum[c] = f32_set(0.0f);
+        for (; tile < end; tile++) {
+            const f32x16 w = f32_load((const float *)work->weights + (size_t)tile * ATT_LANES);
+            const float *x = values + (size_t)tile * columns * ATT_LANES;
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < together; c++)
-        ret_sums[c] = f32_sum(sum[c]) * factor;
+            for (uint32_t c = 0; c < together; c++)
+                sum[c] = f32_fma(w, f32_mul(f32_load(x + (size_t)c * ATT_LANES), scale), sum[c]);
+        }
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < together; c++)
+            ret_sums[c] += f32_sum(sum[c]) * factor;
+    }
 }
 
 LANES_INLINE void sums_of(const struct att_weights *work, bool single, const float *values, uint32_t columns,

@@ -41,7 +41,7 @@ enum {
     CHUNK_TILES = 1, /* copied lane by lane: see load_chunk */
     COPIED = 1,      /* so are a row of Q and biases */
 #else
-    CHUNK_TILES = 16,
+    CHUNK_TILES = 64,
     COPIED = 0,
 #endif
     CHUNK = CHUNK_TILES * ATT_TILE_LANES
@@ -197,8 +197,8 @@ static void sum_columns(const struct att_region *region, const struct chunk *chu
     region->kernel->sums(work, values, count, 0, count, ret_sums);
 }
 
-/* Roundings of a sum in float32: one for each tile, and when lanes are added (kernel_read.c). */
-enum { READ_CHAIN = CHUNK_TILES + 2 };
+/* Roundings of a chain in float32: one for each tile, and when lanes are added (kernel_read.c). */
+enum { ROUNDINGS = ATT_READ_CHAIN + 2 };
 
 /* In single g and g |v|, and their products with weights, may be denormal floats, or 0: what is lost. (Of |v| it is less than
  * what small weights may lose, for value_scale makes the largest large.) */
@@ -237,8 +237,8 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest);
         weigh_chunk(reading, chunk, &work, &read);
     }
-    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics, READ_CHAIN,
-                    READ_CHAIN);
+    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics, ROUNDINGS,
+                    ROUNDINGS);
     account_lost(reading->row, numerics, read.magnitude[0] + chunk->entries, reading->value_scale);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];
