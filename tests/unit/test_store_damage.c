@@ -103,6 +103,34 @@ static void a_gap_stops_recovery_and_names_its_lsn(void **state)
     assert_log_stops(20, "gap at LSN 30; LSN 21 to 29 before it are whole", 29);
 }
 
+static void a_gap_right_behind_the_snapshot_is_one(void **state)
+{
+    (void)state;
+    make_two_generations();
+    plant_value("log", "batch", -20, PLANT_DELETE, 0);
+    assert_log_stops(20, "gap at LSN 21; nothing behind LSN 20 is whole", 20);
+}
+
+/* Batches that begin before what is to be replayed: one that ends with the first record of it, and one that is damaged, so
+ * that nobody knows where it ends. */
+static void a_batch_may_begin_below_the_snapshot(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    for (uint64_t lsn = 1; lsn < 40; lsn += 10) {
+        append_all(store, lsn, lsn + 9, 4);
+        wait_until(state_of(store).durable_lsn == lsn + 9);
+    }
+    snapshot(store, 19, 2);
+    att_store_close(store);
+    store = open_to_read();
+    assert_log(store, 19, 40);
+    att_store_close(store);
+    plant_value("log", "batch", 1, PLANT_FLIP, 60);
+    assert_log_stops(19, "begin", 19);
+}
+
 static void damage_at_the_end_of_the_log_is_never_appended_to(void **state)
 {
     (void)state;
@@ -268,6 +296,8 @@ int main(void)
         TEST(no_whole_generation_is_an_error_that_says_so),
         TEST(a_damaged_batch_stops_recovery_and_names_its_lsn),
         TEST(a_gap_stops_recovery_and_names_its_lsn),
+        TEST(a_gap_right_behind_the_snapshot_is_one),
+        TEST(a_batch_may_begin_below_the_snapshot),
         TEST(damage_at_the_end_of_the_log_is_never_appended_to),
         TEST(damage_below_the_snapshot_does_not_stop_recovery),
         TEST(repair_goes_on_before_the_damage_and_keeps_the_original),
