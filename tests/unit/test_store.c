@@ -1,4 +1,5 @@
 /* The store when nothing is damaged: opening, log, snapshots, trimming. */
+#include "store_impl.h"
 #include "test_store_support.h"
 
 static void a_new_state_is_empty_and_counts_its_first_start(void **state)
@@ -47,6 +48,8 @@ static void appends_must_be_consecutive_and_well_formed(void **state)
     assert_int_equal(att_store_append(store, &record, NULL), ATT_EINVAL);
     record.length = 56;
     assert_int_equal(att_store_append(store, &record, NULL), ATT_EINVAL);
+    record.length = 52;
+    assert_int_equal(att_store_append(store, &record, "payload"), ATT_EINVAL);
     assert_int_equal(append(store, 1, WORDS_MAX), ATT_OK);
     assert_int_equal(append(store, 1, 1), ATT_EINVAL);
     assert_int_equal(append(store, 2, 0), ATT_OK);
@@ -207,6 +210,21 @@ static void a_piece_that_comes_twice_fails_the_snapshot_only(void **state)
     att_store_close(store);
     store = open_to_read();
     assert_snapshot(store, 0, 3);
+    att_store_close(store);
+}
+
+static void a_piece_that_is_too_large_fails_the_snapshot_only(void **state)
+{
+    (void)state;
+    make_state(10);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    struct att_state_shape shape = make_shape();
+    assert_status(att_store_snapshot_begin(store, &shape, &test_error), ATT_OK);
+    att_store_snapshot_piece(store, ARRAYS, 0, "", PERSIST_PIECE_MAX + 1);
+    feed_pieces(store, 10, 2);
+    wait_until(!state_of(store).snapshot_running);
+    assert_true(state_of(store).snapshot_failed);
+    snapshot(store, 10, 3);
     att_store_close(store);
 }
 
@@ -391,6 +409,7 @@ int main(void)
         TEST(two_generations_are_kept_and_the_log_is_trimmed_to_the_older),
         TEST(a_manifest_waits_until_its_cut_is_durable),
         TEST(a_piece_that_comes_twice_fails_the_snapshot_only),
+        TEST(a_piece_that_is_too_large_fails_the_snapshot_only),
         TEST(a_close_in_the_middle_of_a_snapshot_leaves_the_one_before),
         TEST(what_was_not_logged_and_is_in_the_snapshot_is_no_gap),
         TEST(an_interrupted_creation_can_be_started_again),

@@ -19,6 +19,7 @@ static void a_snapshot_of_several_heads_has_a_cut_for_each(void **state)
         att_store_snapshot_end(store);
         wait_until(!state_of(store).snapshot_running);
         assert_int_equal(state_of(store).snapshot_lsn, cuts[off][1]);
+        assert_int_equal(state_of(store).durable_lsn, off ? cuts[off][1] : 20);
         att_store_close(store);
         store = open_to_read();
         struct att_snapshot_info info;

@@ -68,6 +68,11 @@ static void a_map_too_small_for_a_snapshot_fails_it_and_keeps_the_log(void **sta
     feed_pieces(store, 50, 2);
     wait_until(!state_of(store).snapshot_running);
     assert_true(state_of(store).snapshot_failed);
+    struct findings findings = {0, 0, ""};
+    struct att_store *beside = open_to_read();
+    assert_status(att_store_verify(beside, see_finding, &findings, &test_error), ATT_OK);
+    assert_null(strstr(findings.text, "unfinished")); /* what was written of it has gone */
+    att_store_close(beside);
     append_all(store, 51, 60, 4);
     wait_until(state_of(store).durable_lsn == 60);
     assert_int_equal(state_of(store).refusing, ATT_OK);
