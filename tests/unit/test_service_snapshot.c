@@ -148,6 +148,30 @@ static void what_waits_for_clients_that_have_gone_is_dropped(void **state)
     service->snapshot_running = false;
 }
 
+/* What comes after the table was handed out goes behind it, up to the first head's cut and no further. */
+static void the_sessions_of_a_snapshot_are_those_of_its_first_cut(void **state)
+{
+    (void)state;
+    const struct att_session_ask ask = {.id = 5};
+    struct att_session_grant grant;
+    struct att_error error;
+    const struct att_op op = {.kind = ATT_OP_SET_TOKEN};
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    service_session_snapshot(service);
+    assert_int_equal(service_on_ask(service, 77, &ask, &grant, &error), ATT_OK); /* LSN 1 */
+    for (uint64_t seq = 1; seq <= 3; seq++) {
+        const struct att_server_request request = {.place = grant.place, .header = {.session_seq = seq}};
+        assert_false(service_session_knows(service, &request));
+        service->lsn++;
+        service_session_done(service, &request, &op);
+    }
+    assert_int_equal(service->journal_count, 4);
+    service_session_cut(service, 3);
+    assert_int_equal(service->journal_count, 3);
+    for (uint64_t lsn = 1; lsn <= 3; lsn++)
+        assert_int_equal(service->journal[lsn - 1].lsn, lsn);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_service, release_service)
@@ -156,6 +180,7 @@ int main(void)
         TEST(a_failed_snapshot_is_not_tried_again_at_once),
         TEST(a_durable_read_has_one_taken),
         TEST(what_waits_for_clients_that_have_gone_is_dropped),
+        TEST(the_sessions_of_a_snapshot_are_those_of_its_first_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
