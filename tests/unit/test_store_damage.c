@@ -269,6 +269,48 @@ static void repair_refuses_what_is_not_there(void **state)
 
 /* ---- Versions ------------------------------------------------------------------------------- */
 
+/* Whose checksum is right all the same. */
+static void values_that_make_no_sense_are_damaged(void **state)
+{
+    (void)state;
+    enum { RECORD = sizeof(struct att_batch) };
+    static const struct {
+        const char *name, *database;
+        int which;
+        long at;
+        const char *text;
+    } values[] = {
+        {"log", "batch", -1, offsetof(struct att_batch, first_lsn), "its header does not fit"},
+        {"log", "batch", -1, offsetof(struct att_batch, last_lsn), "its header does not fit"},
+        {"log", "batch", -1, offsetof(struct att_batch, count), "its header does not fit"},
+        {"log", "batch", -1, offsetof(struct att_batch, bytes), "its header does not fit"},
+        {"log", "batch", -1, RECORD + offsetof(struct att_record, lsn), "its record of LSN 1 does not"},
+        {"log", "batch", -1, RECORD + offsetof(struct att_record, length) + 3, "its record of LSN 1 does not"},
+        {"log", "batch", -1, RECORD + offsetof(struct att_record, length), "its record of LSN"},
+        {"log", "meta", 0, offsetof(struct att_environment, kind), "belongs to another environment"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, generation), "does not fit its key"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, offset), "does not fit its key"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, bytes), "does not fit its key"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, array), "does not fit its key"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, generation), "does not fit its key"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, shape.heads), "does not fit its key"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, pieces), "its manifest counts"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, bytes), "its manifest counts"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, pieces_checksum), "their checksums differ"},
+    };
+    char text[2000];
+    make_state(20);
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        plant_value(values[i].name, values[i].database, values[i].which, PLANT_SEALED, values[i].at);
+        assert_in_range(verify_severity(text, sizeof text), 2, 3);
+        if (!strstr(text, values[i].text))
+            fail_msg("value %zu: '%s' instead of '%s'", i, text, values[i].text);
+        plant_value(values[i].name, values[i].database, values[i].which, PLANT_SEALED, values[i].at); /* back */
+        if (verify_severity(text, sizeof text) != 0)
+            fail_msg("value %zu: %s", i, text);
+    }
+}
+
 static void another_format_version_is_named_whatever_value_has_it(void **state)
 {
     (void)state;
@@ -305,6 +347,7 @@ int main(void)
         TEST(repair_of_a_damaged_end_says_that_more_may_be_lost),
         TEST(repair_goes_on_without_a_log_that_cannot_be_read),
         TEST(repair_refuses_what_is_not_there),
+        TEST(values_that_make_no_sense_are_damaged),
         TEST(another_format_version_is_named_whatever_value_has_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
