@@ -22,6 +22,8 @@ enum lie {
     WELCOME_CHUNK,
     WELCOME_BYTES,
     WELCOME_UNSEALED,
+    WELCOME_SMALL,
+    WELCOME_OTHER,
     WELCOME_HANG_UP,
     WELCOME_NEVER,
     REPLY_LONG,
@@ -95,6 +97,13 @@ static void send_welcome(int fd, enum lie lie, const struct att_geometry *geomet
         break;
     case WELCOME_UNSEALED:
         fds[0] = unsealed;
+        break;
+    case WELCOME_SMALL: /* to read behind its end would be the end of the client */
+        assert_int_equal(ftruncate(unsealed, 4096), 0);
+        fds[0] = unsealed;
+        break;
+    case WELCOME_OTHER:
+        welcome.generation++;
         break;
     default:
         break;
@@ -250,6 +259,8 @@ static void lies_are_seen(void **unused)
         {WELCOME_CHUNK, ATT_EPROTOCOL, "impossible"},
         {WELCOME_BYTES, ATT_EPROTOCOL, "impossible"},
         {WELCOME_UNSEALED, ATT_EPROTOCOL, "not sealed"},
+        {WELCOME_SMALL, ATT_EPROTOCOL, "does not have the"},
+        {WELCOME_OTHER, ATT_EPROTOCOL, "not the one it told"},
         {WELCOME_HANG_UP, ATT_ECLOSED, "closed the connection"},
         {WELCOME_NEVER, ATT_ETIMEOUT, "500 ms"},
         {REPLY_LONG, ATT_EPROTOCOL, "longer"},
