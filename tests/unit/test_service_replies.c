@@ -132,6 +132,27 @@ static void who_waits_for_the_disk_does_not_wait_out_the_interval(void **state)
     }
 }
 
+/* Also who reads from the daemon's memory, which knows nothing of the disk. */
+static void a_durable_read_is_no_direct_one(void **state)
+{
+    (void)state;
+    const char *const arguments[] = {"--durability", "interval:60000", NULL};
+    const struct att_connect_options options = {.socket = attnd.socket, .timeout_ms = 20000, .direct = true};
+    const struct att_request query = {.type = ATT_REQ_QUERY, .durable = true};
+    static double values[N_Q * D_V];
+    struct att_client *direct;
+    struct att_completion done;
+    struct att_stat stat;
+    start(arguments);
+    assert_int_equal(att_connect(&options, &direct, NULL), ATT_OK);
+    assert_int_equal(att_all(client, values, NULL), ATT_OK); /* all rows have a base */
+    assert_int_equal(att_update_v(client, 0, 0, 1), ATT_OK);
+    assert_int_equal(att_call_direct(direct, &query, &done), ATT_OK);
+    assert_int_equal(att_get_stat(client, &stat), ATT_OK);
+    assert_int_equal(stat.durable_lsn, 1);
+    att_close(direct);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -140,6 +161,7 @@ int main(void)
         TEST(the_answer_of_one_head_has_the_lsn_of_all),
         TEST(the_bound_of_everything_is_the_largest_of_its_rows),
         TEST(who_waits_for_the_disk_does_not_wait_out_the_interval),
+        TEST(a_durable_read_is_no_direct_one),
     };
     if (!daemon_has("attnd"))
         return 77;
