@@ -65,7 +65,7 @@ struct att_scratch {
     double largest[ATT_BAND_ROWS];
     double shift[ATT_BAND_ROWS];
     struct att_work_tile work;
-    const char *ahead, *ahead_end; /* what a merge reads next: fetched while it computes */
+    const char *ahead, *ahead_end; /* what is read next: fetched while something else is computed */
     uint32_t ahead_lines;          /* at a time; more than the processor can wait for at once would hold it up */
 };
 

@@ -231,7 +231,7 @@ static void add_heads(const struct band *band)
 {
     const struct att_stretch *stretch = band->stretch;
     const struct att_region *region = &band->engine->region;
-    const uint32_t chain = stretch->entries < ATT_CHAIN ? stretch->entries : ATT_CHAIN;
+    const uint32_t chain = att_chain_roundings(stretch->entries);
     double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS];
 
     region->kernel->heads(region->precision, band->scratch->weights, ATT_BLOCK, band->rows, att_stretch_tiles(stretch),
@@ -269,7 +269,8 @@ static void add_values(const struct band *band)
     region->kernel->product(&work);
 }
 
-/* The bases of the next tile come from memory: a part of them for each band, in what the band leaves of the bandwidth. */
+/* The bases of the next tile, or the next keys, come from memory: a part of them for each band, in what the band leaves of
+ * the bandwidth. */
 #if defined(__x86_64__)
 __attribute__((target("prfchw")))
 #endif

@@ -27,9 +27,9 @@ enum { ATT_TILE_LANES = 16 };
 #define ATT_SHIFT_LEAST           -1000.0
 #define ATT_SHIFT_HEADROOM_SINGLE 32.0
 #define ATT_SHIFT_LEAST_SINGLE    -120.0
-/* In single a sum of values is made of float32 chains of so many entries, added up in float64 (in `read` and `sums`, where
- * heads are too, of so many tiles in each lane); and what is multiplied with weights in float32 is brought below 2^50 before
- * (att_value_scale). */
+/* In single a sum of values is made of float32 chains of so many entries, added up in float32 and then to what is there in
+ * float64 (in `read` and `sums`, where heads are too, of so many tiles in each lane, added up in float64); and what is
+ * multiplied with weights in float32 is brought below 2^50 before (att_value_scale). */
 #define ATT_CHAIN             64
 #define ATT_READ_CHAIN        16
 #define ATT_VALUE_BITS_SINGLE 50
@@ -58,7 +58,7 @@ struct att_weights {
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
- * the order of l; in single, one for each ATT_CHAIN of them. */
+ * the order of l; in single, one for each ATT_CHAIN of them, added up in their order. */
 struct att_product {
     enum att_precision precision;
     uint32_t rows, depth;
@@ -106,6 +106,12 @@ struct att_kernel {
     void (*heads)(enum att_precision precision, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
                   const double *heads, double *ret_sums);
 };
+
+/* Roundings in float32, in single, of a product over so many entries. */
+static inline uint32_t att_chain_roundings(uint32_t entries)
+{
+    return entries <= ATT_CHAIN ? entries : ATT_CHAIN + (entries - 1) / ATT_CHAIN;
+}
 
 /* The power of two that brings values of up to `largest`, and so products with weights and sums of them, to where float32 has
  * digits and room: just below 2^50, or as near as a float can. */

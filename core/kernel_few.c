@@ -56,7 +56,11 @@ LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint3
     const float *weight = (const float *)work->weights + row * work->stride;
     const double factor = work->sign / (double)work->value_scale;
     double *sums = work->sums + row * work->sum_stride + column;
+    f32x16 total[FEW_VECTORS_SINGLE];
 
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < vectors; c++)
+        total[c] = f32_set(0.0f);
     for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
         const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
         f32x16 sum[FEW_VECTORS_SINGLE];
@@ -74,8 +78,11 @@ LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint3
         }
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < vectors; c++)
-            add_single(sums + (size_t)ATT_LANES * c, factor, sum[c], work->columns - column - ATT_LANES * c);
+            total[c] = f32_add(total[c], sum[c]);
     }
+#pragma GCC unroll 4
+    for (uint32_t c = 0; c < vectors; c++)
+        add_single(sums + (size_t)ATT_LANES * c, factor, total[c], work->columns - column - ATT_LANES * c);
 }
 
 void KERNEL_FEW_PRODUCT(const struct att_product *work)

@@ -242,6 +242,11 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
     const double factor = work->sign / (double)work->value_scale;
     const size_t stride = work->stride, value_stride = work->value_stride;
 
+    f32x16 total[PRODUCT_ROWS * SINGLE_VECTORS];
+
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < rows * vectors; k++)
+        total[k] = f32_set(0.0f);
     for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
         const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
         f32x16 sum[PRODUCT_ROWS * SINGLE_VECTORS];
@@ -260,13 +265,16 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
                 for (uint32_t c = 0; c < vectors; c++)
                     sum[i * vectors + c] = f32_fma(f32_set(weight[i * stride + l]), x[c], sum[i * vectors + c]);
         }
-#pragma GCC unroll 8
-        for (uint32_t i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (uint32_t c = 0; c < vectors; c++)
-                add_single(sums + i * work->sum_stride + (size_t)ATT_LANES * c, factor, sum[i * vectors + c],
-                           work->columns - column - ATT_LANES * c);
+#pragma GCC unroll 16
+        for (uint32_t k = 0; k < rows * vectors; k++)
+            total[k] = f32_add(total[k], sum[k]);
     }
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (uint32_t c = 0; c < vectors; c++)
+            add_single(sums + i * work->sum_stride + (size_t)ATT_LANES * c, factor, total[i * vectors + c],
+                       work->columns - column - ATT_LANES * c);
 }
 
 LANES_INLINE void single_band(const struct att_product *work, uint32_t row, uint32_t rows)

@@ -306,10 +306,10 @@ static void read_single(const struct att_weights *work, const float *heads, cons
     start_single(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
         float *weights = (float *)work->weights + (size_t)tile * ATT_LANES;
+        if (tile > 0 && tile % ATT_READ_CHAIN == 0)
+            flush_single(&totals, work->value_scale, ret);
         add_single_tile(f32_load(weights), f32_set(work->value_scale), heads + (size_t)tile * 4 * ATT_LANES,
                         values + tile * columns * ATT_LANES, weights, &totals);
-        if ((tile + 1) % ATT_READ_CHAIN == 0)
-            flush_single(&totals, work->value_scale, ret);
     }
     flush_single(&totals, work->value_scale, ret);
 }

@@ -21,6 +21,25 @@ static void take_tokens(struct att_engine *engine, struct att_stretch *stretch, 
     stretch->columns = columns;
 }
 
+/* What is fetched ahead at a time, at most: a group of few rows leaves no time for more. */
+enum { MOST_LINES = 16 };
+
+/* The keys of the tokens from `first` on that the thread packs next: packing goes across their rows, which no processor
+ * foresees. (It does foresee values.) */
+static void foresee_keys(const struct att_engine *engine, struct att_scratch *scratch, uint32_t first, uint32_t tiles)
+{
+    const struct att_region *region = &engine->region;
+    const uint32_t team = (uint32_t)omp_get_num_threads(), thread = (uint32_t)omp_get_thread_num();
+    const uint32_t share = (ATT_PACK_BLOCKS + team - 1) / team * ATT_BLOCK, used = engine->merger.used;
+    const uint32_t start = first + thread * share < used ? first + thread * share : used;
+    const uint32_t end = used - start < share ? used : start + share;
+    const uint32_t lines = share * region->d / 16 * team / (ATT_FETCHES * ATT_PACK_BLOCKS * tiles) + 1;
+
+    scratch->ahead = (const char *)(region->k + (size_t)start * region->d);
+    scratch->ahead_end = (const char *)(region->k + (size_t)end * region->d);
+    scratch->ahead_lines = lines < MOST_LINES ? lines : MOST_LINES;
+}
+
 /* Folds the live tokens into merger.group[0..tiles). The caller has scanned and packed (live_only) the log up to
  * the cut into `blocks`, or the cut is `settled`: then there are none. With `columns` the sums of others may be left out;
  * 0: all are wanted. */
@@ -40,6 +59,7 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uin
 #pragma omp for schedule(static)
             for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)
                 take_tokens(engine, &merger->tokens[b], first + b * ATT_BLOCK, rows >= PACK_FOR_ROWS, column, columns);
+            foresee_keys(engine, scratch, first + stride, tiles);
 #pragma omp for schedule(dynamic)
             for (uint32_t t = 0; t < tiles; t++)
                 for (uint32_t b = 0; b < ATT_PACK_BLOCKS; b++)

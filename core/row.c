@@ -35,8 +35,8 @@ void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double s
 /* The drift of a row just computed over so many tokens, at its worst: their first block holds all the weight. */
 static double fresh_drift(const struct att_numerics *numerics, uint32_t tokens)
 {
-    return 2.0 * ATT_UNIT * (ATT_BLOCK + 2.0 + numerics->additions * tokens / ATT_BLOCK) +
-           numerics->chain_unit * ATT_CHAIN;
+    return 2.0 * ATT_UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK) +
+           numerics->chain_unit * att_chain_roundings(ATT_BLOCK);
 }
 
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget)
@@ -50,7 +50,6 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint3
         .headroom = single ? ATT_SHIFT_HEADROOM_SINGLE : ATT_SHIFT_HEADROOM,
         .flushed = ldexp(1.0, 1 + (int)(single ? ATT_SHIFT_LEAST_SINGLE : ATT_SHIFT_LEAST)),
         .chain_unit = single ? 0x1p-24 * 1.0001 : 0.0,
-        .additions = single ? ATT_BLOCK / ATT_CHAIN : 1,
     };
 
     /* Not less than a refresh can mend. */

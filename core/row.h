@@ -58,7 +58,6 @@ struct att_numerics {
     double headroom;   /* a score this far above M raises it */
     double flushed;    /* a weight that counts as 0 is below */
     double chain_unit; /* unit roundoff of sums in float32; 0 where there are none */
-    double additions;  /* how many parts of a block are added to a sum, one after the other */
 };
 /* tokens: the most there can be. budget: 0: by precision; never less than twice what a row just computed may have. */
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget);
@@ -78,7 +77,7 @@ static inline void att_row_account(struct att_row *row, const double before[4], 
     double error[ATT_HEAD_COLUMNS];
 
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        error[c] = (c == 1 ? values : heads) * magnitudes[c] + unit * numerics->additions * fabs(before[c]) +
+        error[c] = (c == 1 ? values : heads) * magnitudes[c] + unit * fabs(before[c]) +
                    entries * (numerics->flushed * largest[c] + ATT_UNDERFLOW);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         row->error[c] += error[c];

@@ -55,16 +55,16 @@ static void the_account_covers_the_sum_inside_a_block(void **state)
         assert_true(row.error[c] >= (ENTRIES - 1) * weight);
 }
 
-/* A float32 chain from 1 up, each addition losing half an ulp; and parts that a sum of 1 loses one after the other. */
+/* A float32 chain from 1 up, each addition losing half an ulp; then chains that it loses, one after the other. */
 static void the_account_covers_float32_chains(void **state)
 {
     (void)state;
     const struct att_numerics numerics = numerics_of(ATT_SINGLE);
-    const double weight = 0x1p-24 * (1 - 0x1p-10), part = 0x1p-53 * (1 - 0x1p-10);
-    const double nothing[ATT_HEAD_COLUMNS] = {0}, one[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
+    const double weight = 0x1p-24 * (1 - 0x1p-10);
+    const double nothing[ATT_HEAD_COLUMNS] = {0};
+    const int lost = ATT_CHAIN - 1 + ATT_BLOCK / ATT_CHAIN - 1;
     volatile float sum = 1;
-    volatile double whole = 1;
-    struct att_row row = {.tokens = 1}, heads = {.tokens = 1}, parts = {.tokens = 1};
+    struct att_row row = {.tokens = 1}, heads = {.tokens = 1}, block = {.tokens = 1};
     for (int n = 1; n < ATT_CHAIN; n++)
         sum = sum + (float)weight;
     assert_true(sum == 1);
@@ -76,11 +76,13 @@ static void the_account_covers_float32_chains(void **state)
     att_row_account(&heads, nothing, magnitudes, ATT_CHAIN, largest, &numerics, ATT_CHAIN, ATT_CHAIN);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         assert_true(heads.error[c] >= (ATT_CHAIN - 1) * weight);
-    for (int n = 0; n < ATT_BLOCK / ATT_CHAIN; n++)
-        whole = whole + part;
-    assert_true(whole == 1);
-    att_row_account(&parts, one, nothing, 1, nothing, &numerics, 0, ATT_CHAIN);
-    assert_true(parts.error[1] >= ATT_BLOCK / ATT_CHAIN * part);
+    for (int n = 1; n < ATT_BLOCK / ATT_CHAIN; n++)
+        sum = sum + (float)weight;
+    assert_true(sum == 1);
+    att_row_account(&block, nothing, magnitudes, ATT_BLOCK, largest, &numerics, 0, att_chain_roundings(ATT_BLOCK));
+    assert_true(block.error[1] >= lost * weight && block.error[1] <= 1.1 * lost * weight);
+    assert_int_equal(att_chain_roundings(ATT_CHAIN), ATT_CHAIN);
+    assert_int_equal(att_chain_roundings(ATT_CHAIN + 1), ATT_CHAIN + 1);
 }
 
 static void a_raise_scales_sums_and_errors_exactly(void **state)
