@@ -137,15 +137,16 @@ static double *sums_of(const struct band *band, uint32_t i)
     return att_tile_sums(band->work->tile, band->first + i, band->engine->region.columns);
 }
 
-/* Weights of `rows` rows from row i of the band on; bias: the stretch's, or a copy with more lanes masked. */
-static void weigh(const struct band *band, const float *bias, uint32_t i, uint32_t rows)
+/* Weights of `rows` rows from row i of the band on, against the first tiles of the stretch; bias: its own, or a copy with more
+ * lanes masked. */
+static void weigh(const struct band *band, const float *bias, uint32_t i, uint32_t rows, uint32_t tiles)
 {
     const struct att_region *region = &band->engine->region;
     const size_t width = att_width(region->precision);
     const struct att_weights call = {
         .precision = region->precision,
         .rows = rows,
-        .tiles = att_stretch_tiles(band->stretch),
+        .tiles = tiles,
         .d = region->d,
         .q = (const char *)band->work->scaled_q + width * region->d * (band->first + i),
         .keys = band->stretch->packed ? band->stretch->keys : band->scratch->keys,
@@ -173,24 +174,32 @@ static bool raise_row(const struct band *band, uint32_t i)
     return true;
 }
 
-static void weigh_band(const struct band *band)
+/* All rows of the band; and again if any is raised, for rows by themselves take longer. */
+static void weigh_tiles(const struct band *band, uint32_t tiles)
 {
     bool raised = false;
 
-    weigh(band, band->stretch->bias, 0, band->rows);
-    for (uint32_t i = 0; i < band->rows; i++) {
+    weigh(band, band->stretch->bias, 0, band->rows, tiles);
+    for (uint32_t i = 0; i < band->rows; i++)
         raised = raise_row(band, i) || raised;
+    if (raised)
+        weigh(band, band->stretch->bias, 0, band->rows, tiles);
+}
+
+static void weigh_band(const struct band *band)
+{
+    if (row_of(band, 0)->shift == ATT_NO_SHIFT) /* rows that have just begun: a tile is enough to raise them */
+        weigh_tiles(band, 1);
+    weigh_tiles(band, att_stretch_tiles(band->stretch));
+    for (uint32_t i = 0; i < band->rows; i++)
         row_of(band, i)->tokens += band->stretch->tokens;
-    }
-    if (raised) /* all of them: most have just begun, and rows by themselves take longer */
-        weigh(band, band->stretch->bias, 0, band->rows);
 }
 
 /* The causal mask: lanes of later tokens are masked for each row of its own. */
 static void weigh_causal(const struct band *band)
 {
     const struct att_stretch *stretch = band->stretch;
-    const uint32_t lanes = att_stretch_tiles(stretch) * ATT_TILE_LANES;
+    const uint32_t tiles = att_stretch_tiles(stretch), lanes = tiles * ATT_TILE_LANES;
     float bias[ATT_BLOCK];
 
     for (uint32_t i = 0; i < band->rows; i++) {
@@ -200,9 +209,9 @@ static void weigh_causal(const struct band *band)
             bias[lane] = seen ? stretch->bias[lane] : -INFINITY;
             row->tokens += bias[lane] > -INFINITY ? stretch->sign : 0;
         }
-        weigh(band, bias, i, 1);
+        weigh(band, bias, i, 1, tiles);
         if (raise_row(band, i))
-            weigh(band, bias, i, 1);
+            weigh(band, bias, i, 1, tiles);
     }
 }
 
