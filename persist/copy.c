@@ -218,6 +218,22 @@ static enum att_status check_target(const char *to, struct att_error *error)
                     to);
 }
 
+/* Nothing is made in the directory that is copied. */
+static enum att_status check_outside(const struct att_store *store, const char *to, struct att_error *error)
+{
+    char copy[PERSIST_PATH];
+    snprintf(copy, sizeof copy, "%s", to);
+    char *parent = realpath(dirname(copy), NULL), *directory = realpath(store->directory, NULL);
+    const size_t length = directory ? strlen(directory) : 0;
+    const bool inside = parent && directory && strncmp(parent, directory, length) == 0 &&
+                        (parent[length] == '/' || parent[length] == '\0');
+    free(directory);
+    free(parent);
+    if (!inside)
+        return ATT_OK;
+    return att_fail(error, ATT_EINVAL, "%s: lies inside the state that is copied; name a directory outside of it", to);
+}
+
 /* The copy itself, into `directory`; *ret_made: there is now something to be removed. */
 static enum att_status copy_into(struct att_store *from, const char *directory, struct copying *self, bool *ret_made,
                                  struct att_error *error)
@@ -272,8 +288,10 @@ enum att_status att_store_copy(struct att_store *store, const char *to, uint64_t
     if (self.to_lsn < store->chosen.lsn)
         return att_fail(error, ATT_EINVAL, "%s: the snapshot reaches to LSN %llu already", store->directory,
                         (unsigned long long)store->chosen.lsn);
-    enum att_status status = check_target(target, error);
+    enum att_status status = check_outside(store, target, error);
     struct stat stat_data;
+    if (!status)
+        status = check_target(target, error);
     if (!status && !lstat(unfinished, &stat_data))
         status = att_fail(error, ATT_EEXIST, "%s: is what an interrupted copy left, or one is being made; remove it",
                           unfinished);

@@ -442,6 +442,10 @@ if start --dir state2/hot --q Q.npy --k K.npy --v V.npy; then
     for i in 6 7 8; do ctl set-v $i 1 2 $i; done
     expect "copy beside a daemon" 0 "LSN 8" -- "$build/attninspect" state2/hot copy state2/copy
     expect "copy: TO is taken" 1 "state2/copy" -- "$build/attninspect" state2/hot copy state2/copy
+    expect "copy: TO inside DIR" 1 "state2/hot/x inside" -- "$build/attninspect" state2/hot copy state2/hot/x
+    ln -s hot state2/link
+    expect "copy: TO inside DIR by another name" 1 "inside" -- "$build/attninspect" state2/hot copy state2/link/log/x
+    if [ "$(ls -A state2/hot state2/hot/log | tr '\n' ' ')" = "state2/hot: lock log snap  state2/hot/log: data.mdb lock.mdb " ]; then pass "and nothing is made"; else fail "copy: TO inside DIR" "$(ls -A state2/hot)"; fi
     expect "repair of what is served" 1 "state2/hot" -- "$build/attninspect" state2/hot repair --to-lsn 8
     expect "repair does nothing unasked" 2 "--to-lsn" -- "$build/attninspect" state2/hot repair
     served=$(values state2/hot)
@@ -480,6 +484,17 @@ for command in heatmap report; do
     expect "$command to a full device" 1 "" -- "$build/attninspect" state "$command" device
     if [ -L device ]; then pass "$command removes no device"; else fail "$command removes no device" "it is gone"; fi
 done
+
+# ---- nor is the state itself ---------------------------------------------------------------------------------
+rm -rf kept && cp -r state kept && ln -s kept/log/data.mdb picture
+pictures="report"
+grep -q '^PNG_FOUND:INTERNAL=1' "$build/CMakeCache.txt" 2>/dev/null && pictures="report heatmap"
+for command in $pictures; do
+    expect "$command into the state's log" 1 "picture part of the state" -- "$build/attninspect" kept "$command" picture
+    expect "$command into the state's snapshots" 1 "data.mdb part of the state" -- "$build/attninspect" kept "$command" kept/snap/data.mdb
+    expect "$command beside them" 0 "" -- "$build/attninspect" kept "$command" kept/page
+done
+expect "and the state is whole" 0 "" -- "$build/attninspect" kept verify
 
 # ---- damage ------------------------------------------------------------------------------------------------
 # Bytes of the snapshots' file are flipped, between the heads of LMDB's pages. `damage STEP`: every STEP bytes.
