@@ -281,6 +281,18 @@ if start --dir room --q Q.npy --k K.npy --v V.npy; then
     fi
 fi
 
+# A log that once held what the new precision does not take: an orderly stop under the old one leaves it behind.
+if start --dir large --q Q.npy --k K.npy --v V.npy; then
+    ctl set-k 1 1e9 1 1 1 && ctl set-k 1 1 1 1 1
+    kill -9 "$daemon"
+    wait "$daemon" 2>/dev/null
+    daemon=
+    expect "single, and a log with larger scores" 1 "LSN 1 without --precision stop" -- "$build/attnd" --dir large --socket "$root/s" --precision single
+    start --dir large && stop
+    start --dir large --precision single && pass "and what it says helps"
+    stop
+fi
+
 # ---- closed standard files: nothing that is printed gets into the state ---------------------------------------------
 start --dir closed --q Q.npy --k K.npy --v V.npy && stop
 "$build/attnd" --dir closed --socket "$root/s" <&- >&- 2>&- &
