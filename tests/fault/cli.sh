@@ -157,6 +157,7 @@ expect "attnctl: bad name" 2 "name letters" -- "$build/attnctl" --name ../x ping
 expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
 expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
 expect "attnd: bad scale" 2 "scale" -- "$build/attnd" --dir x --scale nan
+expect "attnd: too large a scale" 2 "--scale 1e308 1e+300" -- "$build/attnd" --dir x --scale 1e308
 expect "attnd: bad durability" 2 "durability" -- "$build/attnd" --dir x --durability sometimes
 expect "attnd: bad threads" 2 "threads" -- "$build/attnd" --dir x --threads -3
 expect "attnctl: unknown command" 2 "frobnicate" -- "$build/attnctl" --socket "$root/s" frobnicate
