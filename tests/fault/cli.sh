@@ -385,6 +385,11 @@ fi
 code=$?
 if [ $code -eq 1 ] && grep -q "too large" err; then pass "files that may not grow"; else fail "files that may not grow" "exit $code"; fi
 
+"$mknpy" flat.npy f4 C 200 1
+sed '1s/(200, 1), }   /(200, 1, 1), }/' flat.npy >heads.npy
+expect "too few descriptors" 1 "head too many open files ulimit -n" -- bash -c "ulimit -n 100; exec '$build/attnd' \
+    --dir small2 --socket '$root/small.s' --q heads.npy --k heads.npy --v heads.npy"
+
 if ! grep -q '^ATTND_SANITIZE:[A-Z]*=.' "$build/CMakeCache.txt" 2>/dev/null; then # those need the addresses themselves
     expect "too few addresses" 1 "small2/snap ulimit unlimited" -- bash -c "ulimit -v 8000000; exec '$build/attnd' \
         --dir small2 --socket '$root/small.s' --q Q.npy --k K.npy --v V.npy"
