@@ -351,6 +351,16 @@ if start --dir hole --q Q.npy --k K.npy --v V.npy; then
     fi
 fi
 
+# ---- a time without a log has only its snapshots: repair names both that N lies between --------------------------
+if start --dir between --q Q.npy --k K.npy --v V.npy --durability off; then
+    ctl update-v 0 0 1 && ctl snapshot
+    for i in 1 2 3; do ctl update-v $i 0 1; done
+    stop
+    expect "repair to where nothing is" 1 "between LSN 1 and the snapshot at LSN 4" -- "$build/attninspect" between repair --to-lsn 3
+    expect "verify of one batch" 0 "" -- "$build/attninspect" room verify
+    if grep -q 'room/log: 1 batch, LSN' out; then pass "and it is one"; else fail "verify of one batch" "$(grep room/log out)"; fi
+fi
+
 # ---- a log so long that its replay drops the bases: what nobody could look at is not called fine -------------
 "$mknpy" LQ.npy f4 C 40000 4
 "$mknpy" LK.npy f4 C 8000 4
