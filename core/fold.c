@@ -221,7 +221,7 @@ static enum sight sight(const struct band *band)
     for (uint32_t i = 0; i < band->rows; i++) {
         const uint32_t row = att_row_id(row_of(band, i));
         first = row < first ? row : first;
-        last = row != ATT_NO_ROW && row > last ? row : last;
+        last = row > last ? row : last;
     }
     return stretch->first > last ? SEES_NOTHING : stretch->last <= first ? SEES_ALL : SEES_SOME;
 }

@@ -159,7 +159,8 @@ static enum att_status verify_snapshots(struct verify *verify, struct att_error 
 
 struct log_walk {
     uint64_t batches, whole, first, last, expected;
-    bool any, broken;
+    bool any, broken;     /* the last batch is damaged, */
+    struct att_error why; /* so */
 };
 
 /* What is lost when the log does not hold LSN `lsn`? Nothing today if a snapshot covers it, but
@@ -177,10 +178,17 @@ static bool was_trimmed(const struct verify *verify, uint64_t lsn)
            lsn <= oldest.replay_lsn + 1;
 }
 
+/* A damaged batch may have reached up to the next one, at `next`; of the last nobody knows how far. */
+static void report_broken(struct verify *verify, struct log_walk *walk, uint64_t next)
+{
+    if (walk->broken)
+        report(verify, severity_at(verify, next - 1), "%s", walk->why.text);
+    walk->broken = false;
+}
+
 static void verify_batch(struct verify *verify, struct log_walk *walk, uint64_t key, const MDB_val *value)
 {
     struct att_store *store = verify->store;
-    struct att_error why;
     struct att_batch batch;
     if (walk->any && key != walk->expected && !walk->broken && !was_trimmed(verify, key)) {
         /* With --durability off the log stops and snapshots go on: a gap below a snapshot costs
@@ -190,10 +198,8 @@ static void verify_batch(struct verify *verify, struct log_walk *walk, uint64_t 
                (unsigned long long)walk->expected, (unsigned long long)key - 1,
                covered ? "; the newest snapshot holds them" : "");
     }
-    walk->broken = false;
-    enum att_status status = persist_batch_check(store, key, value, &batch, &why);
-    if (status) {
-        report(verify, severity_at(verify, key), "%s", why.text);
+    report_broken(verify, walk, key);
+    if (persist_batch_check(store, key, value, &batch, &walk->why)) {
         walk->broken = true; /* where the next one begins is unknown */
         walk->expected = key + 1;
     } else {
@@ -251,6 +257,7 @@ static enum att_status verify_log(struct verify *verify, struct att_error *error
     free(copy);
     if (status)
         return status;
+    report_broken(verify, &walk, 0);
     if (walk.any && verify->whole && walk.first > verify->newest_lsn + 1 && !was_trimmed(verify, walk.first))
         report(verify, 2, "%s/log: begins at LSN %llu, but the newest snapshot ends at LSN %llu", store->directory,
                (unsigned long long)walk.first, (unsigned long long)verify->newest_lsn);

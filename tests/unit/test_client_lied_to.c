@@ -10,6 +10,7 @@
 
 #include "channel.h"
 #include "handshake.h"
+#include "region.h"
 
 enum lie {
     TRUTH,
@@ -22,6 +23,8 @@ enum lie {
     WELCOME_CHUNK,
     WELCOME_BYTES,
     WELCOME_UNSEALED,
+    WELCOME_SMALL,
+    WELCOME_OTHER,
     WELCOME_HANG_UP,
     WELCOME_NEVER,
     REPLY_LONG,
@@ -38,6 +41,13 @@ enum lie {
     REPLY_NUMBER,
     REPLY_TWICE,
     REPLY_CURSOR,
+    REGION_TRUTH, /* from here on: about what it publishes, to a client that wants direct reads */
+    REGION_OTHER_HEAD,
+    REGION_NO_FD,
+    REGION_ROWS,
+    REGION_KEYS,
+    REGION_VALUES,
+    REGION_PRECISION,
 };
 
 struct liar {
@@ -96,12 +106,41 @@ static void send_welcome(int fd, enum lie lie, const struct att_geometry *geomet
     case WELCOME_UNSEALED:
         fds[0] = unsealed;
         break;
+    case WELCOME_SMALL: /* to read behind its end would be the end of the client */
+        assert_int_equal(ftruncate(unsealed, 4096), 0);
+        fds[0] = unsealed;
+        break;
+    case WELCOME_OTHER:
+        welcome.generation++;
+        break;
     default:
+        welcome.regions = lie >= REGION_TRUTH;
         break;
     }
     if (lie != WELCOME_HANG_UP)
         att_packet_send(fd, &welcome, bytes, fds, count);
     close(unsealed);
+}
+
+/* The region of the one head; what is wrong in its shape would make the client write behind its caller's memory. */
+static void send_region(int fd, enum lie lie)
+{
+    const struct att_engine_options options = {.n_q = lie == REGION_ROWS ? N_Q / 2 : N_Q,
+                                               .d = lie == REGION_KEYS ? D + 1 : D,
+                                               .d_v = lie == REGION_VALUES ? D_V + 1 : D_V,
+                                               .capacity = 64,
+                                               .scale = 1,
+                                               .precision = lie == REGION_PRECISION ? ATT_MIXED : ATT_SINGLE,
+                                               .log_capacity = 64,
+                                               .threads = 1};
+    const struct att_regions packet = {.magic = ATT_REGIONS_MAGIC, .first = lie == REGION_OTHER_HEAD, .count = 1};
+    struct att_region region = {0};
+    int fds[ATT_REGION_FDS];
+    assert_int_equal(att_region_create(&options, &region, fds, NULL), ATT_OK);
+    att_packet_send(fd, &packet, sizeof packet, fds, lie == REGION_NO_FD ? 1 : ATT_REGION_FDS);
+    for (int i = 0; i < ATT_REGION_FDS; i++)
+        close(fds[i]);
+    att_region_release(&region);
 }
 
 /* Answers one row request, with a lie. */
@@ -174,11 +213,13 @@ static void *lie_once(void *context)
     att_status_page_create(1, &page, &page_fd, NULL);
     if (liar->lie != WELCOME_NEVER)
         send_welcome(fd, liar->lie, &geometry, channel_fd, page_fd);
+    if (liar->lie >= REGION_TRUTH)
+        send_region(fd, liar->lie);
     close(channel_fd);
     close(page_fd);
     if (liar->lie == REPLY_CURSOR)
         atomic_store(&channel.control->request_tail, UINT64_C(1) << 40);
-    if (liar->lie == TRUTH || liar->lie >= REPLY_LONG) {
+    if (liar->lie == TRUTH || (liar->lie >= REPLY_LONG && liar->lie <= REGION_TRUTH)) {
         struct att_consumer requests;
         struct att_producer replies;
         struct att_wire_request request;
@@ -210,7 +251,7 @@ static enum att_status meet(enum lie lie, struct att_error *error)
     assert_int_equal(bind(liar.listener, (const struct sockaddr *)&address, sizeof address), 0);
     assert_int_equal(listen(liar.listener, 4), 0);
     pthread_create(&liar.thread, NULL, lie_once, &liar);
-    const struct att_connect_options options = {.socket = liar.path, .timeout_ms = 500};
+    const struct att_connect_options options = {.socket = liar.path, .timeout_ms = 500, .direct = lie >= REGION_TRUTH};
     enum att_status status = att_connect(&options, &client, error);
     if (status == ATT_OK) {
         double *row = malloc(8 * D_V); /* exactly: the address sanitizer sees a byte too many */
@@ -250,6 +291,8 @@ static void lies_are_seen(void **unused)
         {WELCOME_CHUNK, ATT_EPROTOCOL, "impossible"},
         {WELCOME_BYTES, ATT_EPROTOCOL, "impossible"},
         {WELCOME_UNSEALED, ATT_EPROTOCOL, "not sealed"},
+        {WELCOME_SMALL, ATT_EPROTOCOL, "does not have the"},
+        {WELCOME_OTHER, ATT_EPROTOCOL, "not the one it told"},
         {WELCOME_HANG_UP, ATT_ECLOSED, "closed the connection"},
         {WELCOME_NEVER, ATT_ETIMEOUT, "500 ms"},
         {REPLY_LONG, ATT_EPROTOCOL, "longer"},
@@ -266,6 +309,13 @@ static void lies_are_seen(void **unused)
         {REPLY_NUMBER, ATT_EPROTOCOL, "wrong number"},
         {REPLY_TWICE, ATT_EPROTOCOL, "not made"},
         {REPLY_CURSOR, ATT_EPROTOCOL, "cursor"},
+        {REGION_TRUTH, ATT_OK, ""},
+        {REGION_OTHER_HEAD, ATT_EPROTOCOL, "other regions"},
+        {REGION_NO_FD, ATT_EPROTOCOL, "1 descriptors"},
+        {REGION_ROWS, ATT_EPROTOCOL, "another shape"},
+        {REGION_KEYS, ATT_EPROTOCOL, "another shape"},
+        {REGION_VALUES, ATT_EPROTOCOL, "another shape"},
+        {REGION_PRECISION, ATT_EPROTOCOL, "another shape"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct att_error error = {0};

@@ -305,6 +305,40 @@ static void an_unknown_session_is_not_resumed(void **unused)
     daemon_release(&attnd);
 }
 
+/* An old state of the daemon's: kept, or put in the place of the one it has. */
+static void old_state(bool put_back)
+{
+    char command[8 * DAEMON_PATH];
+    const char *dir = attnd.dir;
+    if (put_back)
+        snprintf(command, sizeof command, "rm -r %s && mv %s.old %s", dir, dir, dir);
+    else
+        snprintf(command, sizeof command, "cp -r %s %s.old", dir, dir);
+    assert_int_equal(system(command), 0);
+}
+
+/* It lacks what the session knows to be on disk, so that nothing sends it again. */
+static void an_older_state_in_the_place_of_its_own_is_noticed(void **unused)
+{
+    (void)unused;
+    const char *const arguments[] = {"--durability", "always", NULL};
+    start_new("always");
+    struct att_client *client = connect_session(11, false);
+    assert_int_equal(att_update_v(client, 0, 1, 1.0), ATT_OK);
+    daemon_stop(&attnd, SIGTERM);
+    old_state(false);
+    assert_true(daemon_start(&attnd, arguments));
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(att_update_v(client, 0, 1, 1.0), ATT_OK);
+    daemon_stop(&attnd, SIGTERM);
+    old_state(true);
+    assert_true(daemon_start(&attnd, arguments));
+    assert_int_equal(att_update_v(client, 0, 1, 1.0), ATT_LOST);
+    assert_non_null(strstr(att_last_error(client), "an older state"));
+    att_close(client);
+    daemon_release(&attnd);
+}
+
 static void refused_updates_stay_refused(void **unused)
 {
     (void)unused;
@@ -405,6 +439,7 @@ int main(void)
         cmocka_unit_test(a_new_client_takes_the_session_over),
         cmocka_unit_test(the_log_says_who_has_it),
         cmocka_unit_test(an_unknown_session_is_not_resumed),
+        cmocka_unit_test(an_older_state_in_the_place_of_its_own_is_noticed),
         cmocka_unit_test(refused_updates_stay_refused),
         cmocka_unit_test(batches_take_effect_once),
         cmocka_unit_test(the_window_is_bounded),

@@ -96,11 +96,48 @@ static void the_same_when_merging_all_the_time(void **state)
     race_with_the_model(ATT_MIXED, 256, true);
 }
 
+/* From its base, before and after a merge: what a row has seen is counted for each row of its own. */
+static void a_row_whose_tokens_have_all_gone_is_empty_at_once(void **state)
+{
+    (void)state;
+    struct model model;
+    struct test_random random;
+    struct att_engine_stats before, after;
+    uint64_t lsn = 0;
+
+    random_init(&random, 73);
+    model_init(&model, 4, D, D_V, 4, 0.4);
+    model_fill(&model, &random, 4, 1.0);
+    struct att_engine_options options = harness_options(&model);
+    options.causal = options.eager = true;
+    struct att_engine *engine = harness_start(&model, &options);
+    harness_settle(engine);
+    att_engine_hold(engine, true);
+    att_engine_stats(engine, &before);
+    for (uint32_t token = 0; token < 2; token++) {
+        struct att_op op = {.kind = ATT_OP_DELETE, .index = token};
+        harness_update(engine, &model, &op, &lsn);
+    }
+    for (int merged = 0; merged < 2; merged++) {
+        struct att_job merge = {.kind = ATT_JOB_MERGE};
+        double values[D_V], bound;
+        for (uint32_t row = 0; row < 4; row++)
+            assert_int_equal(att_engine_row(engine, row, values, &bound, NULL), row < 2 ? ATT_EMPTY : ATT_OK);
+        assert_int_equal(harness_job(engine, &merge), ATT_OK);
+    }
+    harness_settle(engine);
+    att_engine_stats(engine, &after);
+    assert_int_equal(after.refreshes, before.refreshes); /* nothing had to be mended */
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_row_sees_tokens_up_to_its_own),
         cmocka_unit_test(the_same_when_merging_all_the_time),
+        cmocka_unit_test(a_row_whose_tokens_have_all_gone_is_empty_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

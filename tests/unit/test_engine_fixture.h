@@ -2,6 +2,8 @@
 #ifndef ATT_TEST_ENGINE_FIXTURE_H
 #define ATT_TEST_ENGINE_FIXTURE_H
 
+#include <math.h>
+
 #include "harness.h"
 
 enum { N_Q = 45, D = 16, D_V = 9, CAPACITY = 130, TOKENS = 120 };
@@ -70,6 +72,10 @@ static struct att_op draw(struct draft *draft)
     case 3:
         if (fixture.model.tokens > TOKENS / 2)
             op.kind = ATT_OP_DELETE;
+        break;
+    case 4:
+        draft->bias = random_one_in(random, 4) ? -INFINITY : (float)random_normal(random);
+        op.bias = &draft->bias;
         break;
     default:
         break;

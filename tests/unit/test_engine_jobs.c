@@ -259,6 +259,36 @@ static void what_nobody_wants_any_more_is_left(void **state)
     assert_int_equal(harness_job(fixture.engine, &wanted), ATT_OK);
 }
 
+/* By two jobs of a group: and it keeps that base when it is merged. */
+static void a_cold_row_that_is_asked_for_twice_gets_one_base(void **state)
+{
+    (void)state;
+    static double values[2 * N_Q][D_V], bounds[2 * N_Q];
+    struct att_job jobs[2 * N_Q], merge = {.kind = ATT_JOB_MERGE};
+    struct att_engine_stats stats;
+    struct att_error error;
+    fixture.options.eager = true;
+    struct att_engine *engine = harness_create(&fixture.model, &fixture.options);
+    for (uint32_t i = 0; i < 2 * N_Q; i++) {
+        jobs[i] = (struct att_job){.kind = ATT_JOB_ROW, .index = i / 2, .values = values[i], .bounds = &bounds[i]};
+        att_engine_submit(engine, &jobs[i]);
+    }
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    harness_await(engine, 2 * N_Q);
+    for (uint32_t round = 0; round < 3; round++) {
+        struct draft draft;
+        att_engine_stats(engine, &stats);
+        assert_int_equal(stats.rows_hot, N_Q);
+        for (uint32_t row = 0; row < N_Q; row++)
+            assert_int_equal(att_engine_row(engine, row, values[0], bounds, &error), ATT_OK);
+        struct att_op op = draw(&draft);
+        if (op.kind != ATT_OP_SET_Q)
+            harness_update(engine, &fixture.model, &op, &fixture.lsn);
+        assert_int_equal(harness_job(engine, &merge), ATT_OK);
+    }
+    att_engine_free(engine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +300,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(jobs_in_flight_complete_in_any_order_each_once, setup, teardown),
         cmocka_unit_test_setup_teardown(completions_are_announced, setup, teardown),
         cmocka_unit_test_setup_teardown(what_nobody_wants_any_more_is_left, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_cold_row_that_is_asked_for_twice_gets_one_base, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

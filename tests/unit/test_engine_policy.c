@@ -239,6 +239,68 @@ static void the_rates_follow_what_is_measured_but_no_single_outlier(void **state
     free(world);
 }
 
+/* --merge eager: as if there were no policy. */
+static void with_eager_merges_rows_stay_hot_and_cold_ones_become_hot(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+
+    world->engine.options.eager = true;
+    for (double merged = 0.0; merged < 10.0 * refresh(world); merged += one_merge(world))
+        merge(world);
+    assert_int_equal(count_hot(world), ROWS);
+    world->hot[3] = false;
+    read_row(world, 3);
+    assert_true(world->hot[3]);
+    free(world);
+}
+
+/* A tenth of what it costs, of which the hot rows are the most; and not again for what was spent before it. */
+static void queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+    const uint64_t cost = (uint64_t)(ROWS * one_merge(world));
+
+    world->engine.rows_hot = ROWS;
+    world->engine.spent = cost / 10;
+    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    world->engine.spent = cost / 5;
+    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
+    att_policy_settle(&world->engine);
+    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    free(world);
+}
+
+/* A row among many costs what merging as many entries costs, and not what it costs alone: so it is kept for less. */
+static void a_row_of_a_column_is_kept_for_less_than_one_alone(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+    const double among_many = att_policy_row_cost(&world->engine, TOKENS);
+
+    read_row(world, 0);
+    for (double merged = 0.0; merged < (among_many + refresh(world)) / 2.0; merged += one_merge(world))
+        merge(world);
+    assert_true(att_policy_keep(&world->engine, 0));
+    assert_false(att_policy_keep_wide(&world->engine, 0));
+    free(world);
+}
+
+/* What is replayed says nothing about readers: there are none. */
+static void merges_before_the_start_are_not_held_against_rows(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+
+    world->engine.index.started = false;
+    for (double merged = 0.0; merged < 10.0 * refresh(world); merged += one_merge(world))
+        att_policy_note_merge(&world->engine, ENTRIES);
+    world->engine.index.started = true;
+    assert_false(att_policy_goes_cold(&world->engine, 0, ENTRIES));
+    free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,6 +311,10 @@ int main(void)
         cmocka_unit_test(one_row_that_is_read_much_does_not_keep_the_others_hot),
         cmocka_unit_test(an_unread_mix_does_not_forget_how_long_it_was_when_nothing_is_hot),
         cmocka_unit_test(the_rates_follow_what_is_measured_but_no_single_outlier),
+        cmocka_unit_test(with_eager_merges_rows_stay_hot_and_cold_ones_become_hot),
+        cmocka_unit_test(queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost),
+        cmocka_unit_test(a_row_of_a_column_is_kept_for_less_than_one_alone),
+        cmocka_unit_test(merges_before_the_start_are_not_held_against_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -184,6 +184,63 @@ static void the_bound_of_an_answer_covers_its_error_sums(void **state)
     assert_true(bound <= 1.01 * ((6 + 0.5) / (2 - 0.25) - 3));
 }
 
+/* Weights that are all too large for one sign of their values and too small for the other, by as much as exp may be wrong,
+ * or by what the scores may be: |s||q| g, or g where the row of Q is shorter than 1. */
+static void the_bound_of_an_answer_covers_wrong_weights(void **state)
+{
+    (void)state;
+    const double sums[ATT_HEAD_COLUMNS] = {2, 8, 6, 24},
+                 numerators[] = {-6}; /* so values of 4 and -4, and all g are 3 */
+    const double up = 1, down = 7;    /* what C is made of: 1 - 7 */
+    const double wrong = 0x1p-12;
+    for (int how = 0; how < 3; how++) {
+        const struct att_numerics numerics = {.epsilon = how == 0 ? wrong : 0, .kappa = how == 0 ? 0 : wrong / 6};
+        const struct att_row row = {.tokens = 5, .q_norm = how == 1 ? 2 : 0.25};
+        const double by = how == 2 ? wrong / 2 : wrong;
+        double value, bound;
+        att_row_answer(&row, sums, numerators, 1, &numerics, &value, &bound);
+        const double worst = (up * (1 - by) - down * (1 + by)) / (up / 4 * (1 - by) + down / 4 * (1 + by));
+        assert_true(value == -3 && bound >= fabs(worst - value));
+        /* Values that lie elsewhere in their columns can do all of it. */
+        assert_true(bound >= (8 + 3 * 2) / 2 * by && bound <= 1.2 * (8 + 3 * 2) / 2 * by);
+    }
+}
+
+/* The last roundings: of a division and of what is made of it. */
+static void the_bound_of_an_answer_covers_its_own_roundings(void **state)
+{
+    (void)state;
+    const struct att_numerics numerics = {0};
+    const struct att_row row = {.tokens = 1};
+    const double sums[ATT_HEAD_COLUMNS] = {3, 1, 1, 1}, numerators[] = {1};
+    double value, bound;
+    att_row_answer(&row, sums, numerators, 1, &numerics, &value, &bound);
+    assert_true(bound >= ATT_UNIT * value);
+}
+
+/* Floats that are no less than what they stand for. */
+static void head_columns_are_rounded_up(void **state)
+{
+    (void)state;
+    struct test_random random;
+    random_init(&random, 42);
+    for (int n = 0; n < 10000; n++) {
+        const float norm_largest[2] = {fabsf((float)random_normal(&random)), fabsf((float)random_normal(&random))};
+        const float bias = n % 10 == 0 ? -INFINITY : (float)random_normal(&random);
+        const double g = (double)norm_largest[0] + (n % 10 == 0 ? 0 : fabs((double)bias));
+        float head[ATT_HEAD_COLUMNS];
+        att_head(norm_largest, bias, head);
+        assert_true(head[0] == 1 && head[1] == norm_largest[1]);
+        assert_true((double)head[2] >= g && (double)head[2] <= 1.000001 * g);
+        assert_true((double)head[3] >= (double)head[2] * (double)head[1]);
+        assert_true((double)head[3] <= 1.000001 * (double)head[2] * (double)head[1]);
+    }
+    const float least[2] = {0x1p-149f, 0x1p-149f};
+    float head[ATT_HEAD_COLUMNS];
+    att_head(least, 0, head);
+    assert_true(head[2] > 0 && head[3] > 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -196,6 +253,9 @@ int main(void)
         cmocka_unit_test(a_denominator_that_may_be_rounding_alone_gives_no_answer),
         cmocka_unit_test(a_row_just_computed_is_within_the_budget),
         cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),
+        cmocka_unit_test(the_bound_of_an_answer_covers_wrong_weights),
+        cmocka_unit_test(the_bound_of_an_answer_covers_its_own_roundings),
+        cmocka_unit_test(head_columns_are_rounded_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

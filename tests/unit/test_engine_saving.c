@@ -229,7 +229,7 @@ static void start_with_many_tokens(uint32_t tokens, uint32_t log_capacity)
 {
     att_engine_free(fixture.engine);
     model_release(&fixture.model);
-    model_init(&fixture.model, N_Q, D, D_V, tokens + 50, 0.25);
+    model_init(&fixture.model, N_Q, D, D_V, tokens + 300, 0.25);
     model_fill(&fixture.model, &fixture.random, tokens, 1);
     fixture.options = harness_options(&fixture.model);
     fixture.options.log_capacity = log_capacity;
@@ -243,13 +243,29 @@ static void check_bases_only(const struct snapshot *snapshot)
         assert_int_equal(snapshot->pieces[i].array, ATT_ARRAY_BASES);
 }
 
+/* Tokens beyond all that there are: the first that are kept of them are not of the cut, nor of the next one. */
+static void append_beyond(struct recorded *records, uint32_t first, uint32_t count)
+{
+    for (uint32_t n = 0; n < count; n++) {
+        struct recorded *record = &records[n];
+        record->op = draw(&record->draft);
+        record->op = (struct att_op){.kind = ATT_OP_APPEND,
+                                     .index = first + n,
+                                     .key = record->draft.key,
+                                     .value = record->draft.value};
+        harness_update(fixture.engine, &fixture.model, &record->op, &fixture.lsn);
+        record->lsn = fixture.lsn;
+    }
+    att_engine_kick(fixture.engine);
+}
+
 /* K has three pieces, V two. The log holds 64 entries, so that BEFORE and DURING updates are merged several times each.
  * Until the DURING updates, to tokens of the first piece of K, have passed, nothing is handed out but bases that are about
  * to be overwritten; the others then, beside LATE updates of any token. */
 static void a_snapshot_under_updates_and_merges_is_one_cut(void **state)
 {
     (void)state;
-    enum { BEFORE = 300, DURING = 300, LATE = 600, UPDATES = BEFORE + DURING + LATE };
+    enum { BEFORE = 300, DURING = 300, LATE = 600, UPDATES = BEFORE + DURING + LATE, BEYOND = 40 };
     const uint32_t a_piece = ATT_PIECE_BYTES / (D * sizeof(float));
     struct recorded *records = calloc(UPDATES, sizeof *records);
     assert_non_null(records);
@@ -268,7 +284,8 @@ static void a_snapshot_under_updates_and_merges_is_one_cut(void **state)
         att_engine_submit(fixture.engine, &job);
         wait_until_begun(&snapshot);
         uint64_t begun = fixture.lsn;
-        update_and_record(records + BEFORE, DURING);
+        append_beyond(records + BEFORE, 3 * a_piece - 100 + round * BEYOND, BEYOND);
+        update_and_record(records + BEFORE + BEYOND, DURING - BEYOND);
         assert_null(att_engine_completed(fixture.engine)); /* all of K is still to come */
         assert_true(snapshot.count > 0 && !snapshot.ended);
         check_bases_only(&snapshot);

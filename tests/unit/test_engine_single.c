@@ -157,12 +157,56 @@ static void what_underflows_in_a_reader_in_single_is_in_the_bound(void **state)
     model_release(&model);
 }
 
+/* Values are scaled by the largest that counts: one that does not may be any number of times larger. Few rows meet tokens
+ * where they lie, many meet them packed. */
+static void a_masked_token_may_have_any_value(void **state)
+{
+    (void)state;
+    enum { D = 4, D_V = 19, TOKENS = 20 };
+    const struct tolerance tolerance = {.error = INFINITY, .bound = INFINITY};
+    for (uint32_t n_q = 3; n_q <= 30; n_q *= 10) {
+        struct model model;
+        struct test_random random;
+        struct att_job merge = {.kind = ATT_JOB_MERGE};
+        uint64_t lsn = 0;
+        float value[D_V], mask = -INFINITY;
+        random_init(&random, 40);
+        model_init(&model, n_q, D, D_V, TOKENS, 1);
+        model_fill(&model, &random, TOKENS, 1);
+        for (uint32_t i = 0; i < TOKENS * D_V; i++)
+            model.v[i] *= i / D_V == 7 ? 1e30f : 1e-30f;
+        model.bias[7] = -INFINITY;
+        struct att_engine_options options = harness_options(&model);
+        options.precision = ATT_SINGLE;
+        struct att_engine *engine = harness_start(&model, &options);
+        harness_settle(engine);
+        for (uint32_t row = 0; row < n_q; row++) {
+            double values[D_V], bound;
+            harness_check_row(engine, &model, row, tolerance);
+            assert_int_equal(harness_row(engine, row, values, &bound), ATT_OK);
+            assert_true(bound < 1e-33);
+        }
+        random_normals(&random, value, D_V, 1e25);
+        struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 3, .value = value, .bias = &mask};
+        harness_update(engine, &model, &op, &lsn);
+        for (int merged = 0; merged < 2; merged++) {
+            for (uint32_t row = 0; row < n_q; row++)
+                harness_check_row(engine, &model, row, tolerance);
+            harness_check_all(engine, &model, tolerance);
+            assert_int_equal(harness_job(engine, &merge), ATT_OK);
+        }
+        att_engine_free(engine);
+        model_release(&model);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_of_any_size_are_summed_in_single),
         cmocka_unit_test(an_entry_that_is_being_written_is_no_part_of_an_answer),
         cmocka_unit_test(what_underflows_in_a_reader_in_single_is_in_the_bound),
+        cmocka_unit_test(a_masked_token_may_have_any_value),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

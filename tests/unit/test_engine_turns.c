@@ -170,6 +170,33 @@ static void what_a_refresh_has_mended_needs_no_merge_later(void **state)
     assert_int_equal(merges(), before);
 }
 
+/* Found by a row, with the entry that takes it away still pending: that has to be merged first, though nothing else is due. And
+ * once is enough. */
+static void what_a_read_finds_uncertain_is_mended_by_one_merge(void **state)
+{
+    static double values[D_V], bound;
+    struct att_job merge = {.kind = ATT_JOB_MERGE}, row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
+    const double begin = harness_seconds();
+    (void)state;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    att_engine_hold(fixture.engine, true);
+    set_bias(3, 60);
+    assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
+    set_bias(3, 0);
+    const uint64_t before = merges();
+    assert_int_equal(att_engine_row(fixture.engine, 0, values, &bound, NULL), ATT_AGAIN);
+    assert_int_equal(harness_job(fixture.engine, &row), ATT_OK);
+    while (att_engine_row(fixture.engine, 0, values, &bound, NULL) == ATT_AGAIN) {
+        assert_true(harness_seconds() - begin < 20);
+        harness_sleep_us(100);
+    }
+    assert_int_equal(merges(), before + 1);
+    change(ATT_OP_SET_TOKEN, 5);
+    assert_int_equal(harness_job(fixture.engine, &row), ATT_OK); /* and a turn has passed */
+    assert_int_equal(merges(), before + 1);
+}
+
 /* ---- A chain of row jobs: one is submitted as soon as one ends, so that one always waits ---- */
 
 static struct chain {
@@ -386,6 +413,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_are_read_by_columns_are_read, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_refresh_has_mended_needs_no_merge_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_read_finds_uncertain_is_mended_by_one_merge, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_keep_coming_hold_nothing_else_up, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_come_in_between_the_rows_of_a_column, setup, teardown),
         cmocka_unit_test_setup_teardown(other_jobs_come_in_between_many_rows, setup, teardown),

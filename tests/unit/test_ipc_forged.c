@@ -84,6 +84,14 @@ static const char *forge_flags(struct raw *raw)
     return "unknown flags";
 }
 
+static const char *forge_durable(struct raw *raw)
+{
+    struct att_wire_request request = ping(raw);
+    request.flags = ATT_WIRE_DURABLE;
+    raw_send(raw, &request, 0);
+    return "unknown flags";
+}
+
 static const char *forge_session(struct raw *raw)
 {
     struct att_wire_request request = ping(raw);
@@ -239,6 +247,21 @@ static const char *forge_payload_in_a_batch(struct raw *raw)
     return "shorter than its requests";
 }
 
+/* The last request's payload lies behind the batch. */
+static const char *forge_payload_behind_a_batch(struct raw *raw)
+{
+    struct att_wire_request requests[2] = {ping(raw), ping(raw)};
+    requests[0].type = ATT_REQ_BATCH;
+    requests[0].index = 1;
+    requests[0].length = sizeof requests;
+    claim_payload(&requests[1]);
+    const struct att_part part = {requests, sizeof requests};
+    att_producer_put(&raw->requests, &part, 1);
+    att_producer_publish(&raw->requests);
+    raw_ring(raw);
+    return "shorter than its requests";
+}
+
 static void lengthen(struct att_wire_request *request)
 {
     request->length = UINT32_MAX;
@@ -281,6 +304,7 @@ static void forgeries_end_their_session_only(void **unused)
         forge_extra_field,
         forge_no_field,
         forge_flags,
+        forge_durable,
         forge_session,
         forge_first_number,
         forge_later_number,
@@ -295,6 +319,7 @@ static void forgeries_end_their_session_only(void **unused)
         forge_all_in_a_batch,
         forge_reads_in_a_batch,
         forge_payload_in_a_batch,
+        forge_payload_behind_a_batch,
         forge_length_in_a_batch,
         forge_generation_in_a_batch,
     };

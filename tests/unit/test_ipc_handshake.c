@@ -44,6 +44,13 @@ static void garbage_hello_is_refused(void **unused)
         assert_int_equal(welcome.status, ATT_EPROTOCOL);
         close(fd);
     }
+    const struct att_hello hello = {.magic = ATT_HELLO_MAGIC, .protocol = ATT_PROTOCOL_VERSION};
+    int short_of_it = raw_socket(&service);
+    assert_true(att_packet_send(short_of_it, &hello, sizeof hello - 8, NULL, 0));
+    assert_int_equal(raw_receive(short_of_it, &welcome, sizeof welcome, fds, &count), sizeof welcome);
+    assert_int_equal(welcome.status, ATT_EPROTOCOL);
+    assert_non_null(strstr(welcome.text, "wrong length"));
+    close(short_of_it);
     struct att_client *client = service_connect(&service, 5000);
     assert_works(client);
     att_close(client);
@@ -164,8 +171,16 @@ static void stale_sockets_are_replaced_live_ones_are_not(void **unused)
     while (att_server_create(&options, &server, &error) == ATT_ELOCKED) /* until the killed one is gone */
         usleep(1000);
     assert_non_null(server);
+    struct stat socket_file;
+    assert_int_equal(stat(service.socket, &socket_file), 0);
+    assert_int_equal(socket_file.st_mode & 0777, 0600); /* nobody else is let in */
     att_server_free(server);
     assert_int_equal(access(service.socket, F_OK), -1);
+    assert_int_equal(att_server_create(&options, &server, &error), ATT_OK);
+    unlink(service.socket);
+    fclose(fopen(service.socket, "w"));
+    att_server_free(server); /* what has taken its place meanwhile stays */
+    assert_int_equal(unlink(service.socket), 0);
     check_a_listener_is_left_alone(service.socket, SOCK_SEQPACKET);
     check_a_listener_is_left_alone(service.socket, SOCK_STREAM);
     FILE *file = fopen(service.socket, "w"); /* somebody's file is never removed */

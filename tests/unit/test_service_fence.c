@@ -55,6 +55,7 @@ static void only_the_last_owner_comes_back(void **unused)
     const uint64_t third = enter(11, 0); /* anew: its first life has expired */
     assert_int_equal(say(11, first + 1000).status, ATT_EFENCED);
     assert_int_equal(say(11, second + 1000).status, ATT_EFENCED);
+    assert_int_equal(say(11, third + (UINT64_C(1) << 32)).status, ATT_EFENCED); /* of a life that is not this one's */
     assert_int_equal(enter(11, third + 1), third + 1);
     daemon_release(&attnd);
 }

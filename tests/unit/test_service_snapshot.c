@@ -1,4 +1,5 @@
-/* When the service takes a snapshot: after one that failed too, without an update that reminds it. */
+/* When the service takes a snapshot: after one that failed too, without an update that reminds it. What it takes in, and what
+ * waits for it or for the log. */
 #include "test_store_support.h"
 
 #include "harness.h"
@@ -148,6 +149,74 @@ static void what_waits_for_clients_that_have_gone_is_dropped(void **state)
     service->snapshot_running = false;
 }
 
+/* Three updates of a session: LSN 2 to 4. */
+static struct att_session_grant update_in_a_session(void)
+{
+    const struct att_session_ask ask = {.id = 5};
+    struct att_session_grant grant;
+    struct att_error error;
+    const struct att_op op = {.kind = ATT_OP_SET_TOKEN};
+    assert_int_equal(service_on_ask(service, 77, &ask, &grant, &error), ATT_OK); /* LSN 1 */
+    for (uint64_t seq = 1; seq <= 3; seq++) {
+        const struct att_server_request request = {.place = grant.place, .header = {.session_seq = seq}};
+        assert_false(service_session_knows(service, &request));
+        service->lsn++;
+        service_session_done(service, &request, &op);
+    }
+    return grant;
+}
+
+/* It was not acknowledged when it came first, for it is not on disk yet: nor is it now. */
+static void an_update_that_comes_again_waits_for_the_disk_as_well(void **state)
+{
+    (void)state;
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    const struct att_session_grant grant = update_in_a_session();
+    const struct att_server_request again = {.place = grant.place, .header = {.session_seq = 2}};
+    assert_true(service_session_knows(service, &again));
+    assert_int_equal(service->deferred_count, 0);
+    service->options.durability = ATT_DURABLE_ALWAYS;
+    assert_true(service_session_knows(service, &again));
+    assert_int_equal(service->deferred_count, 1);
+    assert_int_equal(service->deferred[0].lsn, 4);
+}
+
+/* What comes after the table was handed out goes behind it, up to the first head's cut and no further. */
+static void the_sessions_of_a_snapshot_are_those_of_its_first_cut(void **state)
+{
+    (void)state;
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    service_session_snapshot(service);
+    update_in_a_session();
+    assert_int_equal(service->journal_count, 4);
+    service_session_cut(service, 3);
+    assert_int_equal(service->journal_count, 3);
+    for (uint64_t lsn = 1; lsn <= 3; lsn++)
+        assert_int_equal(service->journal[lsn - 1].lsn, lsn);
+}
+
+/* The client's memory, or the ring's, may hold something else when the store takes it. */
+static void what_the_store_had_no_room_for_is_kept_as_it_was(void **state)
+{
+    (void)state;
+    enum { WORDS = 4 };
+    uint64_t payload[WORDS];
+    att_store_close(store);
+    assert_status(try_open(true, false, ATT_DURABLE_ALWAYS, &store), ATT_OK);
+    service->store = store;
+    service->record = make_record(1, WORDS);
+    for (uint64_t i = 0; i < WORDS; i++)
+        payload[i] = mix(4096 + i);
+    service_owe(service, payload); /* it is not started */
+    assert_true(service->owed && !service_pay_owed(service));
+    memset(payload, 0, sizeof payload);
+    assert_status(att_store_start(store, &test_error), ATT_OK);
+    assert_true(service_pay_owed(service));
+    att_store_push(store);
+    wait_until(state_of(store).durable_lsn == 1);
+    assert_log(store, 0, 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_service, release_service)
@@ -156,6 +225,9 @@ int main(void)
         TEST(a_failed_snapshot_is_not_tried_again_at_once),
         TEST(a_durable_read_has_one_taken),
         TEST(what_waits_for_clients_that_have_gone_is_dropped),
+        TEST(the_sessions_of_a_snapshot_are_those_of_its_first_cut),
+        TEST(an_update_that_comes_again_waits_for_the_disk_as_well),
+        TEST(what_the_store_had_no_room_for_is_kept_as_it_was),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,6 +20,7 @@
 enum { GUEST = 12345, STRANGER = 12346, OTHER = 1234, FAILED = 100 };
 
 static struct daemon attnd;
+static uint64_t session; /* to connect with; 0: none */
 
 static void start(uid_t user)
 {
@@ -40,7 +41,7 @@ static int as(uid_t user, enum att_status (*ask)(struct att_client *client))
     pid_t child = fork();
     if (child == 0) {
         struct att_client *client;
-        const struct att_connect_options options = {.socket = attnd.socket};
+        const struct att_connect_options options = {.socket = attnd.socket, .session = session};
         if (setuid(user) != 0)
             _exit(FAILED);
         enum att_status got = att_connect(&options, &client, NULL);
@@ -136,6 +137,19 @@ static void guests_leave_room_for_the_owner(void **unused)
     daemon_release(&attnd);
 }
 
+/* Also not who runs the daemon. */
+static void nobody_has_a_session_of_another_user(void **unused)
+{
+    (void)unused;
+    start(0);
+    session = 7;
+    assert_int_equal(as(GUEST, use), ATT_OK);
+    assert_int_equal(as(0, use), ATT_EPERM);
+    assert_int_equal(as(GUEST, use), ATT_OK);
+    session = 0;
+    daemon_release(&attnd);
+}
+
 static void root_ends_another_users(void **unused)
 {
     (void)unused;
@@ -154,6 +168,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_guest_does_not_end_it),
         cmocka_unit_test(guests_leave_room_for_the_owner),
+        cmocka_unit_test(nobody_has_a_session_of_another_user),
         cmocka_unit_test(root_ends_another_users),
     };
     if (!daemon_has("attnd") || geteuid() != 0)

@@ -133,6 +133,27 @@ static void what_a_writer_trims_meanwhile_is_not_missing(void **state)
     }
 }
 
+static void a_snapshot_that_a_writer_replaces_meanwhile_is_not_damaged(void **state)
+{
+    (void)state;
+    struct seen_pieces seen = {.seed = 1};
+    make_state(10);
+    struct att_store *store = open_to_read();
+    pid_t child = fork();
+    if (child == 0) {
+        struct att_store *writer = open_started(false, ATT_DURABLE_ALWAYS);
+        snapshot(writer, 10, 2);
+        snapshot(writer, 10, 3);
+        att_store_close(writer);
+        _exit(0);
+    }
+    int how;
+    waitpid(child, &how, 0);
+    assert_int_equal(how, 0);
+    assert_status(att_store_read_snapshot(store, see_piece, &seen, &test_error), ATT_AGAIN);
+    att_store_close(store);
+}
+
 static void reading_makes_and_needs_no_file(void **state)
 {
     (void)state;
@@ -165,6 +186,7 @@ int main(void)
         TEST(a_second_writer_is_told_who_holds_the_directory),
         TEST(a_reader_works_beside_a_live_writer),
         TEST(what_a_writer_trims_meanwhile_is_not_missing),
+        TEST(a_snapshot_that_a_writer_replaces_meanwhile_is_not_damaged),
         TEST(reading_makes_and_needs_no_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

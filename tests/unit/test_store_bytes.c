@@ -180,14 +180,61 @@ static void a_truncated_file_is_reported(void **state)
     }
 }
 
+/* Where LMDB keeps what it trusts: in a page of the file, or in the meta page of the last transaction. */
+enum { META_FREE_ROOT = 80, META_ENTRIES = 120, META_MAIN_ROOT = 128, META_LAST_PAGE = 136, META_TXN = 144 };
+
+static uint64_t number_at(const struct file *file, size_t at)
+{
+    uint64_t number;
+    memcpy(&number, file->bytes + at, sizeof number);
+    return number;
+}
+
+static void assert_named(const struct file *file, size_t at, uint64_t number, const char *text)
+{
+    struct att_store *store = NULL;
+    int fd = open(file->path, O_WRONLY);
+    assert_int_equal(pwrite(fd, &number, sizeof number, (off_t)at), sizeof number);
+    assert_status(try_open(false, true, ATT_DURABLE_ALWAYS, &store), ATT_ECORRUPT);
+    if (!strstr(test_error.text, text))
+        fail_msg("'%s' instead of '%s'", test_error.text, text);
+    assert_int_equal(pwrite(fd, file->bytes + at, sizeof number, (off_t)at), sizeof number);
+    close(fd);
+}
+
+/* What would read well today, and be overwritten by a later commit, or make one fail. */
+static void pages_that_lmdb_would_misuse_later_are_named(void **state)
+{
+    (void)state;
+    struct file file;
+    make_two_generations();
+    load_file(&file, "log");
+    const size_t meta = number_at(&file, META_TXN) > number_at(&file, 4096 + META_TXN) ? 0 : 4096;
+    const uint64_t root = number_at(&file, meta + META_MAIN_ROOT), last = number_at(&file, meta + META_LAST_PAGE);
+    const size_t leaf = (size_t)number_at(&file, meta + META_FREE_ROOT) * 4096;
+    uint16_t node, size, key_size;
+    memcpy(&node, file.bytes + leaf + 16, sizeof node);
+    memcpy(&size, file.bytes + leaf + node, sizeof size);
+    memcpy(&key_size, file.bytes + leaf + node + 6, sizeof key_size);
+    const size_t list = leaf + node + 8 + key_size; /* of free pages, behind how many they are */
+    assert_true(number_at(&file, list) > 0);
+    assert_named(&file, list + 8, root, "used twice, or used and free");
+    assert_named(&file, list + 8, 1, "there is no such page");
+    assert_named(&file, list + 8, last + 1, "there is no such page");
+    assert_named(&file, list, size / 8u, "wrong length");
+    assert_named(&file, (size_t)root * 4096, root + 1, "its header does not fit");
+    assert_named(&file, meta + META_ENTRIES, number_at(&file, meta + META_ENTRIES) + 1, "does not count");
+    assert_named(&file, (4096 - meta) + META_TXN, number_at(&file, (4096 - meta) + META_TXN) - 2, "follow each other");
+    free(file.bytes);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_directory, remove_directory)
     const struct CMUnitTest tests[] = {
-        TEST(no_flipped_byte_is_served_unnoticed),
-        TEST(verify_names_every_flipped_value),
-        TEST(each_damaged_chunk_is_named_and_never_served),
-        TEST(a_truncated_file_is_reported),
+        TEST(no_flipped_byte_is_served_unnoticed),          TEST(verify_names_every_flipped_value),
+        TEST(each_damaged_chunk_is_named_and_never_served), TEST(a_truncated_file_is_reported),
+        TEST(pages_that_lmdb_would_misuse_later_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -128,6 +128,7 @@ static void an_empty_directory_is_taken_and_a_full_one_is_left_alone(void **stat
 static void the_cuts_of_several_heads_are_kept(void **state)
 {
     (void)state;
+    char exact[96];
     struct att_copy_info info;
     struct att_state_shape shape = make_shape();
     shape.heads = 3;
@@ -149,6 +150,9 @@ static void the_cuts_of_several_heads_are_kept(void **state)
     assert_status(att_store_copy(store, copy_dir, UINT64_MAX, &info, &test_error), ATT_OK);
     assert_int_equal(info.snapshot_lsn, 30);
     assert_int_equal(info.records, 30);
+    snprintf(exact, sizeof exact, "%s/exact", test_root); /* what came between the cuts belongs to the largest */
+    assert_status(att_store_copy(store, exact, 30, &info, &test_error), ATT_OK);
+    assert_int_equal(info.records, 20);
     att_store_close(store);
     struct att_snapshot_info copied;
     store = open_copy(false);

@@ -103,6 +103,34 @@ static void a_gap_stops_recovery_and_names_its_lsn(void **state)
     assert_log_stops(20, "gap at LSN 30; LSN 21 to 29 before it are whole", 29);
 }
 
+static void a_gap_right_behind_the_snapshot_is_one(void **state)
+{
+    (void)state;
+    make_two_generations();
+    plant_value("log", "batch", -20, PLANT_DELETE, 0);
+    assert_log_stops(20, "gap at LSN 21; nothing behind LSN 20 is whole", 20);
+}
+
+/* Batches that begin before what is to be replayed: one that ends with the first record of it, and one that is damaged, so
+ * that nobody knows where it ends. */
+static void a_batch_may_begin_below_the_snapshot(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    for (uint64_t lsn = 1; lsn < 40; lsn += 10) {
+        append_all(store, lsn, lsn + 9, 4);
+        wait_until(state_of(store).durable_lsn == lsn + 9);
+    }
+    snapshot(store, 19, 2);
+    att_store_close(store);
+    store = open_to_read();
+    assert_log(store, 19, 40);
+    att_store_close(store);
+    plant_value("log", "batch", 1, PLANT_FLIP, 60);
+    assert_log_stops(19, "begin", 19);
+}
+
 static void damage_at_the_end_of_the_log_is_never_appended_to(void **state)
 {
     (void)state;
@@ -241,6 +269,48 @@ static void repair_refuses_what_is_not_there(void **state)
 
 /* ---- Versions ------------------------------------------------------------------------------- */
 
+/* Whose checksum is right all the same. */
+static void values_that_make_no_sense_are_damaged(void **state)
+{
+    (void)state;
+    enum { RECORD = sizeof(struct att_batch) };
+    static const struct {
+        const char *name, *database;
+        int which;
+        long at;
+        const char *text;
+    } values[] = {
+        {"log", "batch", -1, offsetof(struct att_batch, first_lsn), "its header does not fit"},
+        {"log", "batch", -1, offsetof(struct att_batch, last_lsn), "its header does not fit"},
+        {"log", "batch", -1, offsetof(struct att_batch, count), "its header does not fit"},
+        {"log", "batch", -1, offsetof(struct att_batch, bytes), "its header does not fit"},
+        {"log", "batch", -1, RECORD + offsetof(struct att_record, lsn), "its record of LSN 1 does not"},
+        {"log", "batch", -1, RECORD + offsetof(struct att_record, length) + 3, "its record of LSN 1 does not"},
+        {"log", "batch", -1, RECORD + offsetof(struct att_record, length), "its record of LSN"},
+        {"log", "meta", 0, offsetof(struct att_environment, kind), "belongs to another environment"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, generation), "does not fit its key"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, offset), "does not fit its key"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, bytes), "does not fit its key"},
+        {"snap", "piece", 0, offsetof(struct att_stored_piece, array), "does not fit its key"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, generation), "does not fit its key"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, shape.heads), "does not fit its key"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, pieces), "its manifest counts"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, bytes), "its manifest counts"},
+        {"snap", "manifest", 0, offsetof(struct att_manifest, pieces_checksum), "their checksums differ"},
+    };
+    char text[2000];
+    make_state(20);
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        plant_value(values[i].name, values[i].database, values[i].which, PLANT_SEALED, values[i].at);
+        assert_in_range(verify_severity(text, sizeof text), 2, 3);
+        if (!strstr(text, values[i].text))
+            fail_msg("value %zu: '%s' instead of '%s'", i, text, values[i].text);
+        plant_value(values[i].name, values[i].database, values[i].which, PLANT_SEALED, values[i].at); /* back */
+        if (verify_severity(text, sizeof text) != 0)
+            fail_msg("value %zu: %s", i, text);
+    }
+}
+
 static void another_format_version_is_named_whatever_value_has_it(void **state)
 {
     (void)state;
@@ -268,6 +338,8 @@ int main(void)
         TEST(no_whole_generation_is_an_error_that_says_so),
         TEST(a_damaged_batch_stops_recovery_and_names_its_lsn),
         TEST(a_gap_stops_recovery_and_names_its_lsn),
+        TEST(a_gap_right_behind_the_snapshot_is_one),
+        TEST(a_batch_may_begin_below_the_snapshot),
         TEST(damage_at_the_end_of_the_log_is_never_appended_to),
         TEST(damage_below_the_snapshot_does_not_stop_recovery),
         TEST(repair_goes_on_before_the_damage_and_keeps_the_original),
@@ -275,6 +347,7 @@ int main(void)
         TEST(repair_of_a_damaged_end_says_that_more_may_be_lost),
         TEST(repair_goes_on_without_a_log_that_cannot_be_read),
         TEST(repair_refuses_what_is_not_there),
+        TEST(values_that_make_no_sense_are_damaged),
         TEST(another_format_version_is_named_whatever_value_has_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
  * log thread leaves alone until it is pushed. */
 #include <lmdb.h>
 
+#include "store_impl.h"
 #include "test_store_support.h"
 
 static uint64_t file_bytes(const char *name)
@@ -67,6 +68,11 @@ static void a_map_too_small_for_a_snapshot_fails_it_and_keeps_the_log(void **sta
     feed_pieces(store, 50, 2);
     wait_until(!state_of(store).snapshot_running);
     assert_true(state_of(store).snapshot_failed);
+    struct findings findings = {0, 0, ""};
+    struct att_store *beside = open_to_read();
+    assert_status(att_store_verify(beside, see_finding, &findings, &test_error), ATT_OK);
+    assert_null(strstr(findings.text, "unfinished")); /* what was written of it has gone */
+    att_store_close(beside);
     append_all(store, 51, 60, 4);
     wait_until(state_of(store).durable_lsn == 60);
     assert_int_equal(state_of(store).refusing, ATT_OK);
@@ -214,7 +220,9 @@ static void a_commit_takes_no_more_than_was_pushed(void **state)
     append_all(store, 1, 10, 1);
     wait_until(state_of(store).durable_lsn == 10);
     snapshot(store, 10, 1);
-    append_all(store, 11, 20, 1);
+    append_all(store, 11, 11, 1); /* a batch of its own, that trimming has to leave */
+    wait_until(state_of(store).durable_lsn == 11);
+    append_all(store, 12, 20, 1);
     wait_until(state_of(store).durable_lsn == 20);
     assert_int_equal(append(store, 21, 1), ATT_OK);
     snapshot(store, 20, 2);
@@ -229,11 +237,112 @@ static void a_commit_takes_no_more_than_was_pushed(void **state)
     att_store_close(store);
 }
 
+/* It takes several transactions, and nothing is appended meanwhile that would set the log thread to the rest of it. */
+static void all_that_two_snapshots_hold_is_trimmed(void **state)
+{
+    (void)state;
+    enum { BATCHES = 3 * PERSIST_TRIM_BATCHES };
+    make_state(0);
+    struct att_store *store = open_with_map(0);
+    struct att_log_info info;
+    for (uint64_t lsn = 1; lsn <= BATCHES; lsn++) {
+        append_all(store, lsn, lsn, 1);
+        wait_until(state_of(store).durable_lsn == lsn);
+    }
+    snapshot(store, BATCHES, 1);
+    snapshot(store, BATCHES, 2);
+    wait_until((att_store_log_info(store, &info), info.batches == 0));
+    att_store_close(store);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    char command[400];
+    snprintf(command, sizeof command, "cp %s/%s %s/%s", test_dir, from, test_dir, to);
+    assert_int_equal(system(command), 0);
+}
+
+/* The log as it was before the last snapshot trimmed it. And the next one trims to what the last one before the start held. */
+static void a_trim_that_a_crash_interrupted_is_finished(void **state)
+{
+    (void)state;
+    struct att_log_info info;
+    make_state(0);
+    struct att_store *store = open_with_map(0);
+    for (uint64_t lsn = 1; lsn <= 40; lsn++) {
+        append_all(store, lsn, lsn, 1);
+        wait_until(state_of(store).durable_lsn == lsn);
+        if (lsn == 20)
+            snapshot(store, 20, 1);
+    }
+    att_store_close(store);
+    copy_file("log/data.mdb", "before");
+    store = open_with_map(0);
+    snapshot(store, 40, 2);
+    att_store_close(store);
+    copy_file("before", "log/data.mdb");
+    store = open_with_map(0);
+    wait_until((att_store_log_info(store, &info), info.first_lsn == 21));
+    append_all(store, 41, 50, 1);
+    wait_until(state_of(store).durable_lsn == 50);
+    snapshot(store, 50, 3);
+    wait_until((att_store_log_info(store, &info), info.first_lsn == 41));
+    att_store_close(store);
+}
+
+/* Of more than there is room for, what fits gets to the disk; and what trimming sets free is room for the rest. */
+static void a_full_map_takes_what_fits_and_goes_on_when_it_is_trimmed(void **state)
+{
+    (void)state;
+    enum { RECORDS = 300 }; /* 10 MB */
+    make_state(0);
+    struct att_store *store = open_with_map((uint64_t)8 << 20);
+    for (uint64_t lsn = 1; lsn <= RECORDS; lsn++)
+        assert_int_equal(append(store, lsn, WORDS_MAX), ATT_OK);
+    att_store_push(store);
+    wait_until(state_of(store).refusing == ATT_ENOSPC && state_of(store).durable_lsn > 100);
+    const uint64_t durable = state_of(store).durable_lsn;
+    assert_true(durable < RECORDS);
+    snapshot(store, 90, 2);
+    snapshot(store, 100, 3);
+    wait_until(state_of(store).durable_lsn == RECORDS && state_of(store).refusing == ATT_OK);
+    att_store_close(store);
+    store = open_to_read();
+    assert_log(store, 90, RECORDS);
+    att_store_close(store);
+}
+
+/* More than there is room for is refused, and what has not been pushed yet is not overwritten. */
+static void a_full_buffer_keeps_what_is_in_it(void **state)
+{
+    (void)state;
+    enum { WORDS = 1000 }; /* so that records end anywhere in the ring */
+    make_state(0);
+    struct att_store *store = open_with_map(0);
+    const uint64_t bytes = make_record(1, WORDS).length;
+    uint64_t lsn = 0;
+    for (int round = 0; round < 2; round++) {
+        const uint64_t first = lsn;
+        while (append(store, lsn + 1, WORDS) == ATT_OK)
+            lsn++;
+        assert_int_equal(lsn - first, ATT_LOG_BUFFER_BYTES / bytes);
+        assert_int_equal(append(store, lsn + 1, WORDS), ATT_AGAIN);
+        att_store_push(store);
+        wait_until(state_of(store).durable_lsn == lsn);
+    }
+    assert_log(store, 0, lsn);
+    att_store_close(store);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_directory, remove_directory)
     const struct CMUnitTest tests[] = {
         TEST(a_commit_takes_no_more_than_was_pushed),
+        TEST(all_that_two_snapshots_hold_is_trimmed),
+        TEST(a_trim_that_a_crash_interrupted_is_finished),
+        TEST(a_full_buffer_keeps_what_is_in_it),
+        TEST(a_full_map_takes_what_fits_and_goes_on_when_it_is_trimmed),
         TEST(a_full_map_is_a_full_disk_and_a_larger_one_is_room),
         TEST(a_map_too_small_for_a_snapshot_fails_it_and_keeps_the_log),
         TEST(a_killed_reader_does_not_make_the_files_grow),

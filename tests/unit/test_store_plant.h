@@ -4,12 +4,13 @@
 
 #include <lmdb.h>
 
+#include "checksum.h"
 #include "test_store_support.h"
 
-enum plant { PLANT_FLIP, PLANT_VERSION, PLANT_DELETE };
+enum plant { PLANT_FLIP, PLANT_SEALED, PLANT_VERSION, PLANT_DELETE };
 
 /* Changes the value of the `which`th key of a database (negative: from the end): flips byte `at`
- * (negative: from the end), or sets the version, or deletes it. */
+ * (negative: from the end), with a checksum that fits or not, or sets the version, or deletes it. */
 static void UNUSED plant_value(const char *name, const char *database, int which, enum plant how, long at)
 {
     char path[160];
@@ -35,10 +36,15 @@ static void UNUSED plant_value(const char *name, const char *database, int which
         unsigned char *copy = malloc(value.mv_size), name_of_key[600];
         memcpy(copy, value.mv_data, value.mv_size);
         memcpy(name_of_key, key.mv_data, key.mv_size);
-        if (how == PLANT_FLIP)
+        if (how == PLANT_FLIP || how == PLANT_SEALED)
             copy[at < 0 ? (long)value.mv_size + at : at] ^= 0x10;
         else
             copy[4] = 2;
+        if (how == PLANT_SEALED) {
+            uint32_t magic;
+            memcpy(&magic, copy, sizeof magic);
+            persist_seal(copy, value.mv_size, magic);
+        }
         MDB_val new_key = {key.mv_size, name_of_key}, new_value = {value.mv_size, copy};
         assert_int_equal(mdb_put(txn, dbi, &new_key, &new_value, 0), 0);
         free(copy);
