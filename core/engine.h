@@ -16,12 +16,14 @@ struct att_engine;
 
 enum att_precision { ATT_SINGLE = 0, ATT_MIXED = 1, ATT_DOUBLE = 2 };
 
+#define ATT_LARGEST_SCALE 1e300 /* larger ones, times log2(e), could overflow float64 */
+
 struct att_engine_options {
     uint32_t n_q;      /* rows of Q, >= 1 */
     uint32_t d;        /* columns of Q and K, 1..ATT_MAX_COLUMNS */
     uint32_t d_v;      /* columns of V, 1..ATT_MAX_COLUMNS */
     uint32_t capacity; /* room for tokens, >= 1 */
-    double scale;      /* s in exp(s q.k + b), at most 1e300 in size */
+    double scale;      /* s in exp(s q.k + b), at most ATT_LARGEST_SCALE in size */
     enum att_precision precision;
     uint32_t log_capacity; /* entries in the log; 0: chosen; rounded up to a multiple of 64 */
     uint32_t threads;      /* of the merge team; 0: one for each processor */

@@ -191,9 +191,6 @@ void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */
 void att_entries_offer(struct att_engine *engine);
 
-/* Larger scales, times log2(e), could overflow float64. */
-#define ATT_LARGEST_SCALE 1e300
-
 /* update.c: the door. It fills in the token's head columns. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
                                 struct att_error *error);

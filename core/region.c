@@ -169,7 +169,9 @@ static enum att_status map_memory(const struct att_region_header *h, void **ret_
         *ret_memory = memory;
         return ATT_OK;
     }
-    att_fail(error, ATT_ENOMEM, "cannot get %.1f MiB of shared memory: %s", (double)h->bytes / 0x1p20, strerror(errno));
+    att_fail(error, ATT_ENOMEM, "cannot get %.1f MiB of shared memory: %s%s", (double)h->bytes / 0x1p20,
+             strerror(errno),
+             errno == EMFILE ? ": each head takes 2, each client more: raise ulimit -n (LimitNOFILE of a unit)" : "");
     if (memory != MAP_FAILED)
         munmap(memory, h->bytes);
     return ATT_ENOMEM;

@@ -150,6 +150,24 @@ static enum att_status copy_record(void *context, const struct att_record *recor
     return self->done ? ATT_AGAIN : ATT_OK; /* stops the reading */
 }
 
+static uint64_t newest_lsn(struct att_store *store)
+{
+    struct att_log_info log;
+    att_store_log_info(store, &log);
+    return log.last_lsn > store->chosen.lsn ? log.last_lsn : store->chosen.lsn;
+}
+
+/* What the original says that it had, in whatever generation or batch. */
+static uint64_t known_lsn(struct att_store *store)
+{
+    struct att_snapshot_info infos[16];
+    size_t count = att_store_generations(store, infos, 16);
+    uint64_t lsn = newest_lsn(store);
+    for (size_t i = 0; i < count && i < 16; i++)
+        lsn = infos[i].lsn > lsn ? infos[i].lsn : lsn;
+    return lsn;
+}
+
 static enum att_status copy_log(struct att_store *from, struct copying *self, struct att_error *error)
 {
     enum att_status status = ATT_OK;
@@ -164,7 +182,10 @@ static enum att_status copy_log(struct att_store *from, struct copying *self, st
         status = ATT_OK;
     if (!status)
         status = write_batch(self, error);
-    if (!status && self->lsn < self->to_lsn)
+    if (!status && self->lsn < self->to_lsn && self->lsn < known_lsn(from))
+        status = att_fail(error, ATT_EINVAL, "%s: there is nothing between LSN %llu and the snapshot at LSN %llu",
+                          from->directory, (unsigned long long)self->lsn, (unsigned long long)known_lsn(from));
+    else if (!status && self->lsn < self->to_lsn)
         status = att_fail(error, ATT_EINVAL, "%s: there is nothing behind LSN %llu", from->directory,
                           (unsigned long long)self->lsn);
     return status;
@@ -218,6 +239,22 @@ static enum att_status check_target(const char *to, struct att_error *error)
                     to);
 }
 
+/* Nothing is made in the directory that is copied. */
+static enum att_status check_outside(const struct att_store *store, const char *to, struct att_error *error)
+{
+    char copy[PERSIST_PATH];
+    snprintf(copy, sizeof copy, "%s", to);
+    char *parent = realpath(dirname(copy), NULL), *directory = realpath(store->directory, NULL);
+    const size_t length = directory ? strlen(directory) : 0;
+    const bool inside = parent && directory && strncmp(parent, directory, length) == 0 &&
+                        (parent[length] == '/' || parent[length] == '\0');
+    free(directory);
+    free(parent);
+    if (!inside)
+        return ATT_OK;
+    return att_fail(error, ATT_EINVAL, "%s: lies inside the state that is copied; name a directory outside of it", to);
+}
+
 /* The copy itself, into `directory`; *ret_made: there is now something to be removed. */
 static enum att_status copy_into(struct att_store *from, const char *directory, struct copying *self, bool *ret_made,
                                  struct att_error *error)
@@ -245,13 +282,6 @@ static enum att_status copy_into(struct att_store *from, const char *directory, 
     return status;
 }
 
-static uint64_t newest_lsn(struct att_store *store)
-{
-    struct att_log_info log;
-    att_store_log_info(store, &log);
-    return log.last_lsn > store->chosen.lsn ? log.last_lsn : store->chosen.lsn;
-}
-
 enum att_status att_store_copy(struct att_store *store, const char *to, uint64_t to_lsn, struct att_copy_info *ret_info,
                                struct att_error *error)
 {
@@ -272,8 +302,10 @@ enum att_status att_store_copy(struct att_store *store, const char *to, uint64_t
     if (self.to_lsn < store->chosen.lsn)
         return att_fail(error, ATT_EINVAL, "%s: the snapshot reaches to LSN %llu already", store->directory,
                         (unsigned long long)store->chosen.lsn);
-    enum att_status status = check_target(target, error);
+    enum att_status status = check_outside(store, target, error);
     struct stat stat_data;
+    if (!status)
+        status = check_target(target, error);
     if (!status && !lstat(unfinished, &stat_data))
         status = att_fail(error, ATT_EEXIST, "%s: is what an interrupted copy left, or one is being made; remove it",
                           unfinished);
@@ -329,17 +361,6 @@ static enum att_status exchange(const char *directory, const char *repaired, con
     if (rename(repaired, directory))
         return fail_errno(error, errno, kept, "is the state as it was; the repaired one cannot be given its name");
     return sync_parent(directory, error);
-}
-
-/* What the original says that it had, in whatever generation or batch. */
-static uint64_t known_lsn(struct att_store *store)
-{
-    struct att_snapshot_info infos[16];
-    size_t count = att_store_generations(store, infos, 16);
-    uint64_t lsn = newest_lsn(store);
-    for (size_t i = 0; i < count && i < 16; i++)
-        lsn = infos[i].lsn > lsn ? infos[i].lsn : lsn;
-    return lsn;
 }
 
 enum att_status att_store_repair(const char *directory, uint64_t to_lsn, struct att_repair_info *ret_info,

@@ -185,7 +185,8 @@ struct att_copy_info {
  * at all. The store may be read-only and beside a live daemon. The copy goes on with the LSNs and
  * counts on from the incarnation. Blocks as long as it takes.
  * ATT_AGAIN: the daemon replaced the snapshot or trimmed the log meanwhile: open again. ATT_EEXIST:
- * TO holds something. ATT_EINVAL: there are not so many LSNs, or the snapshot goes beyond to_lsn.
+ * TO holds something. ATT_EINVAL: there are not so many LSNs, the snapshot goes beyond to_lsn, or
+ * TO lies inside the state's own directory.
  * ATT_ECORRUPT: as att_store_read_log, when that comes before to_lsn. */
 enum att_status att_store_copy(struct att_store *store, const char *to, uint64_t to_lsn, struct att_copy_info *ret_info,
                                struct att_error *error);

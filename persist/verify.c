@@ -262,8 +262,8 @@ static enum att_status verify_log(struct verify *verify, struct att_error *error
         report(verify, 2, "%s/log: begins at LSN %llu, but the newest snapshot ends at LSN %llu", store->directory,
                (unsigned long long)walk.first, (unsigned long long)verify->newest_lsn);
     if (walk.any && walk.whole == walk.batches)
-        report(verify, 0, "%s/log: %llu batches, LSN %llu to %llu", store->directory, (unsigned long long)walk.batches,
-               (unsigned long long)walk.first, (unsigned long long)walk.last);
+        report(verify, 0, "%s/log: %llu batch%s, LSN %llu to %llu", store->directory, (unsigned long long)walk.batches,
+               walk.batches == 1 ? "" : "es", (unsigned long long)walk.first, (unsigned long long)walk.last);
     else if (walk.any)
         report(verify, 0, "%s/log: %llu of %llu batches are whole, LSN %llu to %llu", store->directory,
                (unsigned long long)walk.whole, (unsigned long long)walk.batches, (unsigned long long)walk.first,

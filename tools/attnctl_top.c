@@ -114,7 +114,7 @@ static double rate(const struct top *top, enum counter counter, uint64_t age_ns)
 
 static double peak(const struct top *top, enum counter counter)
 {
-    double most = 0;
+    double most = top->second_count == 0 ? rate(top, counter, UINT64_MAX) : 0; /* the first second is not over */
     uint64_t kept = top->second_count < SECONDS ? top->second_count : SECONDS;
     for (uint64_t i = 0; i < kept; i++)
         if (top->seconds[counter][i] > most)

@@ -93,7 +93,9 @@ static enum att_status parse_scale(const char *text, struct attnd_options *o, st
 {
     o->scale_given = true;
     o->scale_auto = strcmp(text, "auto") == 0;
-    return o->scale_auto ? ATT_OK : att_parse_double("--scale", text, &o->scale, error);
+    return o->scale_auto
+               ? ATT_OK
+               : att_parse_double_in("--scale", text, -ATT_LARGEST_SCALE, ATT_LARGEST_SCALE, &o->scale, error);
 }
 
 static enum att_status parse_tau(const char *text, struct attnd_options *o, struct att_error *error)

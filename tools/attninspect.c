@@ -127,6 +127,25 @@ enum att_status inspect_open(const char *directory, struct att_store **ret_store
     return att_store_open(directory, &options, ret_store, error);
 }
 
+FILE *inspect_begin_file(const struct inspect *inspect, const char *path, struct att_error *error)
+{
+    static const char *const own[] = {"lock", "log/data.mdb", "log/lock.mdb", "snap/data.mdb", "snap/lock.mdb"};
+    struct stat target, file;
+    char name[4096];
+    if (stat(path, &target) == 0)
+        for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+            snprintf(name, sizeof name, "%s/%s", inspect->directory, own[i]);
+            if (stat(name, &file) == 0 && file.st_dev == target.st_dev && file.st_ino == target.st_ino) {
+                att_fail(error, ATT_EEXIST, "%s: is part of the state: not replaced", path);
+                return NULL;
+            }
+        }
+    FILE *to = fopen(path, "we");
+    if (!to)
+        att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(errno));
+    return to;
+}
+
 enum att_status inspect_end_file(FILE *file, const char *path, const char *wrong, struct att_error *error)
 {
     struct stat info;

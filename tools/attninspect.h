@@ -55,6 +55,9 @@ int inspect_report(struct inspect *inspect, char **argv);
 /* Opens a state read-only. */
 enum att_status inspect_open(const char *directory, struct att_store **ret_store, struct att_error *error);
 
+/* A file to write to; NULL, with what is wrong, where it cannot be or is one that DIR's state consists of. */
+FILE *inspect_begin_file(const struct inspect *inspect, const char *path, struct att_error *error);
+
 /* Ends a file that was written; `wrong`: why it could not be, or NULL. What there is of one that failed is removed. */
 enum att_status inspect_end_file(FILE *file, const char *path, const char *wrong, struct att_error *error);
 

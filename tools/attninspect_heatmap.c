@@ -281,15 +281,16 @@ static void draw(struct image *image, const struct inspect_view *view, const str
     draw_scale(image, LEFT + wide + 24, high < LEAST_HIGH ? LEAST_HIGH : high, top);
 }
 
-static enum att_status write_png(const struct image *image, const char *path, struct att_error *error)
+static enum att_status write_png(const struct inspect *inspect, const struct image *image, const char *path,
+                                 struct att_error *error)
 {
     png_image png = {.version = PNG_IMAGE_VERSION,
                      .width = image->width,
                      .height = image->height,
                      .format = PNG_FORMAT_RGB};
-    FILE *file = fopen(path, "we");
+    FILE *file = inspect_begin_file(inspect, path, error);
     if (!file)
-        return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(errno));
+        return error->status;
     errno = 0;
     bool well = png_image_write_to_stdio(&png, file, 0, image->pixels, 0, NULL) != 0;
     return inspect_end_file(file, path, well ? NULL : errno ? strerror(errno) : png.message, error);
@@ -322,7 +323,7 @@ static enum att_status paint(struct inspect *inspect, struct inspect_view *view,
                                                    : att_fail(error, ATT_ENOMEM, "not enough memory");
     if (status == ATT_OK) {
         draw(&image, view, &rows, &keys, cells);
-        status = write_png(&image, path, error);
+        status = write_png(inspect, &image, path, error);
     }
     free(image.pixels);
     free(cells);

@@ -330,9 +330,9 @@ static void write_page(FILE *to, const struct report *self)
 
 static enum att_status write_file(const struct report *self, const char *path, struct att_error *error)
 {
-    FILE *file = fopen(path, "we");
+    FILE *file = inspect_begin_file(self->inspect, path, error);
     if (!file)
-        return att_fail(error, ATT_EIO, "%s: cannot write: %s", path, strerror(errno));
+        return error->status;
     write_page(file, self);
     return inspect_end_file(file, path, ferror(file) ? strerror(errno) : NULL, error);
 }

@@ -205,6 +205,22 @@ static void print_head(const struct att_record *record, bool is_entry, bool seve
                att_record_kind_name(record->kind), head, record->index, column, record->session, record->session_seq);
 }
 
+/* A client has connected. Its fence is the LSN at which this client took the session over, and the connection's number
+ * since then. */
+static void print_session(const struct att_record *record, bool json)
+{
+    const uint64_t since = record->session_seq >> 32;
+    const uint32_t connection = (uint32_t)record->session_seq;
+    if (json)
+        printf("{\"lsn\":%" PRIu64
+               ",\"kind\":\"session\",\"head\":null,\"index\":null,\"column\":null,\"session\":%" PRIu64
+               ",\"session_seq\":null,\"user\":%" PRIu32 ",\"new\":%s,\"since\":%" PRIu64 ",\"connection\":%" PRIu32,
+               record->lsn, record->session, record->index, record->column ? "true" : "false", since, connection);
+    else
+        printf("%" PRIu64 " session - - session=%" PRIu64 " user=%" PRIu32 " %s since=%" PRIu64 " connection=%" PRIu32,
+               record->lsn, record->session, record->index, record->column ? "new" : "known", since, connection);
+}
+
 static enum att_status print_record(void *context, const struct att_record *record, const void *payload,
                                     struct att_error *error)
 {
@@ -218,7 +234,10 @@ static enum att_status print_record(void *context, const struct att_record *reco
     if (record->length != att_record_bytes(record->fields, self->d, self->d_v))
         return att_fail(error, ATT_ECORRUPT, "log record at LSN %" PRIu64 ": its length does not fit its fields",
                         record->lsn);
-    print_head(record, is_entry, self->several, json);
+    if (record->kind == ATT_RECORD_SESSION)
+        print_session(record, json);
+    else
+        print_head(record, is_entry, self->several, json);
     if (record->fields & ATT_FIELD_KEY)
         print_array("key", payload, 0, self->d, json);
     if (record->fields & ATT_FIELD_VALUE)

@@ -25,11 +25,11 @@ void att_progress_start(struct att_progress *progress, const char *label, uint64
 
 static void print_remaining(double seconds)
 {
-    if (seconds < 100)
-        fprintf(stderr, "  %.0f s left", seconds);
+    const uint64_t whole = (uint64_t)(seconds + 0.5);
+    if (whole < 100)
+        fprintf(stderr, "  %" PRIu64 " s left", whole);
     else
-        fprintf(stderr, "  %.0f:%02.0f min left", (double)(uint64_t)(seconds / 60),
-                seconds - 60 * (double)(uint64_t)(seconds / 60));
+        fprintf(stderr, "  %" PRIu64 ":%02" PRIu64 " min left", whole / 60, whole % 60);
 }
 
 void att_progress_update(struct att_progress *progress, uint64_t done)

@@ -18,6 +18,7 @@ struct recovering {
     uint32_t d, d_v;
     struct att_record_arrays arrays;
     bool without_log;
+    bool other_precision; /* than the log was written under */
 };
 
 static enum att_status take_entry(struct recovering *self, const struct att_session_entry *entry,
@@ -120,9 +121,13 @@ static enum att_status replay_record(void *context, const struct att_record *rec
         return status;
     status = att_engine_apply(self->heads.engines[record->head], &op, record->lsn, &inner);
     if (status != ATT_OK)
-        return att_fail(error, status, "replaying LSN %" PRIu64 " (%s, head %u, index %" PRIu32 "): %.400s",
+        return att_fail(error, status, "replaying LSN %" PRIu64 " (%s, head %u, index %" PRIu32 "): %.250s%s",
                         record->lsn, att_record_kind_name(record->kind), record->head, record->index,
-                        inner.text[0] ? inner.text : att_status_name(status));
+                        inner.text[0] ? inner.text : att_status_name(status),
+                        status == ATT_EMAGNITUDE && self->other_precision
+                            ? "; if that has been replaced since, start attnd without --precision and stop it: its "
+                              "snapshot has only what there is now"
+                            : "");
     self->what->records++;
     self->what->last_lsn = record->lsn;
     return ATT_OK;
@@ -241,6 +246,7 @@ enum att_status att_recover(struct att_store *store, const struct att_engine_opt
     status = choose_options(&what, &shape, wanted, overrides, &options, error);
     if (status != ATT_OK)
         return status;
+    self.other_precision = (uint32_t)options.precision != shape.precision;
     what.precision = (uint32_t)options.precision;
     what.scale = options.scale;
     what.capacity = options.capacity;

@@ -111,7 +111,7 @@ static bool shut_down(struct att_service *service, const struct att_server_reque
     char text[ATT_WIRE_TEXT_BYTES];
 
     if (!request->owner) {
-        snprintf(text, sizeof text, "shutdown: only user %lu, who runs the daemon, and root may end it",
+        snprintf(text, sizeof text, "only user %lu, who runs the daemon, and root may end it",
                  (unsigned long)geteuid());
         return service_refuse(service, request, ATT_EPERM, text);
     }

@@ -1,4 +1,5 @@
 /* Updates: into the engine, then into the log, then the reply: at once, or when the log has them on disk. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -85,6 +86,10 @@ bool service_update(struct att_service *service, const struct att_server_request
 
     if (request->header.session_seq != 0 && service_session_knows(service, request))
         return true;
+    if (request->header.fields & ATT_WIRE_BIAS && isfinite(request->header.number) && isinf(bias)) {
+        snprintf(text, sizeof text, "bias: %g is too large for float32", request->header.number);
+        return service_refuse(service, request, ATT_ENOTFINITE, text); /* as -inf it would mask the token */
+    }
     if (service_refuses_updates(service, &status, text, sizeof text))
         return service_refuse(service, request, status, text);
     status = service_pay_owed(service)

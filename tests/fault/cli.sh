@@ -157,6 +157,7 @@ expect "attnctl: bad name" 2 "name letters" -- "$build/attnctl" --name ../x ping
 expect "attnd: bad precision" 2 "precision" -- "$build/attnd" --dir x --precision half
 expect "attnd: bad tau" 2 "tau" -- "$build/attnd" --dir x --tau 2
 expect "attnd: bad scale" 2 "scale" -- "$build/attnd" --dir x --scale nan
+expect "attnd: too large a scale" 2 "--scale 1e308 1e+300" -- "$build/attnd" --dir x --scale 1e308
 expect "attnd: bad durability" 2 "durability" -- "$build/attnd" --dir x --durability sometimes
 expect "attnd: bad threads" 2 "threads" -- "$build/attnd" --dir x --threads -3
 expect "attnctl: unknown command" 2 "frobnicate" -- "$build/attnctl" --socket "$root/s" frobnicate
@@ -281,6 +282,18 @@ if start --dir room --q Q.npy --k K.npy --v V.npy; then
     fi
 fi
 
+# A log that once held what the new precision does not take: an orderly stop under the old one leaves it behind.
+if start --dir large --q Q.npy --k K.npy --v V.npy; then
+    ctl set-k 1 1e9 1 1 1 && ctl set-k 1 1 1 1 1
+    kill -9 "$daemon"
+    wait "$daemon" 2>/dev/null
+    daemon=
+    expect "single, and a log with larger scores" 1 "LSN 1 without --precision stop" -- "$build/attnd" --dir large --socket "$root/s" --precision single
+    start --dir large && stop
+    start --dir large --precision single && pass "and what it says helps"
+    stop
+fi
+
 # ---- closed standard files: nothing that is printed gets into the state ---------------------------------------------
 start --dir closed --q Q.npy --k K.npy --v V.npy && stop
 "$build/attnd" --dir closed --socket "$root/s" <&- >&- 2>&- &
@@ -338,6 +351,16 @@ if start --dir hole --q Q.npy --k K.npy --v V.npy; then
     fi
 fi
 
+# ---- a time without a log has only its snapshots: repair names both that N lies between --------------------------
+if start --dir between --q Q.npy --k K.npy --v V.npy --durability off; then
+    ctl update-v 0 0 1 && ctl snapshot
+    for i in 1 2 3; do ctl update-v $i 0 1; done
+    stop
+    expect "repair to where nothing is" 1 "between LSN 1 and the snapshot at LSN 4" -- "$build/attninspect" between repair --to-lsn 3
+    expect "verify of one batch" 0 "" -- "$build/attninspect" room verify
+    if grep -q 'room/log: 1 batch, LSN' out; then pass "and it is one"; else fail "verify of one batch" "$(grep room/log out)"; fi
+fi
+
 # ---- a log so long that its replay drops the bases: what nobody could look at is not called fine -------------
 "$mknpy" LQ.npy f4 C 40000 4
 "$mknpy" LK.npy f4 C 8000 4
@@ -371,6 +394,11 @@ fi
 (ulimit -f 20 && timeout 20 "$build/attnd" --dir small --socket "$root/small.s" --q Q.npy --k K.npy --v V.npy >out 2>err)
 code=$?
 if [ $code -eq 1 ] && grep -q "too large" err; then pass "files that may not grow"; else fail "files that may not grow" "exit $code"; fi
+
+"$mknpy" flat.npy f4 C 200 1
+sed '1s/(200, 1), }   /(200, 1, 1), }/' flat.npy >heads.npy
+expect "too few descriptors" 1 "head too many open files ulimit -n" -- bash -c "ulimit -n 100; exec '$build/attnd' \
+    --dir small2 --socket '$root/small.s' --q heads.npy --k heads.npy --v heads.npy"
 
 if ! grep -q '^ATTND_SANITIZE:[A-Z]*=.' "$build/CMakeCache.txt" 2>/dev/null; then # those need the addresses themselves
     expect "too few addresses" 1 "small2/snap ulimit unlimited" -- bash -c "ulimit -v 8000000; exec '$build/attnd' \
@@ -442,6 +470,10 @@ if start --dir state2/hot --q Q.npy --k K.npy --v V.npy; then
     for i in 6 7 8; do ctl set-v $i 1 2 $i; done
     expect "copy beside a daemon" 0 "LSN 8" -- "$build/attninspect" state2/hot copy state2/copy
     expect "copy: TO is taken" 1 "state2/copy" -- "$build/attninspect" state2/hot copy state2/copy
+    expect "copy: TO inside DIR" 1 "state2/hot/x inside" -- "$build/attninspect" state2/hot copy state2/hot/x
+    ln -s hot state2/link
+    expect "copy: TO inside DIR by another name" 1 "inside" -- "$build/attninspect" state2/hot copy state2/link/log/x
+    if [ "$(ls -A state2/hot state2/hot/log | tr '\n' ' ')" = "state2/hot: lock log snap  state2/hot/log: data.mdb lock.mdb " ]; then pass "and nothing is made"; else fail "copy: TO inside DIR" "$(ls -A state2/hot)"; fi
     expect "repair of what is served" 1 "state2/hot" -- "$build/attninspect" state2/hot repair --to-lsn 8
     expect "repair does nothing unasked" 2 "--to-lsn" -- "$build/attninspect" state2/hot repair
     served=$(values state2/hot)
@@ -480,6 +512,17 @@ for command in heatmap report; do
     expect "$command to a full device" 1 "" -- "$build/attninspect" state "$command" device
     if [ -L device ]; then pass "$command removes no device"; else fail "$command removes no device" "it is gone"; fi
 done
+
+# ---- nor is the state itself ---------------------------------------------------------------------------------
+rm -rf kept && cp -r state kept && ln -s kept/log/data.mdb picture
+pictures="report"
+grep -q '^PNG_FOUND:INTERNAL=1' "$build/CMakeCache.txt" 2>/dev/null && pictures="report heatmap"
+for command in $pictures; do
+    expect "$command into the state's log" 1 "picture part of the state" -- "$build/attninspect" kept "$command" picture
+    expect "$command into the state's snapshots" 1 "data.mdb part of the state" -- "$build/attninspect" kept "$command" kept/snap/data.mdb
+    expect "$command beside them" 0 "" -- "$build/attninspect" kept "$command" kept/page
+done
+expect "and the state is whole" 0 "" -- "$build/attninspect" kept verify
 
 # ---- damage ------------------------------------------------------------------------------------------------
 # Bytes of the snapshots' file are flipped, between the heads of LMDB's pages. `damage STEP`: every STEP bytes.

@@ -258,6 +258,23 @@ static void a_new_client_takes_the_session_over(void **unused)
     daemon_release(&attnd);
 }
 
+static void the_log_says_who_has_it(void **unused)
+{
+    (void)unused;
+    const char *const log[] = {attnd.dir, "log", NULL};
+    char text[2000], expected[200];
+    start_new("always");
+    att_close(connect_session(77, false));
+    att_close(connect_session(77, false));
+    assert_int_equal(daemon_run("attninspect", log, text, sizeof text), 0);
+    snprintf(expected, sizeof expected,
+             "1 session - - session=77 user=%u new since=1 connection=1\n"
+             "2 session - - session=77 user=%u known since=2 connection=1\n",
+             (unsigned)getuid(), (unsigned)getuid());
+    assert_string_equal(text, expected);
+    daemon_release(&attnd);
+}
+
 static void an_unknown_session_is_not_resumed(void **unused)
 {
     (void)unused;
@@ -420,6 +437,7 @@ int main(void)
         cmocka_unit_test(a_repeated_append_gets_the_same_token),
         cmocka_unit_test(a_session_of_many_appends_is_recovered),
         cmocka_unit_test(a_new_client_takes_the_session_over),
+        cmocka_unit_test(the_log_says_who_has_it),
         cmocka_unit_test(an_unknown_session_is_not_resumed),
         cmocka_unit_test(an_older_state_in_the_place_of_its_own_is_noticed),
         cmocka_unit_test(refused_updates_stay_refused),

@@ -1,4 +1,4 @@
-/* tools/options, answer and record: numbers in and out, and updates to the log's records and back. */
+/* tools/options, answer, record and progress: numbers in and out, and updates to the log's records and back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,9 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "answer.h"
 #include "options.h"
+#include "progress.h"
 #include "record.h"
 
 static void whole_numbers_are_parsed_whole_and_in_range(void **state)
@@ -284,6 +286,37 @@ static void records_that_make_no_sense_are_corrupt(void **state)
     assert_int_equal(att_record_to_op(&good, payload, D, D_V, &arrays, &back, &error), ATT_OK);
 }
 
+/* What a bar says that has been going for 100 s. */
+static void remaining(uint64_t done, uint64_t total, char *ret_text, size_t size)
+{
+    struct att_progress progress = {.label = "",
+                                    .total = total,
+                                    .started_ns = att_clock_ns() - UINT64_C(100000000000),
+                                    .shown = true};
+    int ends[2], stderr_fd = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    dup2(ends[1], STDERR_FILENO);
+    att_progress_update(&progress, done);
+    dup2(stderr_fd, STDERR_FILENO);
+    ssize_t bytes = read(ends[0], ret_text, size - 1);
+    ret_text[bytes > 0 ? bytes : 0] = '\0';
+    close(stderr_fd);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void a_minute_has_sixty_seconds(void **state)
+{
+    (void)state;
+    char text[200];
+    remaining(100000, 219700, text, sizeof text);
+    assert_non_null(strstr(text, " 2:00 min left"));
+    remaining(100000, 220700, text, sizeof text);
+    assert_non_null(strstr(text, " 2:01 min left"));
+    remaining(100000, 130000, text, sizeof text);
+    assert_non_null(strstr(text, " 30 s left"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -296,6 +329,7 @@ int main(void)
         cmocka_unit_test(updates_come_back_from_their_records),
         cmocka_unit_test(arrays_that_lie_as_in_a_record_are_not_copied),
         cmocka_unit_test(records_that_make_no_sense_are_corrupt),
+        cmocka_unit_test(a_minute_has_sixty_seconds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

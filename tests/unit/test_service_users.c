@@ -47,7 +47,7 @@ static int as(uid_t user, enum att_status (*ask)(struct att_client *client))
         enum att_status got = att_connect(&options, &client, NULL);
         if (got == ATT_OK) {
             got = ask(client);
-            if (got == ATT_EPERM && !strstr(att_last_error(client), "shutdown: only user"))
+            if (got == ATT_EPERM && !strstr(att_last_error(client), "only user"))
                 _exit(FAILED);
         }
         _exit((int)got);

@@ -42,6 +42,17 @@ if [ $? = 0 ] && grep -q '^updates ' view && ! grep -q "$(printf '\033')" view &
 else
     fail "top: one view into a pipe" view
 fi
+yes 'update-v 0 0 1' | head -n 100000 >many
+"$build/attnctl" --socket "$root/s" exec many &
+updates=$!
+ctl top 0.5 >view
+kill "$updates"
+wait "$updates" 2>/dev/null
+if awk '/^updates / { shown = $2 != "0.0" && $4 != "0.0" } END { exit !shown }' view; then
+    pass "top: a peak in the first second"
+else
+    fail "top: a peak in the first second" view
+fi
 ctl top 0.1 >/dev/full 2>err
 if [ $? = 1 ] && grep -q 'standard output: No space' err; then pass "top: a view that cannot be written"; else fail "top: a view that cannot be written" err; fi
 ctl top 0 >out 2>err
