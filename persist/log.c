@@ -242,7 +242,9 @@ static int delete_batches(struct att_store *store, MDB_txn *txn, struct work *wo
             /* The last batch: only its own header says where it ends; a damaged one is kept. */
             struct att_batch batch;
             code = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
-            if (code || persist_batch_check(store, first, &value, &batch, NULL))
+            if (!code && persist_batch_check(store, first, &value, &batch, NULL))
+                code = MDB_NOTFOUND;
+            if (code)
                 break;
             next = batch.last_lsn + 1;
         } else {

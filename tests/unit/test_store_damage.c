@@ -1,6 +1,8 @@
 /* The store when what is on disk is not what was written: what it falls back to, where it stops, how it is repaired. */
 #include "test_store_plant.h"
 
+#include "store_impl.h"
+
 /* ---- Snapshots ------------------------------------------------------------------------------ */
 
 static void assert_falls_back(const char *named)
@@ -328,6 +330,40 @@ static void another_format_version_is_named_whatever_value_has_it(void **state)
     }
 }
 
+/* ---- While it runs -------------------------------------------------------------------------- */
+
+/* Flips a byte of the only batch, where the disk has it: in the file, which a running store has mapped. */
+static void damage_the_batch_in_the_file(void)
+{
+    char path[160];
+    uint64_t word;
+    snprintf(path, sizeof path, "%s/log/data.mdb", test_dir);
+    const int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    for (off_t at = 0; pread(fd, &word, sizeof word, at) == sizeof word; at += 8)
+        if (word == mix(1 * 4096)) { /* the record's first word */
+            word = ~word;
+            assert_int_equal(pwrite(fd, &word, sizeof word, at), sizeof word);
+        }
+    close(fd);
+}
+
+static void a_damaged_last_batch_lets_the_log_thread_sleep(void **state)
+{
+    (void)state;
+    make_state(0);
+    struct att_store *store = open_started(false, ATT_DURABLE_ALWAYS);
+    append_all(store, 1, 1, 4);
+    wait_until(state_of(store).durable_lsn == 1);
+    damage_the_batch_in_the_file();
+    snapshot(store, 1, 2);
+    snapshot(store, 1, 3); /* generation 1 goes, and the log up to the cut of the second */
+    wait_until(atomic_load(&store->log.bell.word) == PERSIST_ASLEEP);
+    append_all(store, 2, 2, 4);
+    wait_until(state_of(store).durable_lsn == 2);
+    att_store_close(store);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_directory, remove_directory)
@@ -349,6 +385,7 @@ int main(void)
         TEST(repair_refuses_what_is_not_there),
         TEST(values_that_make_no_sense_are_damaged),
         TEST(another_format_version_is_named_whatever_value_has_it),
+        TEST(a_damaged_last_batch_lets_the_log_thread_sleep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
