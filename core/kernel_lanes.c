@@ -241,7 +241,6 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
     const double factor = work->sign / (double)work->value_scale;
     const size_t stride = work->stride, value_stride = work->value_stride;
-
     f32x16 total[PRODUCT_ROWS * SINGLE_VECTORS];
 
 #pragma GCC unroll 16
