@@ -150,19 +150,25 @@ static void set_bias(uint32_t token, float bias)
     harness_update(fixture.engine, &fixture.model, &op, &fixture.lsn);
 }
 
-/* A token that outweighed all others leaves bases that are not certain. Found by a column nothing is pending, so that to refresh
- * them is enough: what is updated later is no part of it. */
-static void what_a_refresh_has_mended_needs_no_merge_later(void **state)
+/* A token that outweighed all others leaves bases that are not certain; what takes it away is pending. */
+static void start_with_uncertain_bases(void)
 {
-    static double values[D_V], bound;
-    struct att_job merge = {.kind = ATT_JOB_MERGE}, row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
-    (void)state;
+    struct att_job merge = {.kind = ATT_JOB_MERGE};
     start(harness_options(&fixture.model));
     harness_settle(fixture.engine);
     att_engine_hold(fixture.engine, true);
     set_bias(3, 60);
     assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
     set_bias(3, 0);
+}
+
+/* Found by a column nothing is pending, so that to refresh them is enough: what is updated later is no part of it. */
+static void what_a_refresh_has_mended_needs_no_merge_later(void **state)
+{
+    static double values[D_V], bound;
+    struct att_job row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
+    (void)state;
+    start_with_uncertain_bases();
     read_column(0);
     const uint64_t before = merges();
     change(ATT_OP_SET_TOKEN, 5);
@@ -170,20 +176,14 @@ static void what_a_refresh_has_mended_needs_no_merge_later(void **state)
     assert_int_equal(merges(), before);
 }
 
-/* Found by a row, with the entry that takes it away still pending: that has to be merged first, though nothing else is due. And
- * once is enough. */
+/* Found by a row, while the entry is pending: that has to be merged first, though nothing else is due. And once is enough. */
 static void what_a_read_finds_uncertain_is_mended_by_one_merge(void **state)
 {
     static double values[D_V], bound;
-    struct att_job merge = {.kind = ATT_JOB_MERGE}, row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
+    struct att_job row = {.kind = ATT_JOB_ROW, .values = values, .bounds = &bound};
     const double begin = harness_seconds();
     (void)state;
-    start(harness_options(&fixture.model));
-    harness_settle(fixture.engine);
-    att_engine_hold(fixture.engine, true);
-    set_bias(3, 60);
-    assert_int_equal(harness_job(fixture.engine, &merge), ATT_OK);
-    set_bias(3, 0);
+    start_with_uncertain_bases();
     const uint64_t before = merges();
     assert_int_equal(att_engine_row(fixture.engine, 0, values, &bound, NULL), ATT_AGAIN);
     assert_int_equal(harness_job(fixture.engine, &row), ATT_OK);
