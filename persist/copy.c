@@ -182,12 +182,14 @@ static enum att_status copy_log(struct att_store *from, struct copying *self, st
         status = ATT_OK;
     if (!status)
         status = write_batch(self, error);
-    if (!status && self->lsn < self->to_lsn && self->lsn < known_lsn(from))
-        status = att_fail(error, ATT_EINVAL, "%s: there is nothing between LSN %llu and the snapshot at LSN %llu",
-                          from->directory, (unsigned long long)self->lsn, (unsigned long long)known_lsn(from));
-    else if (!status && self->lsn < self->to_lsn)
-        status = att_fail(error, ATT_EINVAL, "%s: there is nothing behind LSN %llu", from->directory,
-                          (unsigned long long)self->lsn);
+    if (!status && self->lsn < self->to_lsn) {
+        const uint64_t known = known_lsn(from);
+        status = self->lsn < known
+                     ? att_fail(error, ATT_EINVAL, "%s: there is nothing between LSN %llu and the snapshot at LSN %llu",
+                                from->directory, (unsigned long long)self->lsn, (unsigned long long)known)
+                     : att_fail(error, ATT_EINVAL, "%s: there is nothing behind LSN %llu", from->directory,
+                                (unsigned long long)self->lsn);
+    }
     return status;
 }
 
