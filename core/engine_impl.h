@@ -54,9 +54,9 @@ struct att_work_tile {
 };
 
 /* Rows whose weights are made, multiplied and added before the next ones' are. */
-enum { ATT_BAND_ROWS = 8 };
+enum { ATT_BAND_ROWS = 12 };
 /* Times that folding a tile fetches a part of the next one: three in each band. */
-enum { ATT_FETCHES = 3 * ATT_TILE_ROWS / ATT_BAND_ROWS };
+enum { ATT_FETCHES = 3 * ((ATT_TILE_ROWS + ATT_BAND_ROWS - 1) / ATT_BAND_ROWS) };
 
 /* One thread's scratch for folding, in cache lines of its own. */
 struct att_scratch {

@@ -235,20 +235,32 @@ static enum sight sight(const struct band *band)
     return stretch->first > last ? SEES_NOTHING : stretch->last <= first ? SEES_ALL : SEES_SOME;
 }
 
+static_assert(ATT_BLOCK_TILES <= ATT_READ_CHAIN, "the head columns of a stretch are one chain in each lane");
+
 /* The head columns, whose magnitudes the account needs: the stretch is of one sign. */
 static void add_heads(const struct band *band)
 {
     const struct att_stretch *stretch = band->stretch;
     const struct att_region *region = &band->engine->region;
-    const uint32_t chain = att_chain_roundings(stretch->entries);
+    const uint32_t tiles = att_stretch_tiles(stretch), chain = att_chain_roundings(stretch->entries);
     double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS];
+    const struct att_heads work = {
+        .precision = region->precision,
+        .rows = band->rows,
+        .tiles = tiles,
+        .weights = band->scratch->weights,
+        .stride = ATT_BLOCK,
+        .heads = stretch->heads,
+        .value_scale = stretch->value_scale,
+        .sums = heads,
+    };
 
-    region->kernel->heads(region->precision, band->scratch->weights, ATT_BLOCK, band->rows, att_stretch_tiles(stretch),
-                          stretch->heads, heads);
+    region->kernel->heads(&work);
     for (uint32_t i = 0; i < band->rows; i++) {
         const double *head = heads + (size_t)i * ATT_HEAD_COLUMNS;
         double *sums = sums_of(band, i);
-        att_row_account(row_of(band, i), sums, head, stretch->entries, stretch->largest, &region->numerics, 0, chain);
+        att_row_account(row_of(band, i), sums, head, stretch->entries, stretch->largest, &region->numerics,
+                        att_head_roundings(tiles), chain, stretch->value_scale);
         for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
             sums[c] += stretch->sign * head[c];
     }

@@ -47,14 +47,14 @@ const struct att_kernel *att_kernel_choose(void)
     return &att_kernel_plain;
 }
 
-enum { CHECK_ROWS = 7, CHECK_TILES = 5, CHECK_D = 19, CHECK_COLUMNS = 40, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
+enum { CHECK_ROWS = 17, CHECK_TILES = 5, CHECK_D = 19, CHECK_COLUMNS = 40, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
 
 struct check {
     double q[CHECK_ROWS * CHECK_D];
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
     float heads[CHECK_LANES * 4];
-    double wide_keys[CHECK_LANES * CHECK_D], wide_heads[CHECK_LANES * 4];
+    double wide_keys[CHECK_LANES * CHECK_D];
     double shift[CHECK_ROWS];
 };
 
@@ -108,11 +108,21 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .sums = ret->product,
         .sum_stride = CHECK_COLUMNS,
     };
+    const struct att_heads heads = {
+        .precision = precision,
+        .rows = CHECK_ROWS,
+        .tiles = CHECK_TILES,
+        .weights = ret->weights,
+        .stride = CHECK_LANES,
+        .heads = in->heads,
+        .value_scale = work.value_scale,
+        .sums = ret->heads,
+    };
     const float *rows[ATT_TILE_LANES];
 
     kernel->weights(&work);
     kernel->pack_value(precision, work.value_scale, in->values, CHECK_LANES * CHECK_COLUMNS, ret->values);
-    kernel->heads(precision, ret->weights, CHECK_LANES, CHECK_ROWS, CHECK_TILES, in->wide_heads, ret->heads);
+    kernel->heads(&heads);
     memset(ret->product, 0, sizeof ret->product);
     memset(ret->few_product, 0, sizeof ret->few_product);
     kernel->product(&product);
@@ -149,7 +159,6 @@ enum att_status att_kernel_check(struct att_error *error)
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
     att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
-    att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.heads, CHECK_LANES * 4, in.wide_heads);
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
         run_check(kernel, (enum att_precision)precision, &in, &got);
         run_check(&att_kernel_plain, (enum att_precision)precision, &in, &expected);

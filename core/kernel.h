@@ -30,7 +30,7 @@ enum { ATT_TILE_LANES = 16 };
 /* In single a sum of values is made of float32 chains of so many entries, added up in float32 and then to what is there in
  * float64 (in `read` and `sums`, where heads are too, of so many tiles in each lane, added up in float64); and what is
  * multiplied with weights in float32 is brought below 2^50 before (att_value_scale). */
-#define ATT_CHAIN             64
+#define ATT_CHAIN             32
 #define ATT_READ_CHAIN        16
 #define ATT_VALUE_BITS_SINGLE 50
 
@@ -74,6 +74,19 @@ struct att_product {
     size_t sum_stride;
 };
 
+/* sums[i][c]: what weights[i] add up to over head column c of [tiles][4][16], whose column 0 is 1. Every lane of a tile is read;
+ * in lanes, as `read` does it: in single in one chain for each. */
+struct att_heads {
+    enum att_precision precision;
+    uint32_t rows;
+    uint32_t tiles;      /* in single at most ATT_READ_CHAIN */
+    const void *weights; /* rows x stride */
+    size_t stride;
+    const float *heads; /* in single columns 1 and 3 times value_scale */
+    float value_scale;
+    double *sums; /* rows x 4: out */
+};
+
 struct att_read_sums {
     double head[4];      /* sum_l w_l x_l */
     double magnitude[4]; /* sum_l w_l |x_l| */
@@ -101,13 +114,16 @@ struct att_kernel {
     void (*sums)(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
                  double *ret_sums);
     void (*product)(const struct att_product *work);
-    /* What each of `rows` rows of weights adds up to over heads [tiles][4][16], whose column 0 is 1: ret_sums rows x 4. Every
-     * lane of a tile is read; in lanes, as `read` does it. */
-    void (*heads)(enum att_precision precision, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
-                  const double *heads, double *ret_sums);
+    void (*heads)(const struct att_heads *work);
 };
 
-/* Roundings in float32, in single, of a product over so many entries. */
+/* Roundings in float32, in single, of head columns: one for each tile, and two when lanes are added. */
+static inline uint32_t att_head_roundings(uint32_t tiles)
+{
+    return (tiles < ATT_READ_CHAIN ? tiles : ATT_READ_CHAIN) + 2;
+}
+
+/* Of a product over so many entries. */
 static inline uint32_t att_chain_roundings(uint32_t entries)
 {
     return entries <= ATT_CHAIN ? entries : ATT_CHAIN + (entries - 1) / ATT_CHAIN;

@@ -5,15 +5,18 @@
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. A band of rows meets a tile of keys while that is
  * in the L1 cache. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
-enum { WEIGHT_ROWS = 8, F64_ROWS = 8, F64_TILES = 1, F32_ROWS = 8, F32_TILES = 2 };
-enum { PRODUCT_ROWS = 8, PRODUCT_VECTORS = 2, LONE_VECTORS = 8, SINGLE_VECTORS = 2, HEADS_ROWS = 4 };
+enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 4, HEADS_ROWS = 4 };
 #elif defined(__AVX2__)
-enum { WEIGHT_ROWS = 8, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
+enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
 enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, SINGLE_VECTORS = 1, HEADS_ROWS = 1 };
 #else
-enum { WEIGHT_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
+enum { WEIGHT_ROWS = 1, LESS_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS = 1, HEADS_ROWS = 1 };
 #endif
+
+/* Of what was done side by side and no longer fits, a part does: 1 at least. */
+#define PART(wide, of) ((wide) > (of) ? (wide) / (of) : 1)
 
 /* `rows` x `tiles` weights from (row, tile) on; rows, tiles and precision are constants after inlining. */
 LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
@@ -61,6 +64,15 @@ LANES_INLINE void blocks(const struct att_weights *work, uint32_t row, uint32_t 
             block(work, row + i, tile, together, tiles, precision, largest + i);
 }
 
+/* The tiles from `tile` on, `wide` side by side as long as so many are left; returns the first that is left over. */
+LANES_INLINE uint32_t walk(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
+                           uint32_t together, uint32_t wide, enum att_precision precision, struct largest *largest)
+{
+    for (; tile + wide <= work->tiles; tile += wide)
+        blocks(work, row, tile, rows, together, wide, precision, largest);
+    return tile;
+}
+
 LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t together, uint32_t wide,
                        enum att_precision precision)
 {
@@ -69,10 +81,11 @@ LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t ro
 
     for (uint32_t i = 0; i < rows; i++)
         largest[i] = start_largest();
-    for (; tile + wide <= work->tiles; tile += wide)
-        blocks(work, row, tile, rows, together, wide, precision, largest);
-    for (; tile < work->tiles; tile++)
-        blocks(work, row, tile, rows, together, 1, precision, largest);
+    tile = walk(work, row, tile, rows, together, wide, precision, largest);
+    if (wide > 1)
+        tile = walk(work, row, tile, rows, together, PART(wide, 2), precision, largest);
+    if (wide > 2)
+        walk(work, row, tile, rows, together, PART(wide, 4), precision, largest);
     for (uint32_t i = 0; i < rows; i++)
         work->largest[row + i] = finish_largest(precision, &largest[i]);
 }
@@ -83,6 +96,8 @@ LANES_INLINE void bands(const struct att_weights *work, uint32_t together, uint3
 
     for (; row + WEIGHT_ROWS <= work->rows; row += WEIGHT_ROWS)
         band(work, row, WEIGHT_ROWS, together, wide, precision);
+    for (; row + LESS_ROWS <= work->rows; row += LESS_ROWS)
+        band(work, row, LESS_ROWS, together < LESS_ROWS ? together : LESS_ROWS, wide, precision);
     for (; row < work->rows; row++)
         band(work, row, 1, 1, 1, precision);
 }
@@ -222,16 +237,6 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
                        work->columns - column - 8 * c);
 }
 
-LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uint32_t rows, uint32_t vectors)
-{
-    uint32_t column = 0;
-
-    for (; column + 8 * vectors <= work->columns; column += 8 * vectors)
-        product_block(work, row, column, rows, vectors);
-    for (; column < work->columns; column += 8)
-        product_block(work, row, column, rows, 1);
-}
-
 /* The same in single: `rows` x 16 `vectors` sums. */
 LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                uint32_t vectors)
@@ -243,13 +248,13 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
     const size_t stride = work->stride, value_stride = work->value_stride;
     f32x16 total[PRODUCT_ROWS * SINGLE_VECTORS];
 
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * vectors; k++)
         total[k] = f32_set(0.0f);
     for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
         const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
         f32x16 sum[PRODUCT_ROWS * SINGLE_VECTORS];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (uint32_t k = 0; k < rows * vectors; k++)
             sum[k] = f32_set(0.0f);
 #pragma GCC unroll 4
@@ -264,7 +269,7 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
                 for (uint32_t c = 0; c < vectors; c++)
                     sum[i * vectors + c] = f32_fma(f32_set(weight[i * stride + l]), x[c], sum[i * vectors + c]);
         }
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (uint32_t k = 0; k < rows * vectors; k++)
             total[k] = f32_add(total[k], sum[k]);
     }
@@ -276,40 +281,62 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
                        work->columns - column - ATT_LANES * c);
 }
 
-LANES_INLINE void single_band(const struct att_product *work, uint32_t row, uint32_t rows)
+/* The columns from `column` on, `vectors` side by side as long as they are all there; returns the first that is left over. */
+LANES_INLINE uint32_t product_walk(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
+                                   uint32_t vectors, bool single)
 {
-    uint32_t column = 0;
+    const uint32_t wide = vectors * (single ? ATT_LANES : 8);
 
-    for (; column + ATT_LANES * SINGLE_VECTORS <= work->columns; column += ATT_LANES * SINGLE_VECTORS)
-        single_block(work, row, column, rows, SINGLE_VECTORS);
-    for (; column < work->columns; column += ATT_LANES)
+    for (; column + wide <= work->columns; column += wide)
+        if (single)
+            single_block(work, row, column, rows, vectors);
+        else
+            product_block(work, row, column, rows, vectors);
+    return column;
+}
+
+LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uint32_t rows, uint32_t vectors,
+                               bool single)
+{
+    uint32_t column = product_walk(work, row, 0, rows, vectors, single);
+
+    if (vectors > 1)
+        column = product_walk(work, row, column, rows, PART(vectors, 2), single);
+    if (vectors > 2)
+        column = product_walk(work, row, column, rows, PART(vectors, 4), single);
+    if (vectors > 4)
+        column = product_walk(work, row, column, rows, PART(vectors, 8), single);
+    if (column < work->columns && single)
         single_block(work, row, column, rows, 1);
+    else if (column < work->columns)
+        product_block(work, row, column, rows, 1);
+}
+
+LANES_INLINE void product_bands(const struct att_product *work, uint32_t vectors, uint32_t lone_vectors, bool single)
+{
+    uint32_t row = 0;
+
+    for (; row + PRODUCT_ROWS <= work->rows; row += PRODUCT_ROWS)
+        product_band(work, row, PRODUCT_ROWS, vectors, single);
+    for (; row + LESS_ROWS <= work->rows; row += LESS_ROWS)
+        product_band(work, row, LESS_ROWS, vectors, single);
+    for (; row < work->rows; row++)
+        product_band(work, row, 1, lone_vectors, single);
 }
 
 static void product(const struct att_product *work)
 {
-    const bool single = work->precision == ATT_SINGLE;
-    uint32_t row = 0;
-
-    if (work->value_rows) {
+    if (work->value_rows)
         KERNEL_FEW_PRODUCT(work);
-        return;
-    }
-    for (; row + PRODUCT_ROWS <= work->rows; row += PRODUCT_ROWS)
-        if (single)
-            single_band(work, row, PRODUCT_ROWS);
-        else
-            product_band(work, row, PRODUCT_ROWS, PRODUCT_VECTORS);
-    for (; row < work->rows; row++)
-        if (single)
-            single_band(work, row, 1);
-        else
-            product_band(work, row, 1, LONE_VECTORS);
+    else if (work->precision == ATT_SINGLE)
+        product_bands(work, SINGLE_VECTORS, SINGLE_VECTORS, true);
+    else
+        product_bands(work, PRODUCT_VECTORS, LONE_VECTORS, false);
 }
 
-/* `rows` rows side by side; with the precision a constant after inlining. */
-LANES_INLINE void heads_block(bool single, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
-                              const double *heads, double *ret_sums)
+/* `rows` rows side by side, a constant after inlining. */
+LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const float *heads,
+                              double *ret_sums)
 {
     f64x8 sum[HEADS_ROWS * 4];
 
@@ -319,16 +346,17 @@ LANES_INLINE void heads_block(bool single, const void *weights, size_t stride, u
     for (uint32_t tile = 0; tile < tiles; tile++)
 #pragma GCC unroll 2
         for (size_t half = 0; half < ATT_LANES; half += 8) {
-            const double *column = heads + (size_t)tile * 4 * ATT_LANES + half;
+            f64x8 column[4];
+#pragma GCC unroll 3
+            for (uint32_t c = 1; c < 4; c++)
+                column[c] = f64x8_widen(heads + ((size_t)tile * 4 + c) * ATT_LANES + half);
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < rows; i++) {
-                const size_t at = i * stride + (size_t)tile * ATT_LANES + half;
-                const f64x8 w =
-                    single ? f64x8_widen((const float *)weights + at) : f64x8_load((const double *)weights + at);
+                const f64x8 w = f64x8_load(weights + i * stride + (size_t)tile * ATT_LANES + half);
                 sum[i * 4] = f64x8_add(sum[i * 4], w);
 #pragma GCC unroll 3
                 for (uint32_t c = 1; c < 4; c++)
-                    sum[i * 4 + c] = f64x8_fma(w, f64x8_load(column + c * ATT_LANES), sum[i * 4 + c]);
+                    sum[i * 4 + c] = f64x8_fma(w, column[c], sum[i * 4 + c]);
             }
         }
 #pragma GCC unroll 4
@@ -336,26 +364,55 @@ LANES_INLINE void heads_block(bool single, const void *weights, size_t stride, u
         f64x8_sum4(sum + (size_t)i * 4, ret_sums + (size_t)i * 4);
 }
 
-LANES_INLINE void heads_of(bool single, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
-                           const double *heads, double *ret_sums)
+/* The same in single: one chain in each lane. */
+LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t rows, uint32_t tiles, const float *heads,
+                               float value_scale, double *ret_sums)
 {
-    const size_t row_bytes = stride * (single ? sizeof(float) : sizeof(double));
-    const char *from = weights;
-    uint32_t row = 0;
+    const double factor = 1.0 / (double)value_scale;
+    f32x16 sum[HEADS_ROWS * 4];
 
-    for (; row + HEADS_ROWS <= rows; row += HEADS_ROWS)
-        heads_block(single, from + row * row_bytes, stride, HEADS_ROWS, tiles, heads, ret_sums + (size_t)row * 4);
-    for (; row < rows; row++)
-        heads_block(single, from + row * row_bytes, stride, 1, tiles, heads, ret_sums + (size_t)row * 4);
+#pragma GCC unroll 16
+    for (uint32_t k = 0; k < rows * 4; k++)
+        sum[k] = f32_set(0.0f);
+    for (uint32_t tile = 0; tile < tiles; tile++) {
+        const float *column = heads + (size_t)tile * 4 * ATT_LANES;
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < rows; i++) {
+            const f32x16 w = f32_load(weights + i * stride + (size_t)tile * ATT_LANES);
+            sum[i * 4] = f32_add(sum[i * 4], w);
+#pragma GCC unroll 3
+            for (uint32_t c = 1; c < 4; c++)
+                sum[i * 4 + c] = f32_fma(w, f32_load(column + c * ATT_LANES), sum[i * 4 + c]);
+        }
+    }
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < rows; i++) {
+        f32_sum4(sum + (size_t)i * 4, ret_sums + (size_t)i * 4);
+        ret_sums[i * 4 + 1] *= factor;
+        ret_sums[i * 4 + 3] *= factor;
+    }
 }
 
-static void head_sums(enum att_precision precision, const void *weights, size_t stride, uint32_t rows, uint32_t tiles,
-                      const double *heads, double *ret_sums)
+LANES_INLINE void heads_of(const struct att_heads *work, uint32_t row, uint32_t rows)
 {
-    if (precision == ATT_SINGLE)
-        heads_of(true, weights, stride, rows, tiles, heads, ret_sums);
+    const size_t at = row * work->stride;
+    double *sums = work->sums + (size_t)row * 4;
+
+    if (work->precision == ATT_SINGLE)
+        heads_single((const float *)work->weights + at, work->stride, rows, work->tiles, work->heads, work->value_scale,
+                     sums);
     else
-        heads_of(false, weights, stride, rows, tiles, heads, ret_sums);
+        heads_block((const double *)work->weights + at, work->stride, rows, work->tiles, work->heads, sums);
+}
+
+static void head_sums(const struct att_heads *work)
+{
+    uint32_t row = 0;
+
+    for (; row + HEADS_ROWS <= work->rows; row += HEADS_ROWS)
+        heads_of(work, row, HEADS_ROWS);
+    for (; row < work->rows; row++)
+        heads_of(work, row, 1);
 }
 
 const struct att_kernel KERNEL_TABLE = {KERNEL_QUOTE(KERNEL_ISA),

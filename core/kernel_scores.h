@@ -90,7 +90,7 @@ LANES_INLINE f32x16 start_f32(const float *bias)
     return f32_max(f32_mul(f32_load(bias), f32_set(0x1.715476p+0f)), f32_set((float)ATT_MASKED));
 }
 
-enum { MOST_TILES = 4, MOST_SUMS = 16 };
+enum { MOST_TILES = 4, MOST_SUMS = 24 };
 
 /* sum[i][c] += q[i][p] k[c][p]; wide: the keys are doubles. */
 LANES_INLINE void step_f64(f64x16 *sum, const double *q, const void *keys, bool wide, size_t d, size_t p, uint32_t rows,
@@ -135,16 +135,16 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool 
 {
     const uint32_t count = rows * tiles;
 
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (uint32_t k = 0; k < count; k++)
         t[k] = f64_set(0);
     for (uint32_t chain = 0; chain < CHAINS; chain += together) {
         f64x16 sum[MOST_SUMS];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
             sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
         chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f64_add(t[k % count], sum[k]);
     }
@@ -192,16 +192,16 @@ LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const
 {
     const uint32_t count = rows * tiles;
 
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (uint32_t k = 0; k < count; k++)
         t[k] = f32_set(0);
     for (uint32_t chain = 0; chain < CHAINS; chain += together) {
         f32x16 sum[MOST_SUMS];
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
             sum[k] = chain == 0 && k < count ? start_f32(bias + (size_t)(k % tiles) * ATT_LANES) : f32_set(0);
         chains_f32(sum, q, keys, d, chain, rows, tiles, together);
-#pragma GCC unroll 16
+#pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
             t[k % count] = f32_add(t[k % count], sum[k]);
     }

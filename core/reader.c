@@ -197,19 +197,6 @@ static void sum_columns(const struct att_region *region, const struct chunk *chu
     region->kernel->sums(work, values, count, 0, count, ret_sums);
 }
 
-/* Roundings of a chain in float32: one for each tile, and when lanes are added (kernel_read.c). */
-enum { ROUNDINGS = ATT_READ_CHAIN + 2 };
-
-/* In single g and g |v|, and their products with weights, may be denormal floats, or 0: what is lost. (Of |v| it is less than
- * what small weights may lose, for value_scale makes the largest large.) */
-static void account_lost(struct att_row *row, const struct att_numerics *numerics, double weights, float value_scale)
-{
-    const double lost = numerics->chain_unit * 0x1p-125 * weights;
-
-    row->error[2] += lost;
-    row->error[3] += lost / (double)value_scale;
-}
-
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 {
     const struct att_region *region = reading->region;
@@ -237,9 +224,8 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest);
         weigh_chunk(reading, chunk, &work, &read);
     }
-    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics, ROUNDINGS,
-                    ROUNDINGS);
-    account_lost(reading->row, numerics, read.magnitude[0] + chunk->entries, reading->value_scale);
+    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics,
+                    att_head_roundings(chunk->tiles), att_head_roundings(chunk->tiles), reading->value_scale);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];
     values[0] += read.value;

@@ -36,7 +36,7 @@ void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double s
 static double fresh_drift(const struct att_numerics *numerics, uint32_t tokens)
 {
     return 2.0 * ATT_UNIT * (ATT_BLOCK + 2.0 + (double)tokens / ATT_BLOCK) +
-           numerics->chain_unit * att_chain_roundings(ATT_BLOCK);
+           numerics->chain_unit * (att_chain_roundings(ATT_BLOCK) + att_head_roundings(ATT_BLOCK_TILES));
 }
 
 struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint32_t tokens, double budget)

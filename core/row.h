@@ -66,19 +66,24 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint3
 void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double shift);
 
 /* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`; largest: no less than
- * any of their |x_c|. In single heads and values may come from float32 chains of so many roundings. Inline: a merge asks for
- * each row and stretch. */
+ * any of their |x_c|. In single heads and values come from float32 chains of so many roundings, and what has a factor |v| was
+ * multiplied with value_scale; there g and g |v|, and their products with weights, may be denormal floats, or 0: `lost`. (Of
+ * |v| it is less than what small weights may lose, for value_scale makes the largest large.) Inline: a merge asks for each
+ * row and stretch. */
 static inline void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4],
                                    uint32_t entries, const double largest[4], const struct att_numerics *numerics,
-                                   uint32_t head_chain, uint32_t value_chain)
+                                   uint32_t head_chain, uint32_t value_chain, float value_scale)
 {
     const double unit = ATT_UNIT * 1.0001, heads = unit * (entries + 2.0) + numerics->chain_unit * head_chain;
     const double values = unit * (entries + 2.0) + numerics->chain_unit * value_chain;
+    const double lost = numerics->chain_unit * 0x1p-125 * (magnitudes[0] + entries);
     double error[ATT_HEAD_COLUMNS];
 
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        error[c] = (c == 1 ? values : heads) * magnitudes[c] + unit * fabs(before[c]) +
+        error[c] = (c == 1 ? att_larger(heads, values) : heads) * magnitudes[c] + unit * fabs(before[c]) +
                    entries * (numerics->flushed * largest[c] + ATT_UNDERFLOW);
+    error[2] += lost;
+    error[3] += lost / (double)value_scale;
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         row->error[c] += error[c];
 }

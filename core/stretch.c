@@ -19,11 +19,9 @@ bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
     stretch->rows = aligned(sizeof(const float *) * ATT_BLOCK);
     stretch->keys = aligned(sizeof(double) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
-    stretch->heads = aligned(sizeof(double) * ATT_BLOCK * ATT_HEAD_COLUMNS);
+    stretch->heads = aligned(sizeof(float) * ATT_BLOCK * ATT_HEAD_COLUMNS);
     stretch->value_rows = aligned(sizeof(const float *) * ATT_BLOCK);
     stretch->values = aligned(sizeof(double) * ATT_BLOCK * att_padded(d_v));
-    if (stretch->heads)
-        memset(stretch->heads, 0, sizeof(double) * ATT_BLOCK * ATT_HEAD_COLUMNS);
     if (stretch->values) /* what pads a row stays 0 */
         memset(stretch->values, 0, sizeof(double) * ATT_BLOCK * att_padded(d_v));
     return stretch->index && stretch->rows && stretch->keys && stretch->bias && stretch->heads && stretch->value_rows &&
@@ -77,7 +75,7 @@ void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_r
 }
 
 /* Where the head columns of a lane are, one tile's lanes apart. */
-static double *head_lane(const struct att_stretch *stretch, uint32_t lane)
+static float *head_lane(const struct att_stretch *stretch, uint32_t lane)
 {
     const size_t tile = lane / ATT_TILE_LANES;
 
@@ -86,13 +84,29 @@ static double *head_lane(const struct att_stretch *stretch, uint32_t lane)
 
 static void note_largest(struct att_stretch *stretch)
 {
-    memset(stretch->largest, 0, sizeof stretch->largest);
+    float largest[ATT_HEAD_COLUMNS] = {0};
+
     for (uint32_t lane = 0; lane < stretch->entries; lane++) {
-        const double *head = head_lane(stretch, lane);
-        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS && stretch->bias[lane] > -INFINITY; c++)
-            stretch->largest[c] = att_larger(head[c * ATT_TILE_LANES], stretch->largest[c]);
+        float *head = head_lane(stretch, lane);
+        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++) {
+            head[c * ATT_TILE_LANES] = stretch->bias[lane] > -INFINITY ? head[c * ATT_TILE_LANES] : 0.0f;
+            largest[c] = head[c * ATT_TILE_LANES] > largest[c] ? head[c * ATT_TILE_LANES] : largest[c];
+        }
     }
-    stretch->value_scale = att_value_scale((float)stretch->largest[1]);
+    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        stretch->largest[c] = (double)largest[c];
+    stretch->value_scale = att_value_scale(largest[1]);
+}
+
+/* In single what has a factor |v| is brought to where float32 has room. */
+static void scale_heads(struct att_stretch *stretch)
+{
+    for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++)
+        for (uint32_t c = 1; c < ATT_HEAD_COLUMNS; c += 2) {
+            float *column = stretch->heads + ((size_t)tile * ATT_HEAD_COLUMNS + c) * ATT_TILE_LANES;
+            for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
+                column[lane] *= stretch->value_scale;
+        }
 }
 
 /* Zeros for masked ones: they may be too large for value_scale. */
@@ -116,8 +130,12 @@ void att_stretch_finish(struct att_stretch *stretch, const struct att_region *re
     for (uint32_t lane = stretch->entries; lane < att_stretch_tiles(stretch) * ATT_TILE_LANES; lane++) {
         stretch->rows[lane] = stretch->rows[stretch->entries - 1];
         stretch->bias[lane] = -INFINITY;
+        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+            head_lane(stretch, lane)[c * ATT_TILE_LANES] = 0.0f;
     }
     note_largest(stretch);
+    if (region->precision == ATT_SINGLE)
+        scale_heads(stretch);
     if (!stretch->packed)
         return;
     att_stretch_pack_keys(stretch, region, region->precision, stretch->keys);
@@ -130,11 +148,11 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
     const uint32_t lane = stretch->entries;
     const float *row = att_log_row(region, position);
     const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
-    double *to_head = head_lane(stretch, lane);
+    float *to_head = head_lane(stretch, lane);
 
     note(stretch, region->log_entries[slot].index, row, row + region->d, region->log_bias[slot]);
     for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        to_head[c * ATT_TILE_LANES] = stretch->sign * (double)head[(size_t)c * ATT_TILE_LANES];
+        to_head[c * ATT_TILE_LANES] = (float)stretch->sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
 void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_region *region,

@@ -20,7 +20,7 @@ struct att_stretch {
     bool packed;          /* else keys and values are read where they lie: cheaper while few rows meet the stretch */
     void *keys;           /* packed: [tiles][d][16], as the kernel packs them */
     float *bias;          /* [ATT_BLOCK] */
-    double *heads;        /* [tiles][4][16]: the head columns, without the sign; after the last entry any numbers */
+    float *heads;         /* [tiles][4][16]: the head columns, as the kernel takes them, without the sign; masked ones 0 */
     double largest[4];    /* of each head column, of those that are not masked */
     const float **value_rows; /* [ATT_BLOCK]: the value of each lane, where it lies; of tokens: one after the other */
     float value_scale;        /* see att_value_scale */

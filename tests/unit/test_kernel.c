@@ -102,12 +102,14 @@ static void the_error_of_exp_stays_below_what_the_bounds_assume(void **state)
     assert_true(precise < ATT_EPSILON_LONG);
 }
 
+enum { MOST_ROWS = 30 };
+
 struct call {
     enum att_precision precision;
     uint32_t rows, tiles, d, columns;
-    double *q, *wide_keys, *wide_heads;
+    double *q, *wide_keys;
     float *q32, *keys, *bias, *heads, *values;
-    double shift[16];
+    double shift[MOST_ROWS];
     float value_scale;
 };
 
@@ -119,7 +121,7 @@ static float gaussian(struct test_random *random)
 static struct call random_call(struct test_random *random)
 {
     struct call c = {.precision = (enum att_precision)(random_below(random, 3)),
-                     .rows = 1 + (uint32_t)random_below(random, 16),
+                     .rows = 1 + (uint32_t)random_below(random, MOST_ROWS),
                      .tiles = 1 + (uint32_t)random_below(random, random_one_in(random, 4) ? 3 * ATT_READ_CHAIN : 9),
                      .d = 1 + (uint32_t)random_below(random, 70),
                      .columns = 5 + (uint32_t)random_below(random, 70),
@@ -135,7 +137,6 @@ static struct call random_call(struct test_random *random)
     c.wide_keys = malloc(sizeof *c.wide_keys * keys);
     c.bias = malloc(sizeof *c.bias * lanes);
     c.heads = malloc(sizeof *c.heads * lanes * 4);
-    c.wide_heads = malloc(sizeof *c.wide_heads * lanes * 4);
     c.values = malloc(sizeof *c.values * lanes * c.columns);
     for (size_t i = 0; i < q; i++)
         c.q[i] = c.q32[i] = 3.0f * gaussian(random);
@@ -147,7 +148,7 @@ static struct call random_call(struct test_random *random)
         for (size_t i = random_below(random, 16); i < 16; i++)
             c.bias[i] = -INFINITY;
     for (size_t i = 0; i < lanes * 4; i++)
-        c.wide_heads[i] = c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
+        c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
     for (size_t i = 0; i < lanes * c.columns; i++)
         c.values[i] = gaussian(random);
     for (uint32_t i = 0; i < c.rows; i++)
@@ -163,7 +164,6 @@ static void release_call(struct call *c)
     free(c->wide_keys);
     free(c->bias);
     free(c->heads);
-    free(c->wide_heads);
     free(c->values);
 }
 
@@ -220,8 +220,28 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     free(rows);
 }
 
-/* What a query of the row gives, from weights that must be those of `weights`, and the head sums `heads` (in single a query
- * adds them up in float32); then sums of all columns. */
+/* Head columns as a merge takes them: without the sign, in single with what has a factor |v| scaled. */
+static void head_sums(const struct att_kernel *kernel, const struct call *c, const struct att_weights *weights,
+                      double *ret_sums)
+{
+    const size_t count = (size_t)c->tiles * 4 * 16;
+    float *scaled = malloc(count * sizeof *scaled);
+    const struct att_heads work = {.precision = c->precision,
+                                   .rows = weights->rows,
+                                   .tiles = c->tiles,
+                                   .weights = weights->weights,
+                                   .stride = weights->stride,
+                                   .heads = scaled,
+                                   .value_scale = c->value_scale,
+                                   .sums = ret_sums};
+    for (size_t i = 0; i < count; i++)
+        scaled[i] = c->heads[i] * (c->precision == ATT_SINGLE && i / 16 % 2 == 1 ? c->value_scale : 1.0f);
+    kernel->heads(&work);
+    free(scaled);
+}
+
+/* What a query of the row gives, from weights that must be those of `weights`, and the head sums `heads`; then sums of all
+ * columns. */
 static void sum_row(const struct att_kernel *kernel, const struct call *c, uint32_t row, const void *expected,
                     const double *heads, double *sums)
 {
@@ -235,9 +255,7 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     for (size_t i = 0; i < lanes; i++)
         assert_true(weight_at(c->precision, weights, i) ==
                     weight_at(c->precision, expected, i) * (double)c->heads[i / 16 * 64 + i % 16]);
-    if (c->precision == ATT_SINGLE) {
-        assert_true(fabs(read.magnitude[0] - heads[0]) <= 0x1p-24 * (ATT_READ_CHAIN + 2) * heads[0]);
-    } else {
+    if (c->precision != ATT_SINGLE || c->tiles <= ATT_READ_CHAIN) { /* a merge never asks for more */
         assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
         assert_memory_equal(heads + 1, &read.head[1], 3 * sizeof(double));
     }
@@ -254,13 +272,13 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
     const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows, width = att_width(c->precision);
     const size_t a_row = 9 + c->columns;
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
-    double *largest = all_of_it + weights, *sums = largest + c->rows, heads[16 * 4];
+    double *largest = all_of_it + weights, *sums = largest + c->rows, heads[MOST_ROWS * 4];
 
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
         const uint32_t left = c->rows - row, rows = left < rows_at_once ? left : rows_at_once;
         const struct att_weights work = work_of(c, row, rows, (char *)all_of_it + row * lanes * width, largest + row);
         kernel->weights(&work);
-        kernel->heads(c->precision, work.weights, lanes, rows, c->tiles, c->wide_heads, heads + (size_t)row * 4);
+        head_sums(kernel, c, &work, heads + (size_t)row * 4);
     }
     for (uint32_t row = 0; row < c->rows; row++, sums += a_row) {
         char *of_row = (char *)all_of_it + row * lanes * width;
@@ -280,7 +298,7 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
     const size_t lanes = (size_t)c->tiles * 16, count = lanes * c->rows, sums = (size_t)c->rows * c->columns;
     const size_t row_bytes = lanes * att_width(c->precision);
     double *weights = malloc(count * sizeof *weights), *packed = malloc(lanes * c->columns * sizeof *packed);
-    double *from_rows = calloc(2 * sums, sizeof *from_rows), *from_wide = from_rows + sums, largest[16];
+    double *from_rows = calloc(2 * sums, sizeof *from_rows), *from_wide = from_rows + sums, largest[MOST_ROWS];
     struct att_weights work = work_of(c, 0, c->rows, weights, largest);
     struct att_product product = {.precision = c->precision,
                                   .rows = c->rows,
