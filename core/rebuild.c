@@ -72,14 +72,16 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uin
     }
 }
 
-/* Jobs and merges wait for a group of rows to end that is refreshed, or computed, so it is kept to some 20 ms: this many
- * multiply-adds, or one tile. */
-#define GROUP_WORK 1e9
+/* Jobs and merges wait for a group of rows to end that is refreshed, or computed, so it is kept to some 35 ms of one thread:
+ * this many multiply-adds, or one tile. Smaller ones would pack the tokens more often. */
+#define GROUP_WORK        1e9
+#define GROUP_WORK_SINGLE 2e9
 
 uint32_t att_rebuild_rows(const struct att_engine *engine)
 {
     const double row = (double)(engine->merger.used + 1) * (engine->region.d + engine->region.columns);
-    const double tiles = GROUP_WORK / (row * ATT_TILE_ROWS); /* whole ones: rows that fill no band cost more each */
+    const double work = engine->region.precision == ATT_SINGLE ? GROUP_WORK_SINGLE : GROUP_WORK;
+    const double tiles = work / (row * ATT_TILE_ROWS); /* whole ones: rows that fill no band cost more each */
 
     return ATT_TILE_ROWS * (tiles < 1.0 ? 1 : tiles < ATT_GROUP_TILES ? (uint32_t)tiles : ATT_GROUP_TILES);
 }
