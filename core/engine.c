@@ -100,7 +100,7 @@ enum att_status att_engine_create(const struct att_engine_options *options, stru
 #endif
     engine->options.error_budget =
         att_numerics(options->precision, options->d, options->capacity, options->error_budget).budget;
-    snprintf(engine->base_tag, sizeof engine->base_tag, "weights4-%s-tile%ux%u%s", precision_names[options->precision],
+    snprintf(engine->base_tag, sizeof engine->base_tag, "weights5-%s-tile%ux%u%s", precision_names[options->precision],
              (unsigned)ATT_TILE_ROWS, ATT_HEAD_COLUMNS + options->d_v, options->causal ? "-causal" : "");
     status = att_region_create(&engine->options, &engine->region, engine->region_fds, error);
     if (status != ATT_OK)

@@ -12,11 +12,11 @@
 /* A live token that is not masked, and one that is. */
 enum { ATT_VISIBLE = 1, ATT_HIDDEN = 2 };
 
-/* A token, where it lies, with its head columns. */
+/* A token, where it lies, with what is kept of its head columns. */
 struct att_token {
     const float *key, *value; /* d and d_v floats */
     float bias;
-    float head[ATT_HEAD_COLUMNS];
+    float head[ATT_HEAD_KEPT];
 };
 
 /* Owned by the service thread. */
@@ -102,7 +102,7 @@ struct att_merger {
     uint64_t settled_lsn;
     uint64_t cut_lsn;                 /* of the cut scanned last */
     uint32_t used;                    /* settled tokens lie below this */
-    float (*heads)[ATT_HEAD_COLUMNS]; /* [capacity]: the head columns of the settled tokens */
+    float (*heads)[ATT_HEAD_KEPT]; /* [capacity]: of the settled tokens */
     uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
     uint32_t changed;            /* tokens with an entry in the stretch */
     uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
@@ -185,13 +185,13 @@ void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q);
 void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn);
-/* The entry's head columns, without the sign. */
-void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS]);
+/* The entry's heads, without the sign. */
+void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_KEPT]);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */
 void att_entries_offer(struct att_engine *engine);
 
-/* update.c: the door. It fills in the token's head columns. */
+/* update.c: the door. It fills in the token's heads. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
                                 struct att_error *error);
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, double *ret_norm,

@@ -61,18 +61,18 @@ static void store_entry(struct att_entry *to, const struct att_entry *entry)
 }
 
 static void put(struct att_engine *engine, uint64_t position, const float *key, const float *value, float sign,
-                const float head[ATT_HEAD_COLUMNS], float bias, const struct att_entry *entry)
+                const float head[ATT_HEAD_KEPT], float bias, const struct att_entry *entry)
 {
     const struct att_region *region = &engine->region;
     const size_t slot = att_log_slot(region, position), lane = position % ATT_TILE_LANES;
     float *row = att_log_row(region, position);
-    float *lanes = region->log_heads + (slot - lane) * ATT_HEAD_COLUMNS + lane;
+    float *lanes = region->log_heads + (slot - lane) * ATT_HEAD_KEPT + lane;
 
     if (key && key != row) /* replay may put a row back where it is */
         att_shared_store(row, key, sizeof(float) * region->d);
     if (value && value != row + region->d)
         att_shared_store(row + region->d, value, sizeof(float) * region->d_v);
-    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+    for (uint32_t c = 0; c < ATT_HEAD_KEPT; c++)
         att_lane_store(lanes + (size_t)c * ATT_TILE_LANES, sign * head[c]);
     att_lane_store(region->log_bias + slot, bias);
     store_entry(&region->log_entries[slot], entry);
@@ -93,7 +93,7 @@ void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q)
 {
-    static const float head[ATT_HEAD_COLUMNS];
+    static const float head[ATT_HEAD_KEPT];
     const struct att_entry entry = {.lsn = lsn, .index = row, .q_version = q_version, .is_q = 1};
 
     put(engine, position, q, NULL, 1.0f, head, -INFINITY, &entry);
@@ -102,20 +102,20 @@ void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t ro
 /* Before the engine has started: turns a pending + entry into one that counts nothing. */
 void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn)
 {
-    static const float head[ATT_HEAD_COLUMNS];
+    static const float head[ATT_HEAD_KEPT];
     struct att_entry entry = engine->region.log_entries[att_log_slot(&engine->region, position)];
     entry.sign = 0;
     entry.lsn = lsn;
     put(engine, position, NULL, NULL, 1.0f, head, -INFINITY, &entry);
 }
 
-void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_COLUMNS])
+void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_KEPT])
 {
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
-    const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane;
-    const float sign = head[0] < 0.0f ? -1.0f : 1.0f;
+    const float *head = region->log_heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES + lane;
+    const float sign = signbit(head[0]) ? -1.0f : 1.0f;
 
-    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+    for (uint32_t c = 0; c < ATT_HEAD_KEPT; c++)
         ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
 }
 

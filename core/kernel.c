@@ -53,7 +53,7 @@ struct check {
     double q[CHECK_ROWS * CHECK_D];
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
-    float heads[CHECK_LANES * 4];
+    float heads[CHECK_LANES * 2];
     double wide_keys[CHECK_LANES * CHECK_D];
     double shift[CHECK_ROWS];
 };
@@ -91,6 +91,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .weights = ret->weights,
         .stride = CHECK_LANES,
         .value_scale = 0x1p40f,
+        .signs = true,
         .largest = ret->largest,
     };
 
@@ -155,7 +156,7 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.keys, CHECK_LANES * CHECK_D, 2);
     fill(in.bias, CHECK_LANES, 3);
     fill(in.values, CHECK_LANES * CHECK_COLUMNS, 4);
-    fill(in.heads, CHECK_LANES * 4, 5);
+    fill(in.heads, CHECK_LANES * 2, 5);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
     att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.keys, CHECK_LANES * CHECK_D, in.wide_keys);

@@ -14,7 +14,8 @@
 
 #include "engine.h"
 
-/* Keys, heads and values come in tiles of 16 entries, one lane each: [tile][d][16], [tile][4][16], [tile][d_v][16]. */
+/* Keys, heads and values come in tiles of 16 entries, one lane each: [tile][d][16], [tile][2][16], [tile][d_v][16]. Of the
+ * four head columns 1, x_1, x_2 and x_1 x_2 an entry keeps two. */
 enum { ATT_TILE_LANES = 16 };
 
 /* t of a masked entry, and M of a row that has seen no entry: t - M is far below -1000 whatever meets. The door keeps
@@ -51,7 +52,8 @@ struct att_weights {
     const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
     const float *bias;            /* tiles x 16; -inf for a masked lane */
     const double *shift;          /* rows: M */
-    void *weights;                /* rows x stride: out, float in single, else double; `read` gives them their signs */
+    void *weights;                /* rows x stride: out, float in single, else double */
+    bool signs;                   /* for `read`: they are wanted, with signs, for `sums`; else they may be anything */
     size_t stride;                /* >= 16 tiles */
     float value_scale;            /* for `read` in single: see att_value_scale */
     double *largest;              /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
@@ -74,15 +76,15 @@ struct att_product {
     size_t sum_stride;
 };
 
-/* sums[i][c]: what weights[i] add up to over head column c of [tiles][4][16], whose column 0 is 1. Every lane of a tile is read;
- * in lanes, as `read` does it: in single in one chain for each. */
+/* sums[i][c]: what weights[i] add up to over head column c. Every lane of a tile is read; in lanes, as `read` does it: in single
+ * in one chain for each. */
 struct att_heads {
     enum att_precision precision;
     uint32_t rows;
     uint32_t tiles;      /* in single at most ATT_READ_CHAIN */
     const void *weights; /* rows x stride */
     size_t stride;
-    const float *heads; /* in single columns 1 and 3 times value_scale */
+    const float *heads; /* [tiles][2][16]; in single x_1 times value_scale */
     float value_scale;
     double *sums; /* rows x 4: out */
 };
@@ -106,8 +108,8 @@ struct att_kernel {
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
-    /* The same for one row and keys in float, and what its weights add up to over heads [tile][4][16], whose column 0 is each entry's sign
-     * (0: of weight 0), and over one column of values [tile][columns][16]: `values` is its place in the first tile. */
+    /* The same for one row and keys in float, and what its weights, with the signs that the heads have, add up to over them and
+     * over one column of values [tile][columns][16]: `values` is its place in the first tile. */
     void (*read)(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
                  struct att_read_sums *ret);
     /* sum_l w_l x_l for columns first .. first + count - 1 of values [tile][columns][16], from what `read` made of the work */

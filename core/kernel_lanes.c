@@ -346,17 +346,16 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
     for (uint32_t tile = 0; tile < tiles; tile++)
 #pragma GCC unroll 2
         for (size_t half = 0; half < ATT_LANES; half += 8) {
-            f64x8 column[4];
-#pragma GCC unroll 3
-            for (uint32_t c = 1; c < 4; c++)
-                column[c] = f64x8_widen(heads + ((size_t)tile * 4 + c) * ATT_LANES + half);
+            const float *head = heads + (size_t)tile * 2 * ATT_LANES + half;
+            const f64x8 v = f64x8_widen(head), g = f64x8_widen(head + ATT_LANES);
+            const f64x8 column[] = {v, g, f64x8_mul(v, g)};
 #pragma GCC unroll 4
             for (uint32_t i = 0; i < rows; i++) {
                 const f64x8 w = f64x8_load(weights + i * stride + (size_t)tile * ATT_LANES + half);
                 sum[i * 4] = f64x8_add(sum[i * 4], w);
 #pragma GCC unroll 3
                 for (uint32_t c = 1; c < 4; c++)
-                    sum[i * 4 + c] = f64x8_fma(w, column[c], sum[i * 4 + c]);
+                    sum[i * 4 + c] = f64x8_fma(w, column[c - 1], sum[i * 4 + c]);
             }
         }
 #pragma GCC unroll 4
@@ -375,14 +374,16 @@ LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t row
     for (uint32_t k = 0; k < rows * 4; k++)
         sum[k] = f32_set(0.0f);
     for (uint32_t tile = 0; tile < tiles; tile++) {
-        const float *column = heads + (size_t)tile * 4 * ATT_LANES;
+        const f32x16 v = f32_load(heads + (size_t)tile * 2 * ATT_LANES);
+        const f32x16 g = f32_load(heads + (size_t)tile * 2 * ATT_LANES + ATT_LANES);
+        const f32x16 column[] = {v, g, f32_mul(v, g)};
 #pragma GCC unroll 4
         for (uint32_t i = 0; i < rows; i++) {
             const f32x16 w = f32_load(weights + i * stride + (size_t)tile * ATT_LANES);
             sum[i * 4] = f32_add(sum[i * 4], w);
 #pragma GCC unroll 3
             for (uint32_t c = 1; c < 4; c++)
-                sum[i * 4 + c] = f32_fma(w, f32_load(column + c * ATT_LANES), sum[i * 4 + c]);
+                sum[i * 4 + c] = f32_fma(w, column[c - 1], sum[i * 4 + c]);
         }
     }
 #pragma GCC unroll 4

@@ -77,25 +77,26 @@ LANES_INLINE void start_totals(struct totals *totals)
         totals->head[x] = totals->magnitude[x] = f64x8_set(0.0);
 }
 
-/* Adds a tile, of weights without signs; stores them with their signs. */
-LANES_INLINE void add_tile(const double *sizes, const float *heads, const float *values, double *weights,
-                           struct totals *totals)
+/* Adds a tile, of weights without signs; gives them their signs, if they are wanted. */
+LANES_INLINE void add_tile(double *sizes, bool signs, const float *heads, const float *values, struct totals *totals)
 {
 #pragma GCC unroll 2
     for (size_t half = 0; half < ATT_LANES; half += 8) {
         const float *head = heads + half;
         const f64x8 size = f64x8_load(sizes + half);
-        const f64x8 weight = f64x8_mul(size, f64x8_widen(head));
-        f64x8_store(weights + half, weight);
+        const f64x8 v = f64x8_widen(head), g = f64x8_widen(head + ATT_LANES), both = f64x8_mul(v, g);
+        const f64x8 weight = f64x8_signed(size, v);
+        if (signs)
+            f64x8_store(sizes + half, weight);
         totals->value = f64x8_fma(weight, f64x8_widen(values + half), totals->value);
         totals->head[0] = f64x8_add(totals->head[0], weight);
         totals->magnitude[0] = f64x8_add(totals->magnitude[0], size);
-#pragma GCC unroll 3
-        for (int x = 1; x < 4; x++) {
-            const f64x8 column = f64x8_widen(head + x * ATT_LANES);
-            totals->head[x] = f64x8_fma(size, column, totals->head[x]);
-            totals->magnitude[x] = f64x8_fma(weight, column, totals->magnitude[x]);
-        }
+        totals->head[1] = f64x8_fma(size, v, totals->head[1]);
+        totals->magnitude[1] = f64x8_fma(weight, v, totals->magnitude[1]);
+        totals->head[2] = f64x8_fma(size, g, totals->head[2]);
+        totals->magnitude[2] = f64x8_fma(weight, g, totals->magnitude[2]);
+        totals->head[3] = f64x8_fma(weight, both, totals->head[3]);
+        totals->magnitude[3] = f64x8_fma(size, both, totals->magnitude[3]);
     }
 }
 
@@ -115,8 +116,8 @@ LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads,
     /* In a pass of its own: its sums take twenty registers. */
     start_totals(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
-        double *weights = (double *)work->weights + (size_t)tile * ATT_LANES;
-        add_tile(weights, heads + (size_t)tile * 4 * ATT_LANES, values + tile * columns * ATT_LANES, weights, &totals);
+        add_tile((double *)work->weights + (size_t)tile * ATT_LANES, work->signs, heads + (size_t)tile * 2 * ATT_LANES,
+                 values + tile * columns * ATT_LANES, &totals);
     }
     finish_totals(&totals, ret);
 }
@@ -134,23 +135,24 @@ LANES_INLINE void start_single(struct single_totals *totals)
         totals->head[x] = totals->magnitude[x] = f32_set(0.0f);
 }
 
-/* Heads of no weight count as 0: the service may be writing them, and they may be too large for the scale. */
-LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads, const float *values, float *weights,
-                                  struct single_totals *totals)
+/* |v| of no weight counts as 0: the service may be writing it, and it may be too large for the scale. */
+LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads, const float *values, bool signs,
+                                  float *weights, struct single_totals *totals)
 {
-    const f32x16 weight = f32_mul(size, f32_load(heads));
+    const f32x16 whole = f32_load(heads), v = f32_fma_from(size, FLT_MIN, whole, scale, f32_set(0.0f));
+    const f32x16 g = f32_load(heads + ATT_LANES), both = f32_mul(v, g), weight = f32_signed(size, whole);
 
-    f32_store(weights, weight);
+    if (signs)
+        f32_store(weights, weight);
     totals->value = f32_fma(weight, f32_mul(f32_load(values), scale), totals->value);
     totals->head[0] = f32_add(totals->head[0], weight);
     totals->magnitude[0] = f32_add(totals->magnitude[0], size);
-#pragma GCC unroll 3
-    for (int x = 1; x < 4; x++) {
-        const f32x16 column = f32_load(heads + x * ATT_LANES);
-        const f32x16 scaled = x == 2 ? column : f32_fma_from(size, FLT_MIN, column, scale, f32_set(0.0f));
-        totals->head[x] = f32_fma(size, scaled, totals->head[x]);
-        totals->magnitude[x] = f32_fma(weight, scaled, totals->magnitude[x]);
-    }
+    totals->head[1] = f32_fma(size, v, totals->head[1]);
+    totals->magnitude[1] = f32_fma(weight, v, totals->magnitude[1]);
+    totals->head[2] = f32_fma(size, g, totals->head[2]);
+    totals->magnitude[2] = f32_fma(weight, g, totals->magnitude[2]);
+    totals->head[3] = f32_fma(weight, both, totals->head[3]);
+    totals->magnitude[3] = f32_fma(size, both, totals->magnitude[3]);
 }
 
 /* Into float64, at the end of a chain; and begins the next. */
@@ -179,6 +181,7 @@ enum { GROUP = 4, SEGMENT = 16, AHEAD = 10 };
 struct read_single {
     const float *heads, *values;
     size_t columns;
+    bool signs;
     float *weights;
     float anchor, value_scale;
     const float *scores;  /* of the tiles from `first` on */
@@ -193,8 +196,8 @@ LANES_INLINE void settle_tile(struct read_single *read)
     const f32x16 t = f32_load(read->scores + (size_t)(tile - read->first) * ATT_LANES);
 
     add_single_tile(weigh_single(read->anchor, t, &read->largest), f32_set(read->value_scale),
-                    read->heads + (size_t)tile * 4 * ATT_LANES, read->values + tile * read->columns * ATT_LANES,
-                    read->weights + (size_t)tile * ATT_LANES, &read->totals);
+                    read->heads + (size_t)tile * 2 * ATT_LANES, read->values + tile * read->columns * ATT_LANES,
+                    read->signs, read->weights + (size_t)tile * ATT_LANES, &read->totals);
 }
 
 /* Adds a column to one chain of each of `tiles` keys. */
@@ -259,6 +262,7 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
     read.heads = heads;
     read.values = values;
     read.columns = columns;
+    read.signs = work->signs;
     read.weights = work->weights;
     read.anchor = (float)(EIGHTHS_SINGLE - work->shift[0]);
     read.value_scale = work->value_scale;
@@ -308,8 +312,8 @@ static void read_single(const struct att_weights *work, const float *heads, cons
         float *weights = (float *)work->weights + (size_t)tile * ATT_LANES;
         if (tile > 0 && tile % ATT_READ_CHAIN == 0)
             flush_single(&totals, work->value_scale, ret);
-        add_single_tile(f32_load(weights), f32_set(work->value_scale), heads + (size_t)tile * 4 * ATT_LANES,
-                        values + tile * columns * ATT_LANES, weights, &totals);
+        add_single_tile(f32_load(weights), f32_set(work->value_scale), heads + (size_t)tile * 2 * ATT_LANES,
+                        values + tile * columns * ATT_LANES, work->signs, weights, &totals);
     }
     flush_single(&totals, work->value_scale, ret);
 }

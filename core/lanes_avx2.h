@@ -174,6 +174,11 @@ LANES_INLINE f32x16 f32_fma_from(f32x16 z, float least, f32x16 a, f32x16 b, f32x
 {
     return EACH2(lanes_fma_from_single(z.v[k], least, a.v[k], b.v[k], c.v[k]));
 }
+/* a, which is not negative, with the sign of b. */
+LANES_INLINE f32x16 f32_signed(f32x16 a, f32x16 b)
+{
+    return EACH2(_mm256_or_ps(a.v[k], _mm256_and_ps(b.v[k], _mm256_set1_ps(-0.0f))));
+}
 LANES_INLINE float f32_largest(f32x16 a)
 {
     const __m256 eight = _mm256_max_ps(a.v[0], a.v[1]);
@@ -216,6 +221,12 @@ LANES_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b)
 LANES_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c)
 {
     return (f64x8){{_mm256_fmadd_pd(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_pd(a.v[1], b.v[1], c.v[1])}};
+}
+LANES_INLINE f64x8 f64x8_signed(f64x8 a, f64x8 b)
+{
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    return (f64x8){
+        {_mm256_or_pd(a.v[0], _mm256_and_pd(b.v[0], sign)), _mm256_or_pd(a.v[1], _mm256_and_pd(b.v[1], sign))}};
 }
 LANES_INLINE f64x8 f64x8_max(f64x8 a, f64x16 b)
 {

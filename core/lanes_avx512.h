@@ -118,6 +118,13 @@ LANES_INLINE f32x16 f32_fma_from(f32x16 z, float least, f32x16 a, f32x16 b, f32x
 {
     return _mm512_maskz_fmadd_ps(_mm512_cmp_ps_mask(z, _mm512_set1_ps(least), _CMP_GE_OQ), a, b, c);
 }
+/* a, which is not negative, with the sign of b. */
+LANES_INLINE f32x16 f32_signed(f32x16 a, f32x16 b)
+{
+    const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b), sign, 0xf8)); /* a | (b & sign) */
+}
 LANES_INLINE float f32_largest(f32x16 a)
 {
     return _mm512_reduce_max_ps(a);
@@ -147,6 +154,12 @@ LANES_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b)
 LANES_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c)
 {
     return _mm512_fmadd_pd(a, b, c);
+}
+LANES_INLINE f64x8 f64x8_signed(f64x8 a, f64x8 b)
+{
+    const __m512i sign = _mm512_set1_epi64(INT64_MIN);
+    return _mm512_castsi512_pd(
+        _mm512_ternarylogic_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b), sign, 0xf8));
 }
 /* The larger of a and both halves of b. */
 LANES_INLINE f64x8 f64x8_max(f64x8 a, f64x16 b)

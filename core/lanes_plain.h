@@ -135,6 +135,11 @@ LANES_INLINE f32x16 f32_fma_from(f32x16 z, float least, f32x16 a, f32x16 b, f32x
 {
     return EACH(f32x16, z.v[k] >= least ? fmaf(a.v[k], b.v[k], c.v[k]) : 0.0f);
 }
+/* a, which is not negative, with the sign of b. */
+LANES_INLINE f32x16 f32_signed(f32x16 a, f32x16 b)
+{
+    return EACH(f32x16, copysignf(a.v[k], b.v[k]));
+}
 LANES_INLINE float f32_largest(f32x16 a)
 {
     float largest = a.v[0];
@@ -184,6 +189,10 @@ LANES_INLINE f64x8 f64x8_mul(f64x8 a, f64x8 b)
 LANES_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c)
 {
     return EACH(f64x8, fma(a.v[k], b.v[k], c.v[k]));
+}
+LANES_INLINE f64x8 f64x8_signed(f64x8 a, f64x8 b)
+{
+    return EACH(f64x8, copysign(a.v[k], b.v[k]));
 }
 LANES_INLINE f64x8 f64x8_max(f64x8 a, f64x16 b)
 {

@@ -82,7 +82,7 @@ struct chunk {
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
 {
     static _Thread_local float keys[ATT_MAX_COLUMNS * ATT_TILE_LANES];
-    static _Thread_local float heads[ATT_HEAD_COLUMNS * ATT_TILE_LANES];
+    static _Thread_local float heads[ATT_HEAD_KEPT * ATT_TILE_LANES];
     static _Thread_local float values[ATT_MAX_COLUMNS * ATT_TILE_LANES];
     static _Thread_local float rows[2 * (ATT_MAX_COLUMNS + 16) * ATT_TILE_LANES];
     const size_t key_floats = (size_t)region->d * ATT_TILE_LANES;
@@ -90,7 +90,7 @@ static void load_chunk(const struct att_region *region, size_t tile, struct chun
 
     att_shared_load(keys, region->log_keys + tile * key_floats, 4 * key_floats);
     att_shared_load(values, region->log_values + tile * value_floats, 4 * value_floats);
-    att_shared_load(heads, region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES, sizeof heads);
+    att_shared_load(heads, region->log_heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES, sizeof heads);
     att_shared_load(rows, region->log_rows + tile * ATT_TILE_LANES * region->row_floats,
                     4 * ATT_TILE_LANES * region->row_floats);
     chunk->keys = keys;
@@ -103,7 +103,7 @@ static void load_chunk(const struct att_region *region, size_t tile, struct chun
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
 {
     chunk->keys = region->log_keys + tile * region->d * ATT_TILE_LANES;
-    chunk->heads = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES;
+    chunk->heads = region->log_heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES;
     chunk->values = region->log_values + tile * region->d_v * ATT_TILE_LANES;
     for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++)
         chunk->rows[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
@@ -156,9 +156,10 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
         if (index > att_row_id(reading->row))
             chunk->masked[lane] = -INFINITY;
         if (chunk->masked[lane] > -INFINITY)
-            reading->row->tokens +=
-                (int64_t)chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_COLUMNS * ATT_TILE_LANES +
-                                      lane % ATT_TILE_LANES];
+            reading->row->tokens += signbit(chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_KEPT * ATT_TILE_LANES +
+                                                         lane % ATT_TILE_LANES])
+                                        ? -1
+                                        : 1;
     }
 }
 
@@ -215,6 +216,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         .shift = &reading->row->shift,
         .weights = weights,
         .stride = CHUNK,
+        .signs = reading->count > 1,
         .value_scale = reading->value_scale,
         .largest = &largest,
     };

@@ -15,7 +15,7 @@ static void take_tokens(struct att_engine *engine, struct att_stretch *stretch, 
     const struct att_merger *merger = &engine->merger;
     const uint32_t start = first < merger->used ? first : merger->used, left = merger->used - start;
 
-    att_stretch_take_tokens(stretch, &engine->region, (const float(*)[ATT_HEAD_COLUMNS])merger->heads, merger->newest,
+    att_stretch_take_tokens(stretch, &engine->region, (const float(*)[ATT_HEAD_KEPT])merger->heads, merger->newest,
                             start, start + (left < ATT_BLOCK ? left : ATT_BLOCK), packed);
     stretch->column = column;
     stretch->columns = columns;

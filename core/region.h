@@ -28,7 +28,7 @@
 #include "row.h"
 
 #define ATT_REGION_MAGIC   0x31444e5454410000ull /* "\0\0ATTND1" */
-#define ATT_REGION_VERSION 5u
+#define ATT_REGION_VERSION 6u
 #define ATT_NO_SLOT        UINT32_MAX
 
 enum { ATT_TILE_ROWS = 64 };
@@ -112,7 +112,7 @@ struct att_region {
     uint64_t log_inverse; /* 2^64 / log_tiles, rounded down */
     const struct att_kernel *kernel;
     float *log_keys;       /* [log_tiles][d][16] */
-    float *log_heads;      /* [log_tiles][4][16], each times its sign */
+    float *log_heads;      /* [log_tiles][2][16]: |v|_inf and g, each times its sign */
     float *log_values;     /* [log_tiles][d_v][16] */
     float *log_bias;       /* [log_capacity] */
     uint32_t *log_visible; /* [log_capacity]; tokens that are not masked once the entry is the newest */

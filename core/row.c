@@ -5,17 +5,12 @@
 
 #define LEAST_POWER -2200.0 /* 2^this times any float64 is 0 */
 
-static float up(double x)
+void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_KEPT])
 {
-    return (float)(x * (1.0 + 0x1p-22)) + 0x1p-148f;
-}
+    const double g = (double)norm_largest[0] + (isfinite(bias) ? fabs((double)bias) : 0.0);
 
-void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS])
-{
-    ret_head[0] = 1.0f;
-    ret_head[1] = norm_largest[1];
-    ret_head[2] = up((double)norm_largest[0] + (isfinite(bias) ? fabs((double)bias) : 0.0));
-    ret_head[3] = up((double)ret_head[2] * (double)norm_largest[1]);
+    ret_head[0] = norm_largest[1];
+    ret_head[1] = (float)(g * (1.0 + 0x1p-22)) + 0x1p-148f;
 }
 
 /* Exact, but for what underflows. What is in the sums and counts as 0 from now on stays when its entry is taken away: the

@@ -11,8 +11,9 @@
 
 #include "engine.h"
 
-/* The four columns in front of every value row: their sums are the denominator and what the error bound needs. */
-enum { ATT_HEAD_COLUMNS = 4 };
+/* The four head columns in front of every value row, 1, |v|_inf, g = |k|_2 + |b| and g |v|_inf: their sums are the denominator
+ * and what the error bound needs. |v|_inf and g are kept, as floats. */
+enum { ATT_HEAD_COLUMNS = 4, ATT_HEAD_KEPT = 2 };
 
 struct att_row {
     uint32_t inverted;              /* ~row, so that memory nobody has touched holds no row */
@@ -43,9 +44,8 @@ static inline double att_larger(double a, double b)
     return a > b ? a : b;
 }
 
-/* The four head columns of a token: 1, |v|_inf, g = |k|_2 + |b|, g |v|_inf; floats rounded up. From what the kernel's
- * `head` gives. */
-void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_COLUMNS]);
+/* What is kept of a token's head columns: |v|_inf, and g rounded up. From what the kernel's `head` gives. */
+void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_KEPT]);
 
 #define ATT_UNIT      0x1p-53  /* unit roundoff of float64 */
 #define ATT_UNDERFLOW 0x1p-999 /* products that underflow in float64 are far below it */

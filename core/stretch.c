@@ -19,7 +19,7 @@ bool att_stretch_init(struct att_stretch *stretch, uint32_t d, uint32_t d_v)
     stretch->rows = aligned(sizeof(const float *) * ATT_BLOCK);
     stretch->keys = aligned(sizeof(double) * ATT_BLOCK * d);
     stretch->bias = aligned(sizeof(float) * ATT_BLOCK);
-    stretch->heads = aligned(sizeof(float) * ATT_BLOCK * ATT_HEAD_COLUMNS);
+    stretch->heads = aligned(sizeof(float) * ATT_BLOCK * ATT_HEAD_KEPT);
     stretch->value_rows = aligned(sizeof(const float *) * ATT_BLOCK);
     stretch->values = aligned(sizeof(double) * ATT_BLOCK * att_padded(d_v));
     if (stretch->values) /* what pads a row stays 0 */
@@ -74,39 +74,37 @@ void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_r
                                   (char *)ret_keys + width * tile * region->d * ATT_TILE_LANES);
 }
 
-/* Where the head columns of a lane are, one tile's lanes apart. */
+/* Where the heads of a lane are, one tile's lanes apart. */
 static float *head_lane(const struct att_stretch *stretch, uint32_t lane)
 {
     const size_t tile = lane / ATT_TILE_LANES;
 
-    return stretch->heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + lane % ATT_TILE_LANES;
+    return stretch->heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES + lane % ATT_TILE_LANES;
 }
 
 static void note_largest(struct att_stretch *stretch)
 {
-    float largest[ATT_HEAD_COLUMNS] = {0};
+    double *largest = stretch->largest;
 
+    memset(largest, 0, sizeof stretch->largest);
     for (uint32_t lane = 0; lane < stretch->entries; lane++) {
-        float *head = head_lane(stretch, lane);
-        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++) {
-            head[c * ATT_TILE_LANES] = stretch->bias[lane] > -INFINITY ? head[c * ATT_TILE_LANES] : 0.0f;
-            largest[c] = head[c * ATT_TILE_LANES] > largest[c] ? head[c * ATT_TILE_LANES] : largest[c];
-        }
+        float *v = head_lane(stretch, lane), *g = v + ATT_TILE_LANES;
+        if (stretch->bias[lane] == -INFINITY)
+            *v = *g = 0.0f;
+        largest[1] = att_larger((double)*v, largest[1]);
+        largest[2] = att_larger((double)*g, largest[2]);
+        largest[3] = att_larger((double)*v * (double)*g, largest[3]);
     }
-    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
-        stretch->largest[c] = (double)largest[c];
-    stretch->value_scale = att_value_scale(largest[1]);
+    largest[0] = 1.0;
+    stretch->value_scale = att_value_scale((float)largest[1]);
 }
 
-/* In single what has a factor |v| is brought to where float32 has room. */
+/* In single |v| is brought to where float32 has room. */
 static void scale_heads(struct att_stretch *stretch)
 {
     for (uint32_t tile = 0; tile < att_stretch_tiles(stretch); tile++)
-        for (uint32_t c = 1; c < ATT_HEAD_COLUMNS; c += 2) {
-            float *column = stretch->heads + ((size_t)tile * ATT_HEAD_COLUMNS + c) * ATT_TILE_LANES;
-            for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
-                column[lane] *= stretch->value_scale;
-        }
+        for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
+            stretch->heads[tile * ATT_HEAD_KEPT * ATT_TILE_LANES + lane] *= stretch->value_scale;
 }
 
 /* Zeros for masked ones: they may be too large for value_scale. */
@@ -130,7 +128,7 @@ void att_stretch_finish(struct att_stretch *stretch, const struct att_region *re
     for (uint32_t lane = stretch->entries; lane < att_stretch_tiles(stretch) * ATT_TILE_LANES; lane++) {
         stretch->rows[lane] = stretch->rows[stretch->entries - 1];
         stretch->bias[lane] = -INFINITY;
-        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        for (uint32_t c = 0; c < ATT_HEAD_KEPT; c++)
             head_lane(stretch, lane)[c * ATT_TILE_LANES] = 0.0f;
     }
     note_largest(stretch);
@@ -147,16 +145,16 @@ void att_stretch_add_entry(struct att_stretch *stretch, const struct att_region 
     const size_t slot = att_log_slot(region, position), tile = slot / ATT_TILE_LANES, from = slot % ATT_TILE_LANES;
     const uint32_t lane = stretch->entries;
     const float *row = att_log_row(region, position);
-    const float *head = region->log_heads + tile * ATT_HEAD_COLUMNS * ATT_TILE_LANES + from;
+    const float *head = region->log_heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES + from;
     float *to_head = head_lane(stretch, lane);
 
     note(stretch, region->log_entries[slot].index, row, row + region->d, region->log_bias[slot]);
-    for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+    for (uint32_t c = 0; c < ATT_HEAD_KEPT; c++)
         to_head[c * ATT_TILE_LANES] = (float)stretch->sign * head[(size_t)c * ATT_TILE_LANES];
 }
 
 void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_region *region,
-                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end,
+                             const float (*heads)[ATT_HEAD_KEPT], const uint32_t *skip, uint32_t first, uint32_t end,
                              bool packed)
 {
     const uint32_t count = end - first;
@@ -179,7 +177,7 @@ void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_regio
     stretch->last = first + count - 1;
     stretch->packed = packed;
     for (uint32_t lane = 0; lane < stretch->entries; lane++)
-        for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
+        for (uint32_t c = 0; c < ATT_HEAD_KEPT; c++)
             head_lane(stretch, lane)[c * ATT_TILE_LANES] = heads[first + lane][c];
     att_stretch_finish(stretch, region);
 }

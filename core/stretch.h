@@ -20,7 +20,7 @@ struct att_stretch {
     bool packed;          /* else keys and values are read where they lie: cheaper while few rows meet the stretch */
     void *keys;           /* packed: [tiles][d][16], as the kernel packs them */
     float *bias;          /* [ATT_BLOCK] */
-    float *heads;         /* [tiles][4][16]: the head columns, as the kernel takes them, without the sign; masked ones 0 */
+    float *heads;         /* [tiles][2][16]: as the kernel takes them, without the sign; masked ones 0 */
     double largest[4];    /* of each head column, of those that are not masked */
     const float **value_rows; /* [ATT_BLOCK]: the value of each lane, where it lies; of tokens: one after the other */
     float value_scale;        /* see att_value_scale */
@@ -55,6 +55,6 @@ void att_stretch_pack_keys(const struct att_stretch *stretch, const struct att_r
 /* Fills it, from empty to finished, with the settled tokens [first, end), at most ATT_BLOCK, packed or not. Those that are
  * not live, or touched (skip[token] is not 0), are masked. heads: of all settled tokens. */
 void att_stretch_take_tokens(struct att_stretch *stretch, const struct att_region *region,
-                             const float (*heads)[ATT_HEAD_COLUMNS], const uint32_t *skip, uint32_t first, uint32_t end,
+                             const float (*heads)[ATT_HEAD_KEPT], const uint32_t *skip, uint32_t first, uint32_t end,
                              bool packed);
 #endif

@@ -26,8 +26,8 @@ static int64_t pending_position(const struct att_engine *engine, uint64_t newest
     return newest != 0 && newest - 1 >= settled ? (int64_t)(newest - 1) : -1;
 }
 
-/* The head columns of a live token, as they were when it became what it is. */
-static void load_head(const struct att_engine *engine, uint32_t index, float ret_head[ATT_HEAD_COLUMNS])
+/* The heads of a live token, as they were when it became what it is. */
+static void load_head(const struct att_engine *engine, uint32_t index, float ret_head[ATT_HEAD_KEPT])
 {
     const int64_t position = pending_position(engine, engine->index.newest[index]);
 
@@ -82,7 +82,7 @@ static void find_largest_q(struct att_engine *engine)
 static void find_largest_g(struct att_engine *engine)
 {
     struct att_index *index = &engine->index;
-    float head[ATT_HEAD_COLUMNS];
+    float head[ATT_HEAD_KEPT];
 
     if (!index->g_largest_gone)
         return;
@@ -91,16 +91,18 @@ static void find_largest_g(struct att_engine *engine)
         if (!index->live[token])
             continue;
         load_head(engine, token, head);
-        index->g_largest = att_larger(index->g_largest, head[2]);
+        index->g_largest = att_larger(index->g_largest, head[1]);
     }
     index->g_largest_gone = !index->started;
 }
 
-static void note_largest(const struct att_region *region, const float head[ATT_HEAD_COLUMNS])
+static void note_largest(const struct att_region *region, const float head[ATT_HEAD_KEPT])
 {
+    const double v = head[0], g = head[1], columns[ATT_HEAD_COLUMNS] = {1.0, v, g, v * g};
+
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        if (head[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
-            atomic_store_explicit(&region->header->largest[c], head[c], memory_order_relaxed);
+        if (columns[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
+            atomic_store_explicit(&region->header->largest[c], columns[c], memory_order_relaxed);
 }
 
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
@@ -122,16 +124,16 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
                         "the bias of token %u would be %g: it must be finite, or -inf to mask the token", index,
                         (double)token->bias);
     att_head(norm_largest, token->bias, token->head);
-    if (!((double)token->head[2] * att_larger(1.0, (double)token->head[1]) <= ATT_LARGEST_PRODUCT))
+    if (!((double)token->head[1] * att_larger(1.0, (double)token->head[0]) <= ATT_LARGEST_PRODUCT))
         return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
-                        (double)token->head[2], (double)token->head[1], ATT_LARGEST_PRODUCT);
-    if (!fits(engine, engine->index.q_largest, token->head[2])) {
+                        (double)token->head[1], (double)token->head[0], ATT_LARGEST_PRODUCT);
+    if (!fits(engine, engine->index.q_largest, token->head[1])) {
         find_largest_q(engine);
-        status = check_scores(engine, "K", index, engine->index.q_largest, token->head[2], error);
+        status = check_scores(engine, "K", index, engine->index.q_largest, token->head[1], error);
         if (status != ATT_OK)
             return status;
     }
-    engine->index.g_largest = att_larger(engine->index.g_largest, token->head[2]);
+    engine->index.g_largest = att_larger(engine->index.g_largest, token->head[1]);
     note_largest(region, token->head);
     return ATT_OK;
 }
@@ -168,7 +170,7 @@ static enum att_status no_token(const struct att_engine *engine, uint32_t index,
                     engine->index.used == 1 ? "is" : "are", engine->index.used);
 }
 
-/* The live token, which is there, but for its head columns. It stays where it is while the service updates it: a settled
+/* The live token, which is there, but for its heads. It stays where it is while the service updates it: a settled
  * row is only written when a newer entry of the token is merged; a row of the log that is merged meanwhile can only be
  * taken again by the `-` and `+` of this very update, and they begin as copies of it. Field by field: a token that is
  * returned is copied in pieces wider than the stores that made it, and waits for them. */
@@ -220,7 +222,7 @@ static void put_removal(struct att_engine *engine, uint32_t token, uint64_t lsn)
 
     live_token(engine, token, &now);
     load_head(engine, token, now.head);
-    engine->index.g_largest_gone |= (double)now.head[2] >= engine->index.g_largest;
+    engine->index.g_largest_gone |= (double)now.head[1] >= engine->index.g_largest;
     att_entries_put_token(engine, engine->index.count, token, -1, lsn, &now);
 }
 

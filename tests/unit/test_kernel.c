@@ -136,7 +136,7 @@ static struct call random_call(struct test_random *random)
     c.keys = malloc(sizeof *c.keys * keys);
     c.wide_keys = malloc(sizeof *c.wide_keys * keys);
     c.bias = malloc(sizeof *c.bias * lanes);
-    c.heads = malloc(sizeof *c.heads * lanes * 4);
+    c.heads = malloc(sizeof *c.heads * lanes * 2);
     c.values = malloc(sizeof *c.values * lanes * c.columns);
     for (size_t i = 0; i < q; i++)
         c.q[i] = c.q32[i] = 3.0f * gaussian(random);
@@ -147,8 +147,8 @@ static struct call random_call(struct test_random *random)
     if (random_one_in(random, 2)) /* the first tile is not full */
         for (size_t i = random_below(random, 16); i < 16; i++)
             c.bias[i] = -INFINITY;
-    for (size_t i = 0; i < lanes * 4; i++)
-        c.heads[i] = i / 16 % 4 == 0 ? (random_one_in(random, 2) ? 1.0f : -1.0f) : gaussian(random);
+    for (size_t i = 0; i < lanes * 2; i++) /* |v| and g of a lane have its sign */
+        c.heads[i] = copysignf(gaussian(random), i / 16 % 2 == 1 ? c.heads[i - 16] : gaussian(random));
     for (size_t i = 0; i < lanes * c.columns; i++)
         c.values[i] = gaussian(random);
     for (uint32_t i = 0; i < c.rows; i++)
@@ -182,6 +182,7 @@ static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t r
                                 .shift = c->shift + row,
                                 .weights = weights,
                                 .stride = (size_t)c->tiles * 16,
+                                .signs = true,
                                 .value_scale = c->value_scale,
                                 .largest = largest};
 }
@@ -220,11 +221,11 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     free(rows);
 }
 
-/* Head columns as a merge takes them: without the sign, in single with what has a factor |v| scaled. */
+/* Head columns as a merge takes them, but with signs; in single with |v| scaled. */
 static void head_sums(const struct att_kernel *kernel, const struct call *c, const struct att_weights *weights,
                       double *ret_sums)
 {
-    const size_t count = (size_t)c->tiles * 4 * 16;
+    const size_t count = (size_t)c->tiles * 2 * 16;
     float *scaled = malloc(count * sizeof *scaled);
     const struct att_heads work = {.precision = c->precision,
                                    .rows = weights->rows,
@@ -235,7 +236,7 @@ static void head_sums(const struct att_kernel *kernel, const struct call *c, con
                                    .value_scale = c->value_scale,
                                    .sums = ret_sums};
     for (size_t i = 0; i < count; i++)
-        scaled[i] = c->heads[i] * (c->precision == ATT_SINGLE && i / 16 % 2 == 1 ? c->value_scale : 1.0f);
+        scaled[i] = c->heads[i] * (c->precision == ATT_SINGLE && i / 16 % 2 == 0 ? c->value_scale : 1.0f);
     kernel->heads(&work);
     free(scaled);
 }
@@ -254,10 +255,11 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &read);
     for (size_t i = 0; i < lanes; i++)
         assert_true(weight_at(c->precision, weights, i) ==
-                    weight_at(c->precision, expected, i) * (double)c->heads[i / 16 * 64 + i % 16]);
+                    copysign(weight_at(c->precision, expected, i), (double)c->heads[i / 16 * 32 + i % 16]));
     if (c->precision != ATT_SINGLE || c->tiles <= ATT_READ_CHAIN) { /* a merge never asks for more */
         assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
-        assert_memory_equal(heads + 1, &read.head[1], 3 * sizeof(double));
+        assert_memory_equal(heads + 1, &read.head[1], 2 * sizeof(double));
+        assert_memory_equal(heads + 3, &read.magnitude[3], sizeof(double)); /* the product has no sign */
     }
     memcpy(sums, &read, sizeof read);
     kernel->sums(&work, c->values, c->columns, 0, c->columns, sums + 9);
