@@ -91,7 +91,7 @@ struct att_heads {
 
 struct att_read_sums {
     double head[4];      /* sum_l w_l x_l */
-    double magnitude[4]; /* sum_l w_l |x_l| */
+    double magnitude[2]; /* sum_l w_l |x_l|, of the first two */
     double value;
 };
 

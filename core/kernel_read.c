@@ -66,19 +66,20 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
 
 /* What weights add up to. */
 struct totals {
-    f64x8 value, head[4], magnitude[4];
+    f64x8 value, head[4], magnitude[2];
 };
 
 LANES_INLINE void start_totals(struct totals *totals)
 {
     totals->value = f64x8_set(0.0);
+    totals->magnitude[0] = totals->magnitude[1] = f64x8_set(0.0);
 #pragma GCC unroll 4
     for (int x = 0; x < 4; x++)
-        totals->head[x] = totals->magnitude[x] = f64x8_set(0.0);
+        totals->head[x] = f64x8_set(0.0);
 }
 
-/* Adds a tile, of weights without signs; gives them their signs, if they are wanted. */
-LANES_INLINE void add_tile(double *sizes, bool signs, const float *heads, const float *values, struct totals *totals)
+/* Adds a tile, of weights without signs, and gives them their signs. */
+LANES_INLINE void add_tile(double *sizes, const float *heads, const float *values, struct totals *totals)
 {
 #pragma GCC unroll 2
     for (size_t half = 0; half < ATT_LANES; half += 8) {
@@ -86,17 +87,14 @@ LANES_INLINE void add_tile(double *sizes, bool signs, const float *heads, const 
         const f64x8 size = f64x8_load(sizes + half);
         const f64x8 v = f64x8_widen(head), g = f64x8_widen(head + ATT_LANES), both = f64x8_mul(v, g);
         const f64x8 weight = f64x8_signed(size, v);
-        if (signs)
-            f64x8_store(sizes + half, weight);
+        f64x8_store(sizes + half, weight);
         totals->value = f64x8_fma(weight, f64x8_widen(values + half), totals->value);
         totals->head[0] = f64x8_add(totals->head[0], weight);
         totals->magnitude[0] = f64x8_add(totals->magnitude[0], size);
         totals->head[1] = f64x8_fma(size, v, totals->head[1]);
         totals->magnitude[1] = f64x8_fma(weight, v, totals->magnitude[1]);
         totals->head[2] = f64x8_fma(size, g, totals->head[2]);
-        totals->magnitude[2] = f64x8_fma(weight, g, totals->magnitude[2]);
         totals->head[3] = f64x8_fma(weight, both, totals->head[3]);
-        totals->magnitude[3] = f64x8_fma(size, both, totals->magnitude[3]);
     }
 }
 
@@ -104,7 +102,8 @@ LANES_INLINE void finish_totals(const struct totals *totals, struct att_read_sum
 {
     ret->value = f64x8_sum(totals->value);
     f64x8_sum4(totals->head, ret->head);
-    f64x8_sum4(totals->magnitude, ret->magnitude);
+    ret->magnitude[0] = f64x8_sum(totals->magnitude[0]);
+    ret->magnitude[1] = f64x8_sum(totals->magnitude[1]);
 }
 
 LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads, const float *values, size_t columns,
@@ -116,7 +115,7 @@ LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads,
     /* In a pass of its own: its sums take twenty registers. */
     start_totals(&totals);
     for (uint32_t tile = 0; tile < work->tiles; tile++) {
-        add_tile((double *)work->weights + (size_t)tile * ATT_LANES, work->signs, heads + (size_t)tile * 2 * ATT_LANES,
+        add_tile((double *)work->weights + (size_t)tile * ATT_LANES, heads + (size_t)tile * 2 * ATT_LANES,
                  values + tile * columns * ATT_LANES, &totals);
     }
     finish_totals(&totals, ret);
@@ -124,51 +123,50 @@ LANES_INLINE void read_tiles(const struct att_weights *work, const float *heads,
 
 /* In single. What has a factor |v| is multiplied with value_scale. */
 struct single_totals {
-    f32x16 value, head[4], magnitude[4];
+    f32x16 value, head[4], magnitude[2];
 };
 
 LANES_INLINE void start_single(struct single_totals *totals)
 {
     totals->value = f32_set(0.0f);
+    totals->magnitude[0] = totals->magnitude[1] = f32_set(0.0f);
 #pragma GCC unroll 4
     for (int x = 0; x < 4; x++)
-        totals->head[x] = totals->magnitude[x] = f32_set(0.0f);
+        totals->head[x] = f32_set(0.0f);
 }
 
 /* |v| of no weight counts as 0: the service may be writing it, and it may be too large for the scale. */
-LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads, const float *values, bool signs,
-                                  float *weights, struct single_totals *totals)
+LANES_INLINE void add_single_tile(f32x16 size, f32x16 scale, const float *heads, const float *values, float *weights,
+                                  struct single_totals *totals)
 {
     const f32x16 whole = f32_load(heads), v = f32_fma_from(size, FLT_MIN, whole, scale, f32_set(0.0f));
     const f32x16 g = f32_load(heads + ATT_LANES), both = f32_mul(v, g), weight = f32_signed(size, whole);
 
-    if (signs)
-        f32_store(weights, weight);
+    f32_store(weights, weight);
     totals->value = f32_fma(weight, f32_mul(f32_load(values), scale), totals->value);
     totals->head[0] = f32_add(totals->head[0], weight);
     totals->magnitude[0] = f32_add(totals->magnitude[0], size);
     totals->head[1] = f32_fma(size, v, totals->head[1]);
     totals->magnitude[1] = f32_fma(weight, v, totals->magnitude[1]);
     totals->head[2] = f32_fma(size, g, totals->head[2]);
-    totals->magnitude[2] = f32_fma(weight, g, totals->magnitude[2]);
     totals->head[3] = f32_fma(weight, both, totals->head[3]);
-    totals->magnitude[3] = f32_fma(size, both, totals->magnitude[3]);
 }
 
 /* Into float64, at the end of a chain; and begins the next. */
 LANES_INLINE void flush_single(struct single_totals *totals, float value_scale, struct att_read_sums *ret)
 {
     const double factor = 1.0 / (double)value_scale;
-    double head[4], magnitude[4];
+    const f32x16 others[4] = {totals->magnitude[0], totals->magnitude[1], totals->value, f32_set(0.0f)};
+    double head[4], other[4];
 
     f32_sum4(totals->head, head);
-    f32_sum4(totals->magnitude, magnitude);
-    ret->value += f32_sum(totals->value) * factor;
+    f32_sum4(others, other);
+    ret->magnitude[0] += other[0];
+    ret->magnitude[1] += other[1] * factor;
+    ret->value += other[2] * factor;
 #pragma GCC unroll 4
-    for (int x = 0; x < 4; x++) {
+    for (int x = 0; x < 4; x++)
         ret->head[x] += head[x] * (x % 2 ? factor : 1.0);
-        ret->magnitude[x] += magnitude[x] * (x % 2 ? factor : 1.0);
-    }
     start_single(totals);
 }
 
@@ -179,43 +177,42 @@ LANES_INLINE void flush_single(struct single_totals *totals, float value_scale, 
 enum { GROUP = 4, SEGMENT = 16, AHEAD = 10 };
 
 struct read_single {
-    const float *heads, *values;
-    size_t columns;
-    bool signs;
+    const float *scores, *heads, *values; /* of the tile that is settled next */
     float *weights;
+    size_t value_stride, weight_stride; /* from those of a tile to the next's; 0: all to one place, which stays in L1 */
+    uint32_t waiting;                     /* tiles with scores that are not settled */
     float anchor, value_scale;
-    const float *scores;  /* of the tiles from `first` on */
-    uint32_t first, done; /* tiles that have been added */
     f32x16 largest;
     struct single_totals totals;
 };
 
 LANES_INLINE void settle_tile(struct read_single *read)
 {
-    const uint32_t tile = read->done++;
-    const f32x16 t = f32_load(read->scores + (size_t)(tile - read->first) * ATT_LANES);
-
-    add_single_tile(weigh_single(read->anchor, t, &read->largest), f32_set(read->value_scale),
-                    read->heads + (size_t)tile * 2 * ATT_LANES, read->values + tile * read->columns * ATT_LANES,
-                    read->signs, read->weights + (size_t)tile * ATT_LANES, &read->totals);
+    add_single_tile(weigh_single(read->anchor, f32_load(read->scores), &read->largest), f32_set(read->value_scale),
+                    read->heads, read->values, read->weights, &read->totals);
+    read->scores += ATT_LANES;
+    read->heads += 2 * ATT_LANES;
+    read->values += read->value_stride;
+    read->weights += read->weight_stride;
+    read->waiting--;
 }
 
 /* Adds a column to one chain of each of `tiles` keys. */
-LANES_INLINE void score_column(float q, const float *const keys[GROUP], bool fetch, size_t column, uint32_t tiles,
+LANES_INLINE void score_column(f32x16 q, const float *const keys[GROUP], bool fetch, size_t column, uint32_t tiles,
                                f32x16 *sum)
 {
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++) {
         if (fetch)
             __builtin_prefetch(keys[c] + (column + AHEAD) * ATT_LANES);
-        sum[c] = f32_fma(f32_set(q), f32_load(keys[c] + column * ATT_LANES), sum[c]);
+        sum[c] = f32_fma(q, f32_load(keys[c] + column * ATT_LANES), sum[c]);
     }
 }
 
 /* The scores of `tiles` tiles from `first` on, while those before are settled; tiles and fetch are constants after
  * inlining. */
 LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, bool fetch, uint32_t first,
-                              uint32_t tiles, float *ret_scores)
+                              uint32_t tiles, float *scores)
 {
     const float *q = work->q,
                 *keys[GROUP]; /* pointers that move: gcc computes an address for each multiplication otherwise */
@@ -229,27 +226,32 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
         sum[tiles + c] = f32_set(0.0f);
     }
     for (; left >= SEGMENT; left -= SEGMENT) {
-#pragma GCC unroll 16
-        for (uint32_t p = 0; p < SEGMENT; p++)
-            score_column(q[p], keys, fetch, p, tiles, sum + p % CHAINS * tiles);
+#pragma GCC unroll 4
+        for (uint32_t p = 0; p < SEGMENT; p += 4) {
+            const f32x16 four = f32_load_four(q + p);
+#pragma GCC unroll 4
+            for (uint32_t k = 0; k < 4; k++)
+                score_column(f32_spread(four, k), keys, fetch, p + k, tiles, sum + k % CHAINS * tiles);
+        }
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
             keys[c] += (size_t)SEGMENT * ATT_LANES;
         q += SEGMENT;
-        if (read->done < first)
+        if (read->waiting > 0)
             settle_tile(read);
     }
     for (size_t p = 0; p < left; p += CHAINS)
 #pragma GCC unroll 2
         for (size_t chain = 0; chain < CHAINS; chain++)
             if (p + chain < left)
-                score_column(q[p + chain], keys, false, p + chain, tiles, sum + chain * tiles);
-    while (read->done < first)
+                score_column(f32_set(q[p + chain]), keys, false, p + chain, tiles, sum + chain * tiles);
+    while (read->waiting > 0)
         settle_tile(read);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
-        f32_store(ret_scores + (size_t)c * ATT_LANES, f32_add(sum[c], sum[tiles + c]));
-    read->first = first;
+        f32_store(scores + (size_t)c * ATT_LANES, f32_add(sum[c], sum[tiles + c]));
+    read->scores = scores;
+    read->waiting = tiles;
 }
 
 LANES_INLINE void read_groups(const struct att_weights *work, const float *heads, const float *values, size_t columns,
@@ -261,13 +263,12 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
 
     read.heads = heads;
     read.values = values;
-    read.columns = columns;
-    read.signs = work->signs;
     read.weights = work->weights;
+    read.value_stride = columns * ATT_LANES;
+    read.weight_stride = work->signs ? ATT_LANES : 0;
+    read.waiting = 0;
     read.anchor = (float)(EIGHTHS_SINGLE - work->shift[0]);
     read.value_scale = work->value_scale;
-    read.scores = scores;
-    read.first = read.done = 0;
     read.largest = f32_set((float)ATT_MASKED);
     start_single(&read.totals);
     while (tile < work->tiles) {
@@ -280,7 +281,7 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
             flush_single(&read.totals, work->value_scale, ret);
         tile += wide ? GROUP : 1;
     }
-    while (read.done < work->tiles)
+    while (read.waiting > 0)
         settle_tile(&read);
     work->largest[0] = rint((double)f32_largest(read.largest));
     flush_single(&read.totals, work->value_scale, ret);
@@ -313,7 +314,7 @@ static void read_single(const struct att_weights *work, const float *heads, cons
         if (tile > 0 && tile % ATT_READ_CHAIN == 0)
             flush_single(&totals, work->value_scale, ret);
         add_single_tile(f32_load(weights), f32_set(work->value_scale), heads + (size_t)tile * 2 * ATT_LANES,
-                        values + tile * columns * ATT_LANES, work->signs, weights, &totals);
+                        values + tile * columns * ATT_LANES, weights, &totals);
     }
     flush_single(&totals, work->value_scale, ret);
 }

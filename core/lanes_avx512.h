@@ -21,6 +21,18 @@ LANES_INLINE f32x16 f32_set(float x)
 {
     return _mm512_set1_ps(x);
 }
+/* Four floats, four times over; and in all lanes number k of the four: a load less for each. */
+LANES_INLINE f32x16 f32_load_four(const float *p)
+{
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+}
+LANES_INLINE f32x16 f32_spread(f32x16 four, size_t k)
+{
+    return k == 0   ? _mm512_permute_ps(four, 0x00)
+           : k == 1 ? _mm512_permute_ps(four, 0x55)
+           : k == 2 ? _mm512_permute_ps(four, 0xaa)
+                    : _mm512_permute_ps(four, 0xff);
+}
 LANES_INLINE f32x16 f32_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     return _mm512_fmadd_ps(a, b, c);

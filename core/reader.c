@@ -226,7 +226,11 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest);
         weigh_chunk(reading, chunk, &work, &read);
     }
-    att_row_account(reading->row, reading->sums, read.magnitude, chunk->entries, reading->largest, numerics,
+    /* Of what has a factor g, no less than it is: these errors add to a bound a millionth of what they are part of. */
+    const double magnitudes[ATT_HEAD_COLUMNS] = {read.magnitude[0], read.magnitude[1],
+                                                 read.magnitude[0] * reading->largest[2],
+                                                 read.magnitude[1] * reading->largest[2]};
+    att_row_account(reading->row, reading->sums, magnitudes, chunk->entries, reading->largest, numerics,
                     att_head_roundings(chunk->tiles), att_head_roundings(chunk->tiles), reading->value_scale);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];

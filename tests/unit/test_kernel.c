@@ -102,7 +102,7 @@ static void the_error_of_exp_stays_below_what_the_bounds_assume(void **state)
     assert_true(precise < ATT_EPSILON_LONG);
 }
 
-enum { MOST_ROWS = 30 };
+enum { MOST_ROWS = 30, SUMS = sizeof(struct att_read_sums) / sizeof(double) };
 
 struct call {
     enum att_precision precision;
@@ -111,6 +111,7 @@ struct call {
     float *q32, *keys, *bias, *heads, *values;
     double shift[MOST_ROWS];
     float value_scale;
+    bool one_sign;
 };
 
 static float gaussian(struct test_random *random)
@@ -147,8 +148,11 @@ static struct call random_call(struct test_random *random)
     if (random_one_in(random, 2)) /* the first tile is not full */
         for (size_t i = random_below(random, 16); i < 16; i++)
             c.bias[i] = -INFINITY;
+    c.one_sign = random_one_in(random, 2);
     for (size_t i = 0; i < lanes * 2; i++) /* |v| and g of a lane have its sign */
-        c.heads[i] = copysignf(gaussian(random), i / 16 % 2 == 1 ? c.heads[i - 16] : gaussian(random));
+        c.heads[i] = copysignf(gaussian(random), c.one_sign         ? 1.0f
+                                                 : i / 16 % 2 == 1 ? c.heads[i - 16]
+                                                                   : gaussian(random));
     for (size_t i = 0; i < lanes * c.columns; i++)
         c.values[i] = gaussian(random);
     for (uint32_t i = 0; i < c.rows; i++)
@@ -258,12 +262,11 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
                     copysign(weight_at(c->precision, expected, i), (double)c->heads[i / 16 * 32 + i % 16]));
     if (c->precision != ATT_SINGLE || c->tiles <= ATT_READ_CHAIN) { /* a merge never asks for more */
         assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
-        assert_memory_equal(heads + 1, &read.head[1], 2 * sizeof(double));
-        assert_memory_equal(heads + 3, &read.magnitude[3], sizeof(double)); /* the product has no sign */
+        assert_memory_equal(heads + 1, &read.head[1], (c->one_sign ? 3 : 2) * sizeof(double)); /* the product has none */
     }
     memcpy(sums, &read, sizeof read);
-    kernel->sums(&work, c->values, c->columns, 0, c->columns, sums + 9);
-    assert_memory_equal(&read.value, sums + 9 + 3, sizeof(double));
+    kernel->sums(&work, c->values, c->columns, 0, c->columns, sums + SUMS);
+    assert_memory_equal(&read.value, sums + SUMS + 3, sizeof(double));
     read_rows_of_first_tile(kernel, c, &work);
     free(weights);
 }
@@ -272,7 +275,7 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
 static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
 {
     const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows, width = att_width(c->precision);
-    const size_t a_row = 9 + c->columns;
+    const size_t a_row = SUMS + c->columns;
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows, heads[MOST_ROWS * 4];
 
