@@ -100,25 +100,25 @@ struct att_merger {
     pthread_t thread;
     bool running;
     uint64_t settled_lsn;
-    uint64_t cut_lsn;                 /* of the cut scanned last */
-    uint32_t used;                    /* settled tokens lie below this */
+    uint64_t cut_lsn;              /* of the cut scanned last */
+    uint32_t used;                 /* settled tokens lie below this */
     float (*heads)[ATT_HEAD_KEPT]; /* [capacity]: of the settled tokens */
-    uint32_t *newest;            /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
-    uint32_t changed;            /* tokens with an entry in the stretch */
-    uint64_t *changed_q;         /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
-    uint32_t *settled_q_version; /* [n_q]: of the settled rows of Q */
-    uint8_t *review;             /* [n_q]: set by the team during a merge: to be marked for refresh */
-    uint8_t *needs_refresh;      /* [n_q] */
-    uint32_t needed;             /* how many */
-    uint32_t cursor;             /* where the search for them goes on */
-    uint64_t *occupied;          /* [tiles]: a bit for each slot that holds a row */
-    uint32_t tiles_used;         /* tiles with rows lie below this */
-    uint32_t room;               /* tiles below this are full */
-    uint32_t restored_tiles;     /* before the start: from 0 on */
-    uint8_t *wanted;             /* [physical_tiles]: give_back.c's */
-    bool keeps_memory;           /* it does not help */
-    uint32_t *spare;             /* [threads]: physical tiles that no word names */
-    struct att_stretch *entries; /* [entry_blocks]: the compacted log up to a cut */
+    uint32_t *newest;              /* [capacity]: 1 + offset in the stretch of a token's newest entry; 0: untouched */
+    uint32_t changed;              /* tokens with an entry in the stretch */
+    uint64_t *changed_q;           /* [n_q]: 1 + position of the row's newest Q entry in the stretch; 0: unchanged */
+    uint32_t *settled_q_version;   /* [n_q]: of the settled rows of Q */
+    uint8_t *review;               /* [n_q]: set by the team during a merge: to be marked for refresh */
+    uint8_t *needs_refresh;        /* [n_q] */
+    uint32_t needed;               /* how many */
+    uint32_t cursor;               /* where the search for them goes on */
+    uint64_t *occupied;            /* [tiles]: a bit for each slot that holds a row */
+    uint32_t tiles_used;           /* tiles with rows lie below this */
+    uint32_t room;                 /* tiles below this are full */
+    uint32_t restored_tiles;       /* before the start: from 0 on */
+    uint8_t *wanted;               /* [physical_tiles]: give_back.c's */
+    bool keeps_memory;             /* it does not help */
+    uint32_t *spare;               /* [threads]: physical tiles that no word names */
+    struct att_stretch *entries;   /* [entry_blocks]: the compacted log up to a cut */
     uint32_t entry_blocks;
     struct att_stretch *tokens;  /* [ATT_PACK_BLOCKS]: packed settled tokens */
     struct att_scratch *scratch; /* [threads] */

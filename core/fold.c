@@ -243,6 +243,7 @@ static void add_heads(const struct band *band)
     const struct att_stretch *stretch = band->stretch;
     const struct att_region *region = &band->engine->region;
     const uint32_t tiles = att_stretch_tiles(stretch), chain = att_chain_roundings(stretch->entries);
+    const double value_unit = 1.0 / (double)stretch->value_scale;
     double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS];
     const struct att_heads work = {
         .precision = region->precision,
@@ -260,7 +261,7 @@ static void add_heads(const struct band *band)
         const double *head = heads + (size_t)i * ATT_HEAD_COLUMNS;
         double *sums = sums_of(band, i);
         att_row_account(row_of(band, i), sums, head, stretch->entries, stretch->largest, &region->numerics,
-                        att_head_roundings(tiles), chain, stretch->value_scale);
+                        att_head_roundings(tiles), chain, value_unit);
         for (uint32_t c = 0; c < ATT_HEAD_COLUMNS; c++)
             sums[c] += stretch->sign * head[c];
     }

@@ -11,12 +11,11 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
     struct att_weights one = *work;
 
     for (uint32_t row = 0; row < work->rows; row++) {
-        struct largest largest = start_largest();
+        struct weighing weighing = start_weighing(work->shift[row]);
         one.q = (const char *)work->q + width * work->d * row;
-        one.shift = work->shift + row;
         one.weights = (char *)work->weights + width * work->stride * row;
         one.largest = work->largest + row;
-        weigh_from(&one, 0, precision, &largest);
+        weigh_from(&one, 0, precision, &weighing);
     }
 }
 

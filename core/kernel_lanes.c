@@ -6,13 +6,13 @@
  * in the L1 cache. Measured: docs/numerics.md. */
 #if defined(__AVX512F__)
 enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 4, HEADS_ROWS = 4 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 4, HEADS_ROWS = 6, LESS_HEADS = 4 };
 #elif defined(__AVX2__)
 enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, SINGLE_VECTORS = 1, HEADS_ROWS = 1 };
+enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, SINGLE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
 #else
 enum { WEIGHT_ROWS = 1, LESS_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
-enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS = 1, HEADS_ROWS = 1 };
+enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
 #endif
 
 /* Of what was done side by side and no longer fits, a part does: 1 at least. */
@@ -20,7 +20,7 @@ enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS =
 
 /* `rows` x `tiles` weights from (row, tile) on; rows, tiles and precision are constants after inlining. */
 LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
-                        enum att_precision precision, struct largest *largest)
+                        enum att_precision precision, struct weighing *weighing)
 {
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const double *keys = (const double *)work->keys + (size_t)tile * work->d * ATT_LANES;
@@ -32,12 +32,11 @@ LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t t
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            f64_store(to + i * work->stride + (size_t)c * ATT_LANES,
-                      weigh(precision, EIGHTHS - work->shift[row + i], t[i * tiles + c], &largest[i].f64));
+            f64_store(to + i * work->stride + (size_t)c * ATT_LANES, weigh(precision, t[i * tiles + c], &weighing[i]));
 }
 
 LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
-                               uint32_t tiles, struct largest *largest)
+                               uint32_t tiles, struct weighing *weighing)
 {
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
@@ -49,45 +48,44 @@ LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uin
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            f32_store(to + i * work->stride + (size_t)c * ATT_LANES,
-                      weigh_single((float)(EIGHTHS_SINGLE - work->shift[row + i]), t[i * tiles + c], &largest[i].f32));
+            f32_store(to + i * work->stride + (size_t)c * ATT_LANES, weigh_single(t[i * tiles + c], &weighing[i]));
 }
 
 /* A tile, or `tiles` side by side, for `rows` rows, `together` of them side by side; these are constants after inlining. */
 LANES_INLINE void blocks(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t together,
-                         uint32_t tiles, enum att_precision precision, struct largest *largest)
+                         uint32_t tiles, enum att_precision precision, struct weighing *weighing)
 {
     for (uint32_t i = 0; i < rows; i += together)
         if (precision == ATT_SINGLE)
-            block_single(work, row + i, tile, together, tiles, largest + i);
+            block_single(work, row + i, tile, together, tiles, weighing + i);
         else
-            block(work, row + i, tile, together, tiles, precision, largest + i);
+            block(work, row + i, tile, together, tiles, precision, weighing + i);
 }
 
 /* The tiles from `tile` on, `wide` side by side as long as so many are left; returns the first that is left over. */
 LANES_INLINE uint32_t walk(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
-                           uint32_t together, uint32_t wide, enum att_precision precision, struct largest *largest)
+                           uint32_t together, uint32_t wide, enum att_precision precision, struct weighing *weighing)
 {
     for (; tile + wide <= work->tiles; tile += wide)
-        blocks(work, row, tile, rows, together, wide, precision, largest);
+        blocks(work, row, tile, rows, together, wide, precision, weighing);
     return tile;
 }
 
 LANES_INLINE void band(const struct att_weights *work, uint32_t row, uint32_t rows, uint32_t together, uint32_t wide,
                        enum att_precision precision)
 {
-    struct largest largest[MOST_SUMS];
+    struct weighing weighing[WEIGHT_ROWS];
     uint32_t tile = 0;
 
     for (uint32_t i = 0; i < rows; i++)
-        largest[i] = start_largest();
-    tile = walk(work, row, tile, rows, together, wide, precision, largest);
+        weighing[i] = start_weighing(work->shift[row + i]);
+    tile = walk(work, row, tile, rows, together, wide, precision, weighing);
     if (wide > 1)
-        tile = walk(work, row, tile, rows, together, PART(wide, 2), precision, largest);
+        tile = walk(work, row, tile, rows, together, PART(wide, 2), precision, weighing);
     if (wide > 2)
-        walk(work, row, tile, rows, together, PART(wide, 4), precision, largest);
+        walk(work, row, tile, rows, together, PART(wide, 4), precision, weighing);
     for (uint32_t i = 0; i < rows; i++)
-        work->largest[row + i] = finish_largest(precision, &largest[i]);
+        work->largest[row + i] = finish_weighing(precision, &weighing[i]);
 }
 
 LANES_INLINE void bands(const struct att_weights *work, uint32_t together, uint32_t wide, enum att_precision precision)
@@ -340,7 +338,7 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
 {
     f64x8 sum[HEADS_ROWS * 4];
 
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * 4; k++)
         sum[k] = f64x8_set(0.0);
     for (uint32_t tile = 0; tile < tiles; tile++)
@@ -349,7 +347,7 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
             const float *head = heads + (size_t)tile * 2 * ATT_LANES + half;
             const f64x8 v = f64x8_widen(head), g = f64x8_widen(head + ATT_LANES);
             const f64x8 column[] = {v, g, f64x8_mul(v, g)};
-#pragma GCC unroll 4
+#pragma GCC unroll 6
             for (uint32_t i = 0; i < rows; i++) {
                 const f64x8 w = f64x8_load(weights + i * stride + (size_t)tile * ATT_LANES + half);
                 sum[i * 4] = f64x8_add(sum[i * 4], w);
@@ -358,7 +356,7 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
                     sum[i * 4 + c] = f64x8_fma(w, column[c - 1], sum[i * 4 + c]);
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (uint32_t i = 0; i < rows; i++)
         f64x8_sum4(sum + (size_t)i * 4, ret_sums + (size_t)i * 4);
 }
@@ -370,14 +368,14 @@ LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t row
     const double factor = 1.0 / (double)value_scale;
     f32x16 sum[HEADS_ROWS * 4];
 
-#pragma GCC unroll 16
+#pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * 4; k++)
         sum[k] = f32_set(0.0f);
     for (uint32_t tile = 0; tile < tiles; tile++) {
         const f32x16 v = f32_load(heads + (size_t)tile * 2 * ATT_LANES);
         const f32x16 g = f32_load(heads + (size_t)tile * 2 * ATT_LANES + ATT_LANES);
         const f32x16 column[] = {v, g, f32_mul(v, g)};
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (uint32_t i = 0; i < rows; i++) {
             const f32x16 w = f32_load(weights + i * stride + (size_t)tile * ATT_LANES);
             sum[i * 4] = f32_add(sum[i * 4], w);
@@ -386,7 +384,7 @@ LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t row
                 sum[i * 4 + c] = f32_fma(w, column[c - 1], sum[i * 4 + c]);
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (uint32_t i = 0; i < rows; i++) {
         f32_sum4(sum + (size_t)i * 4, ret_sums + (size_t)i * 4);
         ret_sums[i * 4 + 1] *= factor;
@@ -412,6 +410,8 @@ static void head_sums(const struct att_heads *work)
 
     for (; row + HEADS_ROWS <= work->rows; row += HEADS_ROWS)
         heads_of(work, row, HEADS_ROWS);
+    for (; row + LESS_HEADS <= work->rows; row += LESS_HEADS)
+        heads_of(work, row, LESS_HEADS);
     for (; row < work->rows; row++)
         heads_of(work, row, 1);
 }

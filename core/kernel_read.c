@@ -24,7 +24,7 @@ LANES_INLINE bool any_seen(const float *bias)
 }
 
 /* One tile, of rows; it is seldom full, so the half that has no entries is left out. */
-LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, struct largest *largest)
+LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision precision, struct weighing *weighing)
 {
     const bool single = precision == ATT_SINGLE;
     double t[ATT_LANES];
@@ -40,9 +40,9 @@ LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision 
         else
             score_rows_f64(work->key_rows + half, work->q, work->d, t + half);
     if (single)
-        f32_store(work->weights, weigh_single((float)(EIGHTHS_SINGLE - work->shift[0]), f32_load(t32), &largest->f32));
+        f32_store(work->weights, weigh_single(f32_load(t32), weighing));
     else
-        f64_store(work->weights, weigh(precision, EIGHTHS - work->shift[0], f64_load(t), &largest->f64));
+        f64_store(work->weights, weigh(precision, f64_load(t), weighing));
 }
 
 #endif
@@ -50,7 +50,7 @@ LANES_INLINE void weigh_rows(const struct att_weights *work, enum att_precision 
 LANES_INLINE void weigh_row(const struct att_weights *work, const float *values, size_t columns,
                             enum att_precision precision)
 {
-    struct largest largest = start_largest();
+    struct weighing weighing = start_weighing(work->shift[0]);
     uint32_t tile = 0;
 
     /* The values of a column lie far apart: the processor does not foresee them. */
@@ -58,10 +58,10 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
         __builtin_prefetch(values + (size_t)c * columns * ATT_LANES);
 #if !defined(WIDE)
     if (work->key_rows)
-        weigh_rows(work, precision, &largest);
+        weigh_rows(work, precision, &weighing);
     tile = work->key_rows ? 1 : 0;
 #endif
-    weigh_from(work, tile, precision, &largest);
+    weigh_from(work, tile, precision, &weighing);
 }
 
 /* What weights add up to. */
@@ -180,16 +180,16 @@ struct read_single {
     const float *scores, *heads, *values; /* of the tile that is settled next */
     float *weights;
     size_t value_stride, weight_stride; /* from those of a tile to the next's; 0: all to one place, which stays in L1 */
-    uint32_t waiting;                     /* tiles with scores that are not settled */
-    float anchor, value_scale;
-    f32x16 largest;
+    uint32_t waiting;                   /* tiles with scores that are not settled */
+    float value_scale;
+    struct weighing weighing;
     struct single_totals totals;
 };
 
 LANES_INLINE void settle_tile(struct read_single *read)
 {
-    add_single_tile(weigh_single(read->anchor, f32_load(read->scores), &read->largest), f32_set(read->value_scale),
-                    read->heads, read->values, read->weights, &read->totals);
+    add_single_tile(weigh_single(f32_load(read->scores), &read->weighing), f32_set(read->value_scale), read->heads,
+                    read->values, read->weights, &read->totals);
     read->scores += ATT_LANES;
     read->heads += 2 * ATT_LANES;
     read->values += read->value_stride;
@@ -267,9 +267,8 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
     read.value_stride = columns * ATT_LANES;
     read.weight_stride = work->signs ? ATT_LANES : 0;
     read.waiting = 0;
-    read.anchor = (float)(EIGHTHS_SINGLE - work->shift[0]);
+    read.weighing = start_weighing(work->shift[0]);
     read.value_scale = work->value_scale;
-    read.largest = f32_set((float)ATT_MASKED);
     start_single(&read.totals);
     while (tile < work->tiles) {
         const bool wide = tile + GROUP <= work->tiles;
@@ -283,7 +282,7 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
     }
     while (read.waiting > 0)
         settle_tile(&read);
-    work->largest[0] = rint((double)f32_largest(read.largest));
+    work->largest[0] = finish_weighing(ATT_SINGLE, &read.weighing);
     flush_single(&read.totals, work->value_scale, ret);
 }
 

@@ -36,7 +36,7 @@ enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
 /* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
  * constants after inlining. */
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, struct largest *largest)
+                              enum att_precision precision, struct weighing *weighing)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
@@ -55,24 +55,22 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
         if (single)
-            f32_store((float *)work->weights + (size_t)(tile + c) * ATT_LANES,
-                      weigh_single((float)(EIGHTHS_SINGLE - work->shift[0]), t32[c], &largest->f32));
+            f32_store((float *)work->weights + (size_t)(tile + c) * ATT_LANES, weigh_single(t32[c], weighing));
         else
-            f64_store((double *)work->weights + (size_t)(tile + c) * ATT_LANES,
-                      weigh(precision, EIGHTHS - work->shift[0], t[c], &largest->f64));
+            f64_store((double *)work->weights + (size_t)(tile + c) * ATT_LANES, weigh(precision, t[c], weighing));
 }
 
-/* From `tile` to the last; largest: of the tiles before. */
+/* From `tile` to the last; weighing: as the tiles before left it. */
 LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
-                             struct largest *largest)
+                             struct weighing *weighing)
 {
     const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
 
     for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, largest);
+        weigh_tiles(work, tile, wide, precision, weighing);
     for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, largest);
-    work->largest[0] = finish_largest(precision, largest);
+        weigh_tiles(work, tile, 1, precision, weighing);
+    work->largest[0] = finish_weighing(precision, weighing);
 }
 
 #endif

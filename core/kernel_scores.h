@@ -30,50 +30,54 @@ static const float series_single[3] = {0x1.62e432p-1f, 0x1.ec0c32p-3f, 0x1.c6a00
 #define EIGHTHS        0x1.8p49
 #define EIGHTHS_SINGLE 0x1.8p20
 
-/* From the score t in octaves to the weight; anchor: EIGHTHS - M. The score goes into the row's running maximum. */
-LANES_INLINE f64x16 weigh(enum att_precision precision, double anchor, f64x16 t, f64x8 *largest)
+/* What turns a row's scores into weights, and the largest t so far; both in its precision. Made once for many tiles: its
+ * conversions would cost as much as a fifth of exp. */
+struct weighing {
+    double anchor;      /* EIGHTHS - M */
+    float anchor_float; /* EIGHTHS_SINGLE - M, exact as the door keeps scores below 2^18 octaves */
+    f64x8 largest;
+    f32x16 largest_float;
+};
+
+LANES_INLINE struct weighing start_weighing(double shift)
+{
+    return (struct weighing){EIGHTHS - shift, (float)(EIGHTHS_SINGLE - shift), f64x8_set(ATT_MASKED),
+                             f32_set((float)ATT_MASKED)};
+}
+
+LANES_INLINE double finish_weighing(enum att_precision precision, const struct weighing *row)
+{
+    return rint(precision == ATT_SINGLE ? (double)f32_largest(row->largest_float) : f64x8_largest(row->largest));
+}
+
+/* From the score t in octaves to the weight. */
+LANES_INLINE f64x16 weigh(enum att_precision precision, f64x16 t, struct weighing *row)
 {
     const bool is_long = precision == ATT_DOUBLE;
     const double *series = is_long ? series_long : series_short;
-    const f64x16 z = f64_add(t, f64_set(anchor)), f = f64_sub(t, f64_sub(z, f64_set(anchor)));
+    const f64x16 anchor = f64_set(row->anchor), z = f64_add(t, anchor), f = f64_sub(t, f64_sub(z, anchor));
     const f64x16 power = f64_power(z, is_long ? table_long : table_short);
     const int degree = is_long ? 7 : 3;
     f64x16 sum = f64_set(series[degree - 1]);
 
-    *largest = f64x8_max(*largest, t);
+    row->largest = f64x8_max(row->largest, t);
 #pragma GCC unroll 8
     for (int i = degree - 2; i >= 0; i--)
         sum = f64_fma(sum, f, f64_set(series[i]));
     return f64_fma_from(z, EIGHTHS + ATT_SHIFT_LEAST, f64_mul(power, f), sum, power);
 }
 
-/* The same in single; anchor: EIGHTHS_SINGLE - M, exact as the door keeps scores below 2^18 octaves. */
-LANES_INLINE f32x16 weigh_single(float anchor, f32x16 t, f32x16 *largest)
+/* The same in single. */
+LANES_INLINE f32x16 weigh_single(f32x16 t, struct weighing *row)
 {
-    const f32x16 z = f32_add(t, f32_set(anchor)), f = f32_sub(t, f32_sub(z, f32_set(anchor)));
+    const f32x16 anchor = f32_set(row->anchor_float), z = f32_add(t, anchor), f = f32_sub(t, f32_sub(z, anchor));
     const f32x16 power = f32_power(z, table_single);
     f32x16 sum = f32_set(series_single[2]);
 
-    *largest = f32_max(*largest, t);
+    row->largest_float = f32_max(row->largest_float, t);
     sum = f32_fma(sum, f, f32_set(series_single[1]));
     sum = f32_fma(sum, f, f32_set(series_single[0]));
     return f32_fma_from(z, (float)(EIGHTHS_SINGLE + ATT_SHIFT_LEAST_SINGLE), f32_mul(power, f), sum, power);
-}
-
-/* The largest t of a row so far, in its precision. */
-struct largest {
-    f64x8 f64;
-    f32x16 f32;
-};
-
-LANES_INLINE struct largest start_largest(void)
-{
-    return (struct largest){f64x8_set(ATT_MASKED), f32_set((float)ATT_MASKED)};
-}
-
-LANES_INLINE double finish_largest(enum att_precision precision, const struct largest *largest)
-{
-    return rint(precision == ATT_SINGLE ? (double)f32_largest(largest->f32) : f64x8_largest(largest->f64));
 }
 
 /* A score is the sum of a few chains: chain j of n, over p = j, j + n, ..; added in their order. Chain 0 starts at the
@@ -135,9 +139,6 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool 
 {
     const uint32_t count = rows * tiles;
 
-#pragma GCC unroll 24
-    for (uint32_t k = 0; k < count; k++)
-        t[k] = f64_set(0);
     for (uint32_t chain = 0; chain < CHAINS; chain += together) {
         f64x16 sum[MOST_SUMS];
 #pragma GCC unroll 24
@@ -146,7 +147,7 @@ LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool 
         chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
 #pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
-            t[k % count] = f64_add(t[k % count], sum[k]);
+            t[k % count] = chain == 0 && k < count ? sum[k] : f64_add(t[k % count], sum[k]);
     }
 }
 
@@ -192,9 +193,6 @@ LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const
 {
     const uint32_t count = rows * tiles;
 
-#pragma GCC unroll 24
-    for (uint32_t k = 0; k < count; k++)
-        t[k] = f32_set(0);
     for (uint32_t chain = 0; chain < CHAINS; chain += together) {
         f32x16 sum[MOST_SUMS];
 #pragma GCC unroll 24
@@ -203,7 +201,7 @@ LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const
         chains_f32(sum, q, keys, d, chain, rows, tiles, together);
 #pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
-            t[k % count] = f32_add(t[k % count], sum[k]);
+            t[k % count] = chain == 0 && k < count ? sum[k] : f32_add(t[k % count], sum[k]);
     }
 }
 

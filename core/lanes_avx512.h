@@ -170,8 +170,7 @@ LANES_INLINE f64x8 f64x8_fma(f64x8 a, f64x8 b, f64x8 c)
 LANES_INLINE f64x8 f64x8_signed(f64x8 a, f64x8 b)
 {
     const __m512i sign = _mm512_set1_epi64(INT64_MIN);
-    return _mm512_castsi512_pd(
-        _mm512_ternarylogic_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b), sign, 0xf8));
+    return _mm512_castsi512_pd(_mm512_ternarylogic_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b), sign, 0xf8));
 }
 /* The larger of a and both halves of b. */
 LANES_INLINE f64x8 f64x8_max(f64x8 a, f64x16 b)

@@ -156,10 +156,11 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
         if (index > att_row_id(reading->row))
             chunk->masked[lane] = -INFINITY;
         if (chunk->masked[lane] > -INFINITY)
-            reading->row->tokens += signbit(chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_KEPT * ATT_TILE_LANES +
-                                                         lane % ATT_TILE_LANES])
-                                        ? -1
-                                        : 1;
+            reading->row->tokens +=
+                signbit(chunk->heads[(size_t)(lane / ATT_TILE_LANES) * ATT_HEAD_KEPT * ATT_TILE_LANES +
+                                     lane % ATT_TILE_LANES])
+                    ? -1
+                    : 1;
     }
 }
 
@@ -231,7 +232,8 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
                                                  read.magnitude[0] * reading->largest[2],
                                                  read.magnitude[1] * reading->largest[2]};
     att_row_account(reading->row, reading->sums, magnitudes, chunk->entries, reading->largest, numerics,
-                    att_head_roundings(chunk->tiles), att_head_roundings(chunk->tiles), reading->value_scale);
+                    att_head_roundings(chunk->tiles), att_head_roundings(chunk->tiles),
+                    1.0 / (double)reading->value_scale);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];
     values[0] += read.value;

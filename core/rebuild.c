@@ -75,7 +75,7 @@ void att_rebuild(struct att_engine *engine, uint32_t tiles, uint32_t blocks, uin
 /* Jobs and merges wait for a group of rows to end that is refreshed, or computed, so it is kept to some 35 ms of one thread:
  * this many multiply-adds, or one tile. Smaller ones would pack the tokens more often. */
 #define GROUP_WORK        1e9
-#define GROUP_WORK_SINGLE 2e9
+#define GROUP_WORK_SINGLE 2.3e9
 
 uint32_t att_rebuild_rows(const struct att_engine *engine)
 {

@@ -24,7 +24,7 @@ static void the_account_covers_additions_that_all_lose_the_same(void **state)
     for (int n = 0; n < TIMES; n++) {
         const double before[ATT_HEAD_COLUMNS] = {sum, sum, sum, sum};
         const double magnitudes[ATT_HEAD_COLUMNS] = {weight, weight, weight, weight};
-        att_row_account(&row, before, magnitudes, 1, largest, &numerics, 0, 0, 1.0f);
+        att_row_account(&row, before, magnitudes, 1, largest, &numerics, 0, 0, 1.0);
         sum = sum + weight;
     }
     assert_true(sum == 1);
@@ -49,7 +49,7 @@ static void the_account_covers_the_sum_inside_a_block(void **state)
     magnitude += (ENTRIES - 1) * weight;
     const double before[ATT_HEAD_COLUMNS] = {0};
     const double magnitudes[ATT_HEAD_COLUMNS] = {magnitude, magnitude, magnitude, magnitude};
-    att_row_account(&row, before, magnitudes, ENTRIES, largest, &numerics, 0, 0, 1.0f);
+    att_row_account(&row, before, magnitudes, ENTRIES, largest, &numerics, 0, 0, 1.0);
     assert_true(sum == 1);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         assert_true(row.error[c] >= (ENTRIES - 1) * weight);
@@ -70,16 +70,16 @@ static void the_account_covers_float32_chains(void **state)
     assert_true(sum == 1);
     const double magnitude = 1 + (ATT_CHAIN - 1) * weight;
     const double magnitudes[ATT_HEAD_COLUMNS] = {magnitude, magnitude, magnitude, magnitude};
-    att_row_account(&row, nothing, magnitudes, ATT_CHAIN, largest, &numerics, 0, ATT_CHAIN, 1.0f);
+    att_row_account(&row, nothing, magnitudes, ATT_CHAIN, largest, &numerics, 0, ATT_CHAIN, 1.0);
     assert_true(row.error[1] >= (ATT_CHAIN - 1) * weight && row.error[1] <= 1.1 * ATT_CHAIN * weight);
     assert_true(row.error[0] <= 1e-12);
-    att_row_account(&heads, nothing, magnitudes, ATT_CHAIN, largest, &numerics, ATT_CHAIN, ATT_CHAIN, 1.0f);
+    att_row_account(&heads, nothing, magnitudes, ATT_CHAIN, largest, &numerics, ATT_CHAIN, ATT_CHAIN, 1.0);
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         assert_true(heads.error[c] >= (ATT_CHAIN - 1) * weight);
     for (int n = 1; n < ATT_BLOCK / ATT_CHAIN; n++)
         sum = sum + (float)weight;
     assert_true(sum == 1);
-    att_row_account(&block, nothing, magnitudes, ATT_BLOCK, largest, &numerics, 0, att_chain_roundings(ATT_BLOCK), 1.0f);
+    att_row_account(&block, nothing, magnitudes, ATT_BLOCK, largest, &numerics, 0, att_chain_roundings(ATT_BLOCK), 1.0);
     assert_true(block.error[1] >= lost * weight && block.error[1] <= 1.1 * lost * weight);
     assert_int_equal(att_chain_roundings(ATT_CHAIN), ATT_CHAIN);
     assert_int_equal(att_chain_roundings(ATT_CHAIN + 1), ATT_CHAIN + 1);
@@ -129,7 +129,7 @@ static void what_a_raise_leaves_behind_is_accounted_for_when_its_entry_leaves(vo
         for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
             sums[c] = ldexp(sums[c], (int)by);
         att_row_raise(&row, sums, ATT_HEAD_COLUMNS, by);
-        att_row_account(&row, sums, nothing, 1, largest, &numerics, 0, 1, 1.0f);
+        att_row_account(&row, sums, nothing, 1, largest, &numerics, 0, 1, 1.0);
         for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
             assert_true(sums[c] == weight && row.error[c] >= weight);
     }
@@ -154,9 +154,9 @@ static enum att_status check_fresh(enum att_precision precision, uint32_t tokens
     const double nothing[ATT_HEAD_COLUMNS] = {0}, all[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
     struct att_row row = {.tokens = tokens};
     const uint32_t heads = att_head_roundings(ATT_BLOCK_TILES), values = att_chain_roundings(ATT_BLOCK);
-    att_row_account(&row, nothing, all, ATT_BLOCK, largest, &numerics, heads, values, 1.0f);
+    att_row_account(&row, nothing, all, ATT_BLOCK, largest, &numerics, heads, values, 1.0);
     for (uint32_t done = ATT_BLOCK; done < tokens + ATT_BLOCK; done += ATT_BLOCK)
-        att_row_account(&row, all, nothing, ATT_BLOCK, largest, &numerics, heads, values, 1.0f);
+        att_row_account(&row, all, nothing, ATT_BLOCK, largest, &numerics, heads, values, 1.0);
     return att_row_check(&row, all, numerics.budget);
 }
 

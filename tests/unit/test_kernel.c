@@ -150,7 +150,7 @@ static struct call random_call(struct test_random *random)
             c.bias[i] = -INFINITY;
     c.one_sign = random_one_in(random, 2);
     for (size_t i = 0; i < lanes * 2; i++) /* |v| and g of a lane have its sign */
-        c.heads[i] = copysignf(gaussian(random), c.one_sign         ? 1.0f
+        c.heads[i] = copysignf(gaussian(random), c.one_sign        ? 1.0f
                                                  : i / 16 % 2 == 1 ? c.heads[i - 16]
                                                                    : gaussian(random));
     for (size_t i = 0; i < lanes * c.columns; i++)
@@ -262,7 +262,8 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
                     copysign(weight_at(c->precision, expected, i), (double)c->heads[i / 16 * 32 + i % 16]));
     if (c->precision != ATT_SINGLE || c->tiles <= ATT_READ_CHAIN) { /* a merge never asks for more */
         assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
-        assert_memory_equal(heads + 1, &read.head[1], (c->one_sign ? 3 : 2) * sizeof(double)); /* the product has none */
+        assert_memory_equal(heads + 1, &read.head[1],
+                            (c->one_sign ? 3 : 2) * sizeof(double)); /* the product has none */
     }
     memcpy(sums, &read, sizeof read);
     kernel->sums(&work, c->values, c->columns, 0, c->columns, sums + SUMS);
