@@ -232,7 +232,7 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
             add_vector(sums + i * work->sum_stride + 8 * c, work->sign, sum[i * vectors + c],
-                       work->columns - column - 8 * c);
+                       vectors > 1 ? 8 : work->columns - column);
 }
 
 /* The same in single: `rows` x 16 `vectors` sums. */
@@ -276,16 +276,17 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < vectors; c++)
             add_single(sums + i * work->sum_stride + (size_t)ATT_LANES * c, factor, total[i * vectors + c],
-                       work->columns - column - ATT_LANES * c);
+                       vectors > 1 ? ATT_LANES : work->columns - column);
 }
 
-/* The columns from `column` on, `vectors` side by side as long as they are all there; returns the first that is left over. */
+/* The columns from `column` on, `vectors` side by side as long as they are all there, one even if it is not; returns the first
+ * that is left over. */
 LANES_INLINE uint32_t product_walk(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                    uint32_t vectors, bool single)
 {
     const uint32_t wide = vectors * (single ? ATT_LANES : 8);
 
-    for (; column + wide <= work->columns; column += wide)
+    for (; column + (vectors > 1 ? wide : 1) <= work->columns; column += wide)
         if (single)
             single_block(work, row, column, rows, vectors);
         else
@@ -303,11 +304,7 @@ LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uin
     if (vectors > 2)
         column = product_walk(work, row, column, rows, PART(vectors, 4), single);
     if (vectors > 4)
-        column = product_walk(work, row, column, rows, PART(vectors, 8), single);
-    if (column < work->columns && single)
-        single_block(work, row, column, rows, 1);
-    else if (column < work->columns)
-        product_block(work, row, column, rows, 1);
+        product_walk(work, row, column, rows, PART(vectors, 8), single);
 }
 
 LANES_INLINE void product_bands(const struct att_product *work, uint32_t vectors, uint32_t lone_vectors, bool single)
