@@ -79,11 +79,13 @@ static inline void att_row_account(struct att_row *row, const double before[4], 
     const double lost = numerics->chain_unit * 0x1p-125 * (magnitudes[0] + entries);
     double error[ATT_HEAD_COLUMNS];
 
+#pragma GCC unroll 4
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         error[c] = (c == 1 ? att_larger(heads, values) : heads) * magnitudes[c] + unit * fabs(before[c]) +
                    entries * (numerics->flushed * largest[c] + ATT_UNDERFLOW);
     error[2] += lost;
     error[3] += lost * value_unit;
+#pragma GCC unroll 4
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         row->error[c] += error[c];
 }
