@@ -43,7 +43,9 @@ LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uin
     float *to = (float *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
     f32x16 t[MOST_SUMS];
 
-    scores_f32(t, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles, 1);
+    /* One tile is too little to fill the units with one chain of each score. */
+    scores_f32(t, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles,
+               tiles < F32_TILES && tiles == 1 ? CHAINS : 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
