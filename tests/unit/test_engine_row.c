@@ -85,6 +85,23 @@ static void the_account_covers_float32_chains(void **state)
     assert_int_equal(att_chain_roundings(ATT_CHAIN + 1), ATT_CHAIN + 1);
 }
 
+/* Half of the least float for each product with a weight, and for each weight as much of a head column itself, which is as large
+ * as the unit in which |v| is held; C has no fewer roundings than D. */
+static void the_account_covers_what_underflows_in_float32(void **state)
+{
+    (void)state;
+    const struct att_numerics numerics = numerics_of(ATT_SINGLE);
+    const double nothing[ATT_HEAD_COLUMNS] = {0}, heavy[ATT_HEAD_COLUMNS] = {1e6}, least = 0x1p-150, unit = 0x1p70;
+    const double one[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
+    struct att_row entries = {.tokens = 1}, weights = {.tokens = 1}, heads = {.tokens = 1};
+    att_row_account(&entries, nothing, nothing, 100, nothing, &numerics, 18, 39, unit);
+    assert_true(entries.error[2] >= 100 * least && entries.error[3] >= 100 * least * unit);
+    att_row_account(&weights, nothing, heavy, 1, nothing, &numerics, 18, 39, unit);
+    assert_true(weights.error[2] >= 1e6 * least && weights.error[3] >= 1e6 * least * unit);
+    att_row_account(&heads, nothing, one, 16, largest, &numerics, 3, 1, 1.0);
+    assert_true(heads.error[1] >= 3 * 0x1p-24 && heads.error[1] >= heads.error[0]);
+}
+
 static void a_raise_scales_sums_and_errors_exactly(void **state)
 {
     (void)state;
@@ -248,6 +265,7 @@ int main(void)
         cmocka_unit_test(the_account_covers_additions_that_all_lose_the_same),
         cmocka_unit_test(the_account_covers_the_sum_inside_a_block),
         cmocka_unit_test(the_account_covers_float32_chains),
+        cmocka_unit_test(the_account_covers_what_underflows_in_float32),
         cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
         cmocka_unit_test(a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left),
         cmocka_unit_test(what_a_raise_leaves_behind_is_accounted_for_when_its_entry_leaves),

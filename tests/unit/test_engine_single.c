@@ -200,6 +200,60 @@ static void a_masked_token_may_have_any_value(void **state)
     }
 }
 
+/* A merge's and a refresh's stretch: |v| scaled in single, zeros for masked lanes and after the last, whatever was there, and the
+ * largest of what counts. And the region's, of all that ever came, masked or not. */
+static void a_stretch_holds_the_heads_of_what_counts(enum att_precision precision)
+{
+    enum { D = 2, D_V = 3, TOKENS = 21, MASKED = 5, LANES = 32 };
+    static const uint32_t skip[TOKENS];
+    struct model model;
+    struct test_random random;
+    struct att_stretch stretch;
+    uint64_t lsn = 0;
+    double largest[ATT_HEAD_COLUMNS] = {1}, ever[ATT_HEAD_COLUMNS];
+    float key[D] = {3, 4}, value[D_V] = {-7, 0, 0}, bias = -INFINITY;
+    random_init(&random, 43);
+    model_init(&model, 1, D, D_V, TOKENS, 1);
+    model_fill(&model, &random, TOKENS, 1);
+    struct att_engine_options options = harness_options(&model);
+    options.precision = precision;
+    struct att_engine *engine = harness_start(&model, &options);
+    struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = MASKED, .key = key, .value = value, .bias = &bias};
+    struct att_job merge = {.kind = ATT_JOB_MERGE};
+    harness_update(engine, &model, &op, &lsn);
+    assert_int_equal(harness_job(engine, &merge), ATT_OK);
+    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
+        ever[c] = atomic_load(&engine->region.header->largest[c]);
+    assert_true(ever[0] == 1 && ever[1] == 7 && ever[2] >= 5 && ever[2] < 5.01);
+    assert_true(ever[3] >= 35 && ever[3] < 35.1);
+    assert_true(att_stretch_init(&stretch, D, D_V));
+    for (int i = 0; i < LANES * ATT_HEAD_KEPT; i++)
+        stretch.heads[i] = NAN;
+    att_stretch_take_tokens(&stretch, &engine->region, (const float(*)[ATT_HEAD_KEPT])engine->merger.heads, skip, 0,
+                            TOKENS, true);
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        const float *head = stretch.heads + lane / 16 * 32 + lane % 16;
+        const bool counts = lane < TOKENS && lane != MASKED;
+        const double v = counts ? engine->merger.heads[lane][0] : 0, g = counts ? engine->merger.heads[lane][1] : 0;
+        assert_true(head[0] == (float)v * (precision == ATT_SINGLE ? stretch.value_scale : 1) && head[16] == (float)g);
+        largest[1] = fmax(largest[1], v);
+        largest[2] = fmax(largest[2], g);
+        largest[3] = fmax(largest[3], v * g);
+    }
+    assert_memory_equal(stretch.largest, largest, sizeof largest);
+    assert_true(stretch.value_scale == att_value_scale((float)largest[1]));
+    att_stretch_release(&stretch);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+static void a_stretch_holds_the_heads_of_what_counts_in_each_precision(void **state)
+{
+    (void)state;
+    for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++)
+        a_stretch_holds_the_heads_of_what_counts((enum att_precision)precision);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -207,6 +261,7 @@ int main(void)
         cmocka_unit_test(an_entry_that_is_being_written_is_no_part_of_an_answer),
         cmocka_unit_test(what_underflows_in_a_reader_in_single_is_in_the_bound),
         cmocka_unit_test(a_masked_token_may_have_any_value),
+        cmocka_unit_test(a_stretch_holds_the_heads_of_what_counts_in_each_precision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
