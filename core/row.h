@@ -49,6 +49,7 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_K
 
 #define ATT_UNIT      0x1p-53  /* unit roundoff of float64 */
 #define ATT_UNDERFLOW 0x1p-999 /* products that underflow in float64 are far below it */
+#define ATT_DOOR      0x1p-4   /* the most that kappa max(1, |s||q|) g may be of a row and a token that meet */
 
 /* What turns sums into answers, by precision. */
 struct att_numerics {

@@ -6,6 +6,7 @@
 
 #include "engine_impl.h"
 #include "harness.h"
+#include "reader.h"
 
 /* Single sums values in float32. Of any size: they are brought to where it has digits, also beside a much larger one that
  * was there once, and rows go on to be answered from their bases. */
@@ -200,6 +201,45 @@ static void a_masked_token_may_have_any_value(void **state)
     }
 }
 
+/* A query bounds g of what it folds by the largest that ever was; but not by a key that left before the row of Q became so large
+ * that they could not have met. */
+static void a_key_that_left_before_a_large_row_came_is_in_no_bound(void **state)
+{
+    (void)state;
+    enum { TOKENS = 20 };
+    struct model model;
+    struct test_random random;
+    struct att_job merge = {.kind = ATT_JOB_MERGE};
+    uint64_t lsn = 0;
+    double values, settled, pending;
+    const float keys[2] = {5e4f, 1e-6f}, q = 1e6f, value = 1;
+    random_init(&random, 44);
+    model_init(&model, 1, 1, 1, TOKENS, 1);
+    model_fill(&model, &random, TOKENS, 1);
+    for (uint32_t i = 0; i < TOKENS; i++)
+        model.k[i] *= keys[1];
+    struct att_engine_options options = harness_options(&model);
+    options.precision = ATT_SINGLE;
+    struct att_engine *engine = harness_start(&model, &options);
+    for (int n = 0; n < 2; n++) {
+        struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 3, .key = &keys[n]};
+        harness_update(engine, &model, &op, &lsn);
+    }
+    struct att_op op = {.kind = ATT_OP_SET_Q, .key = &q};
+    harness_update(engine, &model, &op, &lsn);
+    assert_int_equal(harness_job(engine, &merge), ATT_OK);
+    assert_int_equal(harness_entry(engine, 0, 0, &values, &settled), ATT_OK);
+    harness_settle(engine);
+    att_engine_hold(engine, true);
+    op = (struct att_op){.kind = ATT_OP_SET_TOKEN, .index = 4, .value = &value};
+    harness_update(engine, &model, &op, &lsn);
+    assert_int_equal(att_read_entry(&engine->region, 0, 0, &values, &pending), ATT_OK);
+    assert_true(pending < 2 * settled);
+    harness_check_row(engine, &model, 0, (struct tolerance){.error = 1e-6, .bound = 1e-5});
+    att_engine_free(engine);
+    model_release(&model);
+}
+
 /* A merge's and a refresh's stretch: |v| scaled in single, zeros for masked lanes and after the last, whatever was there, and the
  * largest of what counts. And the region's, of all that ever came, masked or not. */
 static void a_stretch_holds_the_heads_of_what_counts(enum att_precision precision)
@@ -261,6 +301,7 @@ int main(void)
         cmocka_unit_test(an_entry_that_is_being_written_is_no_part_of_an_answer),
         cmocka_unit_test(what_underflows_in_a_reader_in_single_is_in_the_bound),
         cmocka_unit_test(a_masked_token_may_have_any_value),
+        cmocka_unit_test(a_key_that_left_before_a_large_row_came_is_in_no_bound),
         cmocka_unit_test(a_stretch_holds_the_heads_of_what_counts_in_each_precision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
