@@ -85,19 +85,19 @@ static void the_account_covers_float32_chains(void **state)
     assert_int_equal(att_chain_roundings(ATT_CHAIN + 1), ATT_CHAIN + 1);
 }
 
-/* Half of the least float for each product with a weight, and for each weight as much of a head column itself, which is as large
- * as the unit in which |v| is held; C has no fewer roundings than D. */
+/* Half of the least float for each product with a weight, and for each weight as much of a head column itself, in the unit in which
+ * |v| is held; of |v| it is lost before g multiplies it. And C has no fewer roundings than D. */
 static void the_account_covers_what_underflows_in_float32(void **state)
 {
     (void)state;
     const struct att_numerics numerics = numerics_of(ATT_SINGLE);
     const double nothing[ATT_HEAD_COLUMNS] = {0}, heavy[ATT_HEAD_COLUMNS] = {1e6}, least = 0x1p-150, unit = 0x1p70;
-    const double one[ATT_HEAD_COLUMNS] = {1, 1, 1, 1};
+    const double one[ATT_HEAD_COLUMNS] = {1, 1, 1, 1}, g[ATT_HEAD_COLUMNS] = {0, 0, 6e4, 0};
     struct att_row entries = {.tokens = 1}, weights = {.tokens = 1}, heads = {.tokens = 1};
     att_row_account(&entries, nothing, nothing, 100, nothing, &numerics, 18, 39, unit);
     assert_true(entries.error[2] >= 100 * least && entries.error[3] >= 100 * least * unit);
-    att_row_account(&weights, nothing, heavy, 1, nothing, &numerics, 18, 39, unit);
-    assert_true(weights.error[2] >= 1e6 * least && weights.error[3] >= 1e6 * least * unit);
+    att_row_account(&weights, nothing, heavy, 1, g, &numerics, 18, 39, unit);
+    assert_true(weights.error[2] >= 1e6 * least && weights.error[3] >= 1e6 * least * unit * 6e4);
     att_row_account(&heads, nothing, one, 16, largest, &numerics, 3, 1, 1.0);
     assert_true(heads.error[1] >= 3 * 0x1p-24 && heads.error[1] >= heads.error[0]);
 }
@@ -252,6 +252,7 @@ static void head_columns_are_rounded_up(void **state)
         att_head(norm_largest, bias, head);
         assert_true(head[0] == norm_largest[1]);
         assert_true((double)head[1] >= g && (double)head[1] <= 1.000001 * g);
+        assert_true((double)(head[0] * head[1]) >= (double)head[0] * g);
     }
     const float least[2] = {0x1p-149f, 0x1p-149f};
     float head[ATT_HEAD_KEPT];
