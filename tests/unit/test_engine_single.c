@@ -99,8 +99,8 @@ static void an_entry_that_is_being_written_is_no_part_of_an_answer(void **state)
 
 /* With |q| of 1e37 and |k| of 1e-33, beside a value of 1e27 that was there once, g |v| times a weight is below all floats that
  * a reader in single adds up. But scores have parts in the thousands, of whose rounding g |v| tells the bound; and values add
- * up to nearly 0, so nothing else does. */
-static void what_underflows_in_a_reader_in_single_is_in_the_bound(void **state)
+ * up to nearly 0, so nothing else does. Then the same in a merge, beside such a value of hardly any weight. */
+static void what_underflows_in_single_is_in_the_bound(void **state)
 {
     (void)state;
     enum { D = 64, TOKENS = 8, TIMES = 20 };
@@ -112,7 +112,7 @@ static void what_underflows_in_a_reader_in_single_is_in_the_bound(void **state)
     float key[D] = {0}, value = 1e27f;
     double norm = 0;
     random_init(&random, 39);
-    model_init(&model, 1, D, 1, TOKENS, 1);
+    model_init(&model, 1, D, 1, TOKENS + 1, 1);
     random_normals(&random, model.q, D, 1e36);
     for (uint32_t p = 0; p < D; p++)
         norm += (double)model.q[p] * (double)model.q[p];
@@ -148,8 +148,15 @@ static void what_underflows_in_a_reader_in_single_is_in_the_bound(void **state)
             harness_update(engine, &model, &op, &lsn);
         }
         harness_check_row(engine, &model, 0, tolerance);
+        for (uint32_t p = 0; p < D; p++)
+            key[p] = (float)(-90 / norm * (double)model.q[p]);
+        value = 1e27f;
+        op = (struct att_op){.kind = ATT_OP_APPEND, .index = TOKENS, .key = key, .value = &value};
+        harness_update(engine, &model, &op, &lsn);
+        assert_int_equal(harness_job(engine, &merge), ATT_OK);
+        harness_check_row(engine, &model, 0, tolerance);
         att_engine_hold(engine, false);
-        for (uint32_t token = 1; token < TOKENS; token++) {
+        for (uint32_t token = 1; token <= TOKENS; token++) {
             op = (struct att_op){.kind = ATT_OP_DELETE, .index = token};
             harness_update(engine, &model, &op, &lsn);
         }
@@ -300,7 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_of_any_size_are_summed_in_single),
         cmocka_unit_test(an_entry_that_is_being_written_is_no_part_of_an_answer),
-        cmocka_unit_test(what_underflows_in_a_reader_in_single_is_in_the_bound),
+        cmocka_unit_test(what_underflows_in_single_is_in_the_bound),
         cmocka_unit_test(a_masked_token_may_have_any_value),
         cmocka_unit_test(a_key_that_left_before_a_large_row_came_is_in_no_bound),
         cmocka_unit_test(a_stretch_holds_the_heads_of_what_counts_in_each_precision),
