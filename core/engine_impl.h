@@ -185,7 +185,7 @@ void att_entries_put_token(struct att_engine *engine, uint64_t position, uint32_
 void att_entries_put_q(struct att_engine *engine, uint64_t position, uint32_t row, uint32_t q_version, uint64_t lsn,
                        const float *q);
 void att_entries_cancel(struct att_engine *engine, uint64_t position, uint64_t lsn);
-/* The entry's heads, without the sign. */
+/* The heads of a + entry. */
 void att_entries_head(const struct att_region *region, uint64_t position, float ret_head[ATT_HEAD_KEPT]);
 void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */

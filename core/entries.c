@@ -113,10 +113,9 @@ void att_entries_head(const struct att_region *region, uint64_t position, float 
 {
     const size_t tile = att_log_tile(region, position), lane = position % ATT_TILE_LANES;
     const float *head = region->log_heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES + lane;
-    const float sign = signbit(head[0]) ? -1.0f : 1.0f;
 
     for (uint32_t c = 0; c < ATT_HEAD_KEPT; c++)
-        ret_head[c] = sign * head[(size_t)c * ATT_TILE_LANES];
+        ret_head[c] = head[(size_t)c * ATT_TILE_LANES];
 }
 
 void att_entries_publish(struct att_engine *engine, uint64_t count)

@@ -245,7 +245,7 @@ static void add_heads(const struct band *band)
     const uint32_t tiles = att_stretch_tiles(stretch), chain = att_chain_roundings(stretch->entries);
     const double value_unit = 1.0 / (double)stretch->value_scale;
     double heads[ATT_BAND_ROWS * ATT_HEAD_COLUMNS];
-    const struct att_heads work = {
+    const struct att_head_sums work = {
         .precision = region->precision,
         .rows = band->rows,
         .tiles = tiles,

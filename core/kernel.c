@@ -109,7 +109,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .sums = ret->product,
         .sum_stride = CHECK_COLUMNS,
     };
-    const struct att_heads heads = {
+    const struct att_head_sums heads = {
         .precision = precision,
         .rows = CHECK_ROWS,
         .tiles = CHECK_TILES,

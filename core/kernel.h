@@ -78,7 +78,7 @@ struct att_product {
 
 /* sums[i][c]: what weights[i] add up to over head column c. Every lane of a tile is read; in lanes, as `read` does it: in single
  * in one chain for each. */
-struct att_heads {
+struct att_head_sums {
     enum att_precision precision;
     uint32_t rows;
     uint32_t tiles;      /* in single at most ATT_READ_CHAIN */
@@ -116,7 +116,7 @@ struct att_kernel {
     void (*sums)(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
                  double *ret_sums);
     void (*product)(const struct att_product *work);
-    void (*heads)(const struct att_heads *work);
+    void (*heads)(const struct att_head_sums *work);
 };
 
 /* Roundings in float32, in single, of head columns: one for each tile, and two when lanes are added. */

@@ -391,7 +391,7 @@ LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t row
     }
 }
 
-LANES_INLINE void heads_of(const struct att_heads *work, uint32_t row, uint32_t rows)
+LANES_INLINE void heads_of(const struct att_head_sums *work, uint32_t row, uint32_t rows)
 {
     const size_t at = row * work->stride;
     double *sums = work->sums + (size_t)row * 4;
@@ -403,7 +403,7 @@ LANES_INLINE void heads_of(const struct att_heads *work, uint32_t row, uint32_t 
         heads_block((const double *)work->weights + at, work->stride, rows, work->tiles, work->heads, sums);
 }
 
-static void head_sums(const struct att_heads *work)
+static void head_sums(const struct att_head_sums *work)
 {
     uint32_t row = 0;
 

@@ -230,7 +230,8 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         att_row_raise(reading->row, reading->sums, ATT_HEAD_COLUMNS + reading->count, largest);
         weigh_chunk(reading, chunk, &work, &read);
     }
-    /* Of what has a factor g, no less than it is: these errors add to a bound a millionth of what they are part of. */
+    /* Of what has a factor g, no less than it is: to a bound these errors add a sixteenth of those of D and C at most, for the
+     * door keeps kappa max(1, |s||q|) g below that. */
     const double magnitudes[ATT_HEAD_COLUMNS] = {read.magnitude[0], read.magnitude[1],
                                                  read.magnitude[0] * reading->largest[2],
                                                  read.magnitude[1] * reading->largest[2]};
@@ -247,6 +248,19 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         for (uint32_t c = 0; c < some; c++)
             values[done + c] += added[c];
     }
+}
+
+/* A key that left before the row became as large as it is may have been any number of times larger than those that are folded:
+ * the door let these meet the row. */
+static void bound_largest_g(struct reading *reading)
+{
+    double *largest = reading->largest;
+    const double met = 1.0001 * ATT_DOOR / (reading->region->numerics.kappa * att_larger(1.0, reading->row->q_norm));
+
+    if (met >= largest[2])
+        return;
+    largest[2] = met;
+    largest[3] = largest[1] * met < largest[3] ? largest[1] * met : largest[3];
 }
 
 /* Folds the entries [position, count) into the base that was copied. */
@@ -270,6 +284,7 @@ static __attribute__((noinline)) void fold_pending(struct reading *reading, uint
         reading->largest[c] = atomic_load_explicit(&region->header->largest[c], memory_order_relaxed);
     reading->value_scale = att_value_scale((float)reading->largest[1]);
     chunk.maskable = reading->row->q_norm * reading->largest[2] <= MASKABLE;
+    bound_largest_g(reading);
     while (position < count) {
         take_chunk(region, position, count, &chunk);
         if (region->causal)

@@ -5,6 +5,7 @@
 
 #define LEAST_POWER -2200.0 /* 2^this times any float64 is 0 */
 
+/* So far up that |v| g, rounded to float32 as single has it, is not below the true one either. */
 void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_KEPT])
 {
     const double g = (double)norm_largest[0] + (isfinite(bias) ? fabs((double)bias) : 0.0);

@@ -49,6 +49,7 @@ void att_head(const float norm_largest[2], float bias, float ret_head[ATT_HEAD_K
 
 #define ATT_UNIT      0x1p-53  /* unit roundoff of float64 */
 #define ATT_UNDERFLOW 0x1p-999 /* products that underflow in float64 are far below it */
+#define ATT_DOOR      0x1p-4   /* the most that kappa max(1, |s||q|) g may be of a row and a token that meet */
 
 /* What turns sums into answers, by precision. */
 struct att_numerics {
@@ -67,9 +68,9 @@ void att_row_raise(struct att_row *row, double *sums, uint32_t columns, double s
 
 /* Accounts for adding `entries` entries with sum w|x_c| = magnitudes[c] to sums that stood at `before`; largest: no less than
  * any of their |x_c|. In single heads and values come from float32 chains of so many roundings, and what has a factor |v| was
- * multiplied with 1 / value_unit; there g and g |v|, and their products with weights, may be denormal floats, or 0: `lost`. (Of
- * |v| it is less than what small weights may lose, for it makes the largest large.) Inline: a merge asks for each
- * row and stretch. */
+ * multiplied with 1 / value_unit; there g, g |v| and a small |v| before g multiplies it, and products with weights, may be
+ * denormal floats, or 0: `lost`. (Of the sum of |v| it is less than what small weights may lose, for it makes the largest
+ * large.) Inline: a merge asks for each row and stretch. */
 static inline void att_row_account(struct att_row *row, const double before[4], const double magnitudes[4],
                                    uint32_t entries, const double largest[4], const struct att_numerics *numerics,
                                    uint32_t head_chain, uint32_t value_chain, double value_unit)
@@ -84,7 +85,7 @@ static inline void att_row_account(struct att_row *row, const double before[4], 
         error[c] = (c == 1 ? att_larger(heads, values) : heads) * magnitudes[c] + unit * fabs(before[c]) +
                    entries * (numerics->flushed * largest[c] + ATT_UNDERFLOW);
     error[2] += lost;
-    error[3] += lost * value_unit;
+    error[3] += lost * value_unit * (1.0 + largest[2]);
 #pragma GCC unroll 4
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         row->error[c] += error[c];

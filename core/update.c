@@ -49,7 +49,7 @@ static const float *live_q(const struct att_engine *engine, uint32_t row)
 /* Scores must stay where the precision can hold them: see docs/numerics.md, "the door". */
 static bool fits(const struct att_engine *engine, double q_norm, double g)
 {
-    return att_larger(1.0, q_norm) * g * engine->region.numerics.kappa <= 0x1p-4;
+    return att_larger(1.0, q_norm) * g * engine->region.numerics.kappa <= ATT_DOOR;
 }
 
 static enum att_status check_scores(const struct att_engine *engine, const char *what, uint32_t index, double q_norm,
@@ -61,7 +61,7 @@ static enum att_status check_scores(const struct att_engine *engine, const char 
                     "%s[%u]: scores could reach %.3g, precision %s holds them up to %.3g: scale the data down%s", what,
                     index, att_larger(1.0, q_norm) * g,
                     engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
-                    0x1p-4 / engine->region.numerics.kappa,
+                    ATT_DOOR / engine->region.numerics.kappa,
                     engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
 }
 

@@ -85,6 +85,23 @@ static void the_account_covers_float32_chains(void **state)
     assert_int_equal(att_chain_roundings(ATT_CHAIN + 1), ATT_CHAIN + 1);
 }
 
+/* Half of the least float for each product with a weight, and for each weight as much of a head column itself, in the unit in which
+ * |v| is held; of |v| it is lost before g multiplies it. And C has no fewer roundings than D. */
+static void the_account_covers_what_underflows_in_float32(void **state)
+{
+    (void)state;
+    const struct att_numerics numerics = numerics_of(ATT_SINGLE);
+    const double nothing[ATT_HEAD_COLUMNS] = {0}, heavy[ATT_HEAD_COLUMNS] = {1e6}, least = 0x1p-150, unit = 0x1p70;
+    const double one[ATT_HEAD_COLUMNS] = {1, 1, 1, 1}, g[ATT_HEAD_COLUMNS] = {0, 0, 6e4, 0};
+    struct att_row entries = {.tokens = 1}, weights = {.tokens = 1}, heads = {.tokens = 1};
+    att_row_account(&entries, nothing, nothing, 100, nothing, &numerics, 18, 39, unit);
+    assert_true(entries.error[2] >= 100 * least && entries.error[3] >= 100 * least * unit);
+    att_row_account(&weights, nothing, heavy, 1, g, &numerics, 18, 39, unit);
+    assert_true(weights.error[2] >= 1e6 * least && weights.error[3] >= 1e6 * least * unit * 6e4);
+    att_row_account(&heads, nothing, one, 16, largest, &numerics, 3, 1, 1.0);
+    assert_true(heads.error[1] >= 3 * 0x1p-24 && heads.error[1] >= heads.error[0]);
+}
+
 static void a_raise_scales_sums_and_errors_exactly(void **state)
 {
     (void)state;
@@ -147,7 +164,8 @@ static void a_denominator_that_may_be_rounding_alone_gives_no_answer(void **stat
     assert_int_equal(att_row_check(&row, sums, 1e300), ATT_EMPTY);
 }
 
-/* Computes a row over so many tokens, all the weight in the first block, and merges one block more into it. */
+/* Computes a row over so many tokens, all the weight in the first block, and merges one block more into it: within half the
+ * budget. */
 static enum att_status check_fresh(enum att_precision precision, uint32_t tokens, double budget)
 {
     const struct att_numerics numerics = att_numerics(precision, 64, tokens, budget);
@@ -157,7 +175,7 @@ static enum att_status check_fresh(enum att_precision precision, uint32_t tokens
     att_row_account(&row, nothing, all, ATT_BLOCK, largest, &numerics, heads, values, 1.0);
     for (uint32_t done = ATT_BLOCK; done < tokens + ATT_BLOCK; done += ATT_BLOCK)
         att_row_account(&row, all, nothing, ATT_BLOCK, largest, &numerics, heads, values, 1.0);
-    return att_row_check(&row, all, numerics.budget);
+    return att_row_check(&row, all, 0.501 * numerics.budget);
 }
 
 static void a_row_just_computed_is_within_the_budget(void **state)
@@ -235,11 +253,12 @@ static void head_columns_are_rounded_up(void **state)
         att_head(norm_largest, bias, head);
         assert_true(head[0] == norm_largest[1]);
         assert_true((double)head[1] >= g && (double)head[1] <= 1.000001 * g);
+        assert_true((double)(head[0] * head[1]) >= (double)head[0] * g);
     }
     const float least[2] = {0x1p-149f, 0x1p-149f};
     float head[ATT_HEAD_KEPT];
     att_head(least, 0, head);
-    assert_true(head[0] > 0 && head[1] > 0);
+    assert_true(head[0] > 0 && (double)head[1] >= 1.5 * 0x1p-149); /* a norm that was rounded down to the least float */
 }
 
 int main(void)
@@ -248,6 +267,7 @@ int main(void)
         cmocka_unit_test(the_account_covers_additions_that_all_lose_the_same),
         cmocka_unit_test(the_account_covers_the_sum_inside_a_block),
         cmocka_unit_test(the_account_covers_float32_chains),
+        cmocka_unit_test(the_account_covers_what_underflows_in_float32),
         cmocka_unit_test(a_raise_scales_sums_and_errors_exactly),
         cmocka_unit_test(a_raise_by_more_than_the_least_power_of_two_keeps_what_is_left),
         cmocka_unit_test(what_a_raise_leaves_behind_is_accounted_for_when_its_entry_leaves),

@@ -231,18 +231,40 @@ static void head_sums(const struct att_kernel *kernel, const struct call *c, con
 {
     const size_t count = (size_t)c->tiles * 2 * 16;
     float *scaled = malloc(count * sizeof *scaled);
-    const struct att_heads work = {.precision = c->precision,
-                                   .rows = weights->rows,
-                                   .tiles = c->tiles,
-                                   .weights = weights->weights,
-                                   .stride = weights->stride,
-                                   .heads = scaled,
-                                   .value_scale = c->value_scale,
-                                   .sums = ret_sums};
+    const struct att_head_sums work = {.precision = c->precision,
+                                       .rows = weights->rows,
+                                       .tiles = c->tiles,
+                                       .weights = weights->weights,
+                                       .stride = weights->stride,
+                                       .heads = scaled,
+                                       .value_scale = c->value_scale,
+                                       .sums = ret_sums};
     for (size_t i = 0; i < count; i++)
         scaled[i] = c->heads[i] * (c->precision == ATT_SINGLE && i / 16 % 2 == 0 ? c->value_scale : 1.0f);
     kernel->heads(&work);
     free(scaled);
+}
+
+/* The sums of a query against float64 ones of the same weights, with signs and without: the bits alone do not tell what they
+ * are of. */
+static void check_sums(const struct call *c, const void *expected, const struct att_read_sums *read)
+{
+    const double unit = c->precision == ATT_SINGLE ? 0x1p-18 : 0x1p-40;
+    double head[4] = {0}, size[4] = {0};
+
+    for (size_t i = 0; i < (size_t)c->tiles * 16; i++) {
+        const float *heads = c->heads + i / 16 * 32 + i % 16;
+        const double w = weight_at(c->precision, expected, i), v = fabs((double)heads[0]), g = fabs((double)heads[16]);
+        const double of[4] = {w, w * v, w * g, w * v * g};
+        for (int x = 0; x < 4; x++) {
+            head[x] += signbit(heads[0]) ? -of[x] : of[x];
+            size[x] += of[x];
+        }
+    }
+    for (int x = 0; x < 4; x++)
+        assert_true(fabs(read->head[x] - head[x]) <= unit * size[x]);
+    for (int x = 0; x < 2; x++)
+        assert_true(fabs(read->magnitude[x] - size[x]) <= unit * size[x]);
 }
 
 /* What a query of the row gives, from weights that must be those of `weights`, and the head sums `heads`; then sums of all
@@ -265,6 +287,7 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
         assert_memory_equal(heads + 1, &read.head[1],
                             (c->one_sign ? 3 : 2) * sizeof(double)); /* the product has none */
     }
+    check_sums(c, expected, &read);
     memcpy(sums, &read, sizeof read);
     kernel->sums(&work, c->values, c->columns, 0, c->columns, sums + SUMS);
     assert_memory_equal(&read.value, sums + SUMS + 3, sizeof(double));
@@ -298,7 +321,7 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
 }
 
 /* The shape for few rows, keys and values in float: the weights are those of `expected`, and so are the sums of the
- * product; the last three lanes are left out, for whole vectors of values are read. */
+ * product, which packed values give too, in all its shapes; the last three lanes are left out, for whole vectors of values are read. */
 static void few_rows_give_the_same(const struct att_kernel *kernel, const struct call *c, const double *expected)
 {
     const size_t lanes = (size_t)c->tiles * 16, count = lanes * c->rows, sums = (size_t)c->rows * c->columns;
@@ -332,6 +355,9 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
     product.values = packed;
     product.sums = from_wide;
     att_kernel_plain.product(&product);
+    assert_memory_equal(from_rows, from_wide, sums * sizeof *from_rows);
+    memset(from_wide, 0, sums * sizeof *from_wide);
+    kernel->product(&product);
     assert_memory_equal(from_rows, from_wide, sums * sizeof *from_rows);
     free(weights);
     free(packed);
