@@ -132,38 +132,25 @@ LANES_INLINE void chains_f64(f64x16 *sum, const double *q, const void *keys, boo
             step_f64(sum + j * rows * tiles, q, keys, wide, d, p + j, rows, tiles);
 }
 
-/* The same from the start: chain 0 of each sum begins at the bias. */
-LANES_INLINE void begin_f64(f64x16 *sum, const double *q, const void *keys, bool wide, const float *bias, size_t d,
-                            size_t chain, uint32_t rows, uint32_t tiles, uint32_t together)
-{
-    const uint32_t count = rows * tiles;
-
-#pragma GCC unroll 24
-    for (uint32_t k = 0; k < count * together; k++)
-        sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
-    chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
-}
-
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
 LANES_INLINE void scores_f64(f64x16 *t, const double *q, const void *keys, bool wide, const float *bias, size_t d,
                              uint32_t rows, uint32_t tiles, uint32_t together)
 {
     const uint32_t count = rows * tiles;
-    f64x16 sum[MOST_SUMS];
 
-    begin_f64(sum, q, keys, wide, bias, d, 0, rows, tiles, together);
 #pragma GCC unroll 24
     for (uint32_t k = 0; k < count; k++)
-        t[k] = sum[k];
-#pragma GCC unroll 24
-    for (uint32_t k = count; k < count * together; k++)
-        t[k % count] = f64_add(t[k % count], sum[k]);
-    for (uint32_t chain = together; chain < CHAINS; chain += together) {
-        begin_f64(sum, q, keys, wide, bias, d, chain, rows, tiles, together);
+        t[k] = f64_set(0); /* no instruction: the first chains replace it, which not every build sees */
+    for (uint32_t chain = 0; chain < CHAINS; chain += together) {
+        f64x16 sum[MOST_SUMS];
 #pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
-            t[k % count] = f64_add(t[k % count], sum[k]);
+            sum[k] = chain == 0 && k < count ? start_f64(bias + (size_t)(k % tiles) * ATT_LANES) : f64_set(0);
+        chains_f64(sum, q, keys, wide, d, chain, rows, tiles, together);
+#pragma GCC unroll 24
+        for (uint32_t k = 0; k < count * together; k++)
+            t[k % count] = chain == 0 && k < count ? sum[k] : f64_add(t[k % count], sum[k]);
     }
 }
 
@@ -202,38 +189,25 @@ LANES_INLINE void chains_f32(f32x16 *sum, const float *q, const float *keys, siz
             step_f32(sum + j * rows * tiles, q, keys, d, p + j, rows, tiles);
 }
 
-/* The same from the start: chain 0 of each sum begins at the bias. */
-LANES_INLINE void begin_f32(f32x16 *sum, const float *q, const float *keys, const float *bias, size_t d, size_t chain,
-                            uint32_t rows, uint32_t tiles, uint32_t together)
-{
-    const uint32_t count = rows * tiles;
-
-#pragma GCC unroll 24
-    for (uint32_t k = 0; k < count * together; k++)
-        sum[k] = chain == 0 && k < count ? start_f32(bias + (size_t)(k % tiles) * ATT_LANES) : f32_set(0);
-    chains_f32(sum, q, keys, d, chain, rows, tiles, together);
-}
-
 /* The scores t[i][c] of `rows` rows against `tiles` tiles, `together` chains of each side by side. These three are constants
  * after inlining. */
 LANES_INLINE void scores_f32(f32x16 *t, const float *q, const float *keys, const float *bias, size_t d, uint32_t rows,
                              uint32_t tiles, uint32_t together)
 {
     const uint32_t count = rows * tiles;
-    f32x16 sum[MOST_SUMS];
 
-    begin_f32(sum, q, keys, bias, d, 0, rows, tiles, together);
 #pragma GCC unroll 24
     for (uint32_t k = 0; k < count; k++)
-        t[k] = sum[k];
-#pragma GCC unroll 24
-    for (uint32_t k = count; k < count * together; k++)
-        t[k % count] = f32_add(t[k % count], sum[k]);
-    for (uint32_t chain = together; chain < CHAINS; chain += together) {
-        begin_f32(sum, q, keys, bias, d, chain, rows, tiles, together);
+        t[k] = f32_set(0); /* no instruction: the first chains replace it, which not every build sees */
+    for (uint32_t chain = 0; chain < CHAINS; chain += together) {
+        f32x16 sum[MOST_SUMS];
 #pragma GCC unroll 24
         for (uint32_t k = 0; k < count * together; k++)
-            t[k % count] = f32_add(t[k % count], sum[k]);
+            sum[k] = chain == 0 && k < count ? start_f32(bias + (size_t)(k % tiles) * ATT_LANES) : f32_set(0);
+        chains_f32(sum, q, keys, d, chain, rows, tiles, together);
+#pragma GCC unroll 24
+        for (uint32_t k = 0; k < count * together; k++)
+            t[k % count] = chain == 0 && k < count ? sum[k] : f32_add(t[k % count], sum[k]);
     }
 }
 
