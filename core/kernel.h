@@ -29,7 +29,7 @@ enum { ATT_TILE_LANES = 16 };
 #define ATT_SHIFT_HEADROOM_SINGLE 32.0
 #define ATT_SHIFT_LEAST_SINGLE    -120.0
 /* In single a sum of values is made of float32 chains of so many entries, added up in float32 and then to what is there in
- * float64 (in `read` and `sums`, where heads are too, of so many tiles in each lane, added up in float64); and what is
+ * float64 (of heads, and in `read` and `sums`, of so many tiles in each lane, added up in float64); and what is
  * multiplied with weights in float32 is brought below 2^50 before (att_value_scale). */
 #define ATT_CHAIN             32
 #define ATT_READ_CHAIN        16

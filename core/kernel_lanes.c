@@ -45,7 +45,7 @@ LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uin
 
     /* One tile is too little to fill the units with one chain of each score. */
     scores_f32(t, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles,
-               tiles < F32_TILES && tiles == 1 ? CHAINS : 1);
+               tiles == 1 && F32_TILES > 1 ? CHAINS : 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4

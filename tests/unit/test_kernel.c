@@ -285,7 +285,7 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     if (c->precision != ATT_SINGLE || c->tiles <= ATT_READ_CHAIN) { /* a merge never asks for more */
         assert_memory_equal(heads, &read.magnitude[0], sizeof(double));
         assert_memory_equal(heads + 1, &read.head[1],
-                            (c->one_sign ? 3 : 2) * sizeof(double)); /* the product has none */
+                            (c->one_sign ? 3 : 2) * sizeof(double)); /* a product of two has no sign */
     }
     check_sums(c, expected, &read);
     memcpy(sums, &read, sizeof read);
