@@ -132,8 +132,9 @@ struct att_op {
  * ATT_EMAGNITUDE, ATT_ECAPACITY, ATT_EINVAL. Cost O(d + d_v). Before start a full log is merged here: never ATT_AGAIN. */
 enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, uint64_t lsn, struct att_error *error);
 
-/* After a run of updates: lets the merge thread take them (one fence; a system call only when it sleeps). Until then no job
- * sees a part of them, unless a job is submitted or the log is full; queries see each at once. */
+/* After a run of updates, or of reads: lets the merge thread take them, and merge if the reads have made that due (one fence; a
+ * system call only when it sleeps). Until then no job sees a part of the updates, unless a job is submitted or the log is full;
+ * queries see each at once. */
 void att_engine_kick(struct att_engine *engine);
 
 /* While held, the merge thread merges only when the log is full, or for a job that begins with a merge: for benchmarks and tests of

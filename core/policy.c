@@ -16,6 +16,7 @@
 #define MERGE_NS_ENTRY  100.0 /* packing and settling it */
 #define MERGE_NS        3000.0
 #define MERGE_FRACTION  0.1     /* of a merge's cost, spent by queries on the log, makes it due */
+#define FORESIGHT       0.125   /* of one update's reads in the mean of late */
 #define REFRESH_NS      20000.0 /* a read that its base can't answer goes to the merge thread and back */
 #define REFRESH_NS_TERM 0.15    /* for each token and column, of one row alone; at first */
 #define WINDOW          0.25    /* of what computing a row costs, spent by merging */
@@ -80,19 +81,33 @@ void att_policy_sample_row(struct att_engine *engine, double ns)
         sample(&engine->refresh_ns_term, ns, work);
 }
 
+/* A query of so many columns, heads among them. */
+static double query_cost(const struct att_engine *engine, uint64_t pending, uint32_t columns)
+{
+    return QUERY_NS + ((double)pending + QUERY_ENTRIES) * (QUERY_NS_KEY * engine->region.d + QUERY_NS_VALUE * columns);
+}
+
 /* What queries have spent on pending entries. Owner: service; read by the merge thread. */
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries)
 {
-    const double ns =
-        QUERY_NS + ((double)pending + QUERY_ENTRIES) * (QUERY_NS_KEY * engine->region.d + QUERY_NS_VALUE * columns);
-
-    engine->index.spent += (uint64_t)(ns * queries);
+    engine->index.spent += (uint64_t)(query_cost(engine, pending, columns) * queries);
     atomic_store_explicit(&engine->spent, engine->index.spent, memory_order_relaxed);
 }
 
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns)
 {
     att_policy_spend_many(engine, pending, columns, 1);
+}
+
+/* An update has been made: the reads since the one before tell what to expect until the next. By the service. */
+void att_policy_note_update(struct att_engine *engine)
+{
+    struct att_index *index = &engine->index;
+    const double expected = atomic_load_explicit(&engine->reads_expected, memory_order_relaxed);
+    const double reads = (double)(index->queries - index->queries_before);
+
+    index->queries_before = index->queries;
+    atomic_store_explicit(&engine->reads_expected, expected + FORESIGHT * (reads - expected), memory_order_relaxed);
 }
 
 /* What a group of computed answers spends on the entries before its cut: packing them, folding them into `rows` rows, and
@@ -121,14 +136,16 @@ void att_policy_settle(struct att_engine *engine)
     atomic_store_explicit(&engine->spent_merged, spent(engine), memory_order_relaxed);
 }
 
-/* Whether they have spent enough since the last merge. Any of the two threads. */
+/* Whether they have spent enough since the last merge, or are about to: with many reads for each update, waiting for them to
+ * spend it is no more than a loss. Any of the two threads. */
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries)
 {
     const double rows = (double)atomic_load_explicit(&engine->rows_hot, memory_order_relaxed);
     const double cost = MERGE_NS + MERGE_NS_ENTRY * (double)entries + rows * att_policy_row_cost(engine, entries);
     const uint64_t since = spent(engine) - atomic_load_explicit(&engine->spent_merged, memory_order_relaxed);
+    const double reads = atomic_load_explicit(&engine->reads_expected, memory_order_relaxed);
 
-    return (double)since >= MERGE_FRACTION * cost;
+    return (double)since + reads * query_cost(engine, 1, ATT_HEAD_COLUMNS + 1) >= MERGE_FRACTION * cost;
 }
 
 /* last_read[] is 1 + `merged` at the row's last read; 0: never. */

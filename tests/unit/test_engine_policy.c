@@ -272,6 +272,41 @@ static void queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost(void **st
     free(world);
 }
 
+static void update(struct world *world, uint64_t reads_before)
+{
+    world->engine.index.queries += reads_before;
+    att_policy_note_update(&world->engine);
+}
+
+/* Nothing has been spent, but will be: as each update had so many reads. Not for long once they have none. */
+static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+    /* A query costs 126 ns in the model, with one entry pending and d = 64. */
+    const uint64_t enough = (uint64_t)(0.1 * (3000.0 + 100.0 * ENTRIES + ROWS * one_merge(world)) / 126.0);
+    uint32_t updates = 0;
+
+    world->engine.rows_hot = ROWS;
+    for (int i = 0; i < 100; i++)
+        update(world, enough * 9 / 10);
+    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    for (int i = 0; i < 100; i++)
+        update(world, enough * 11 / 10);
+    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
+    att_policy_settle(&world->engine);
+    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
+    for (; att_policy_merge_due(&world->engine, ENTRIES); updates++)
+        update(world, 0);
+    assert_in_range(updates, 1, 2);
+    update(world, enough * 7); /* one update in eight with all the reads: on the average too few */
+    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
+    for (int i = 0; i < 7; i++)
+        update(world, 0);
+    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    free(world);
+}
+
 /* A row among many costs what merging as many entries costs, and not what it costs alone: so it is kept for less. */
 static void a_row_of_a_column_is_kept_for_less_than_one_alone(void **state)
 {
@@ -313,6 +348,7 @@ int main(void)
         cmocka_unit_test(the_rates_follow_what_is_measured_but_no_single_outlier),
         cmocka_unit_test(with_eager_merges_rows_stay_hot_and_cold_ones_become_hot),
         cmocka_unit_test(queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost),
+        cmocka_unit_test(a_merge_is_due_at_once_when_many_reads_come_with_each_update),
         cmocka_unit_test(a_row_of_a_column_is_kept_for_less_than_one_alone),
         cmocka_unit_test(merges_before_the_start_are_not_held_against_rows),
     };

@@ -86,6 +86,35 @@ static void reads_of_a_row_whose_q_changed_make_a_merge_due(void **state)
     assert_int_equal(harness_counts().jobs, jobs);
 }
 
+static void await_merges(uint64_t count)
+{
+    for (int tries = 0; merges() < count; tries++) {
+        if (tries == 10000)
+            fail_msg("%llu merges after ten seconds, not %llu", (unsigned long long)merges(), (unsigned long long)count);
+        harness_sleep_us(1000);
+    }
+}
+
+/* Once each update has had so many reads, the next is merged before there is one. */
+static void an_update_whose_reads_are_foreseen_is_merged_at_once(void **state)
+{
+    (void)state;
+    double value, bound;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    for (uint32_t n = 0; n < 10; n++) {
+        change(ATT_OP_SET_TOKEN, n);
+        for (uint32_t i = 0; i < 20000; i++)
+            if (att_engine_query(fixture.engine, i % N_Q, i % D_V, &value, &bound, NULL) != ATT_OK)
+                harness_settle(fixture.engine);
+        harness_settle(fixture.engine);
+    }
+    const uint64_t before = merges();
+    change(ATT_OP_SET_TOKEN, 10);
+    await_merges(before + 1);
+    harness_check_row(fixture.engine, &fixture.model, 3, harness_tolerance(ATT_MIXED));
+}
+
 /* Each of them packs the entries that are pending. */
 static void reads_of_cold_rows_make_a_merge_due(void **state)
 {
@@ -410,6 +439,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(more_rows_than_a_turn_takes_are_each_answered, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_update_whose_reads_are_foreseen_is_merged_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_are_read_by_columns_are_read, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_refresh_has_mended_needs_no_merge_later, setup, teardown),

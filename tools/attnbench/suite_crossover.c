@@ -106,6 +106,13 @@ static void update(struct contestant *who)
     }
 }
 
+/* As the service does after each turn of requests, reads or updates. */
+static void kick_sometimes(struct contestant *who, uint32_t done)
+{
+    if (done % 64 == 63)
+        att_engine_kick(who->rig.engine);
+}
+
 static void run_cycle(const struct mix *mix, struct contestant *who)
 {
     const double r = fmin(mix->reads_per_update, who->most_reads);
@@ -113,12 +120,13 @@ static void run_cycle(const struct mix *mix, struct contestant *who)
 
     for (uint32_t i = 0; i < updates; i++) {
         update(who);
-        if (i % 64 == 63)
-            att_engine_kick(who->rig.engine);
+        kick_sometimes(who, i);
     }
     att_engine_kick(who->rig.engine);
-    for (uint32_t i = 0; i < reads; i++)
+    for (uint32_t i = 0; i < reads; i++) {
         read_one(mix, who);
+        kick_sometimes(who, i);
+    }
 }
 
 /* Whole cycles until the time is over, or so many updates are done, at least one; then a merge, which belongs to their
