@@ -15,7 +15,7 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
         one.q = (const char *)work->q + width * work->d * row;
         one.weights = (char *)work->weights + width * work->stride * row;
         one.largest = work->largest + row;
-        weigh_from(&one, 0, precision, &weighing);
+        weigh_from(&one, 0, precision, false, &weighing);
     }
 }
 

@@ -1,4 +1,5 @@
 /* One row against a stretch of the log: a query. Compiled once for each kernel. */
+#include <assert.h>
 #include <float.h>
 
 #include "kernel_row.h"
@@ -12,6 +13,23 @@ void att_kernel_read_avx512_256(const struct att_weights *work, const float *hea
 
 /* Columns of values that share a weight. */
 enum { SUMS_TOGETHER = 4 };
+
+/* Of more keys than the L1 cache can hold it holds those that were met last, and a query that begins with the first meets none of
+ * them. So every second query of this thread takes them another way. The order of the sums is always the same. */
+enum { KEPT = 32 << 10 }; /* bytes of keys that it surely holds, beside what else a query reads */
+
+static inline bool are_kept(const struct att_weights *work)
+{
+    return (size_t)work->tiles * work->d * ATT_LANES * sizeof(float) <= KEPT;
+}
+
+static inline bool other_way(void)
+{
+    static _Thread_local bool other;
+
+    other = !other;
+    return other;
+}
 
 #if !defined(WIDE)
 LANES_INLINE bool any_seen(const float *bias)
@@ -61,7 +79,8 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
         weigh_rows(work, precision, &weighing);
     tile = work->key_rows ? 1 : 0;
 #endif
-    weigh_from(work, tile, precision, &weighing);
+    /* Otherwise keys are multiplied more slowly than they come. */
+    weigh_from(work, tile, precision, precision == ATT_SINGLE && !are_kept(work) && other_way(), &weighing);
 }
 
 /* What weights add up to. */
@@ -177,10 +196,10 @@ LANES_INLINE void flush_single(struct single_totals *totals, float value_scale, 
 enum { GROUP = 4, SEGMENT = 16, AHEAD = 10 };
 
 struct read_single {
-    const float *scores, *heads, *values; /* of the tile that is settled next */
-    float *weights;
-    size_t value_stride, weight_stride; /* from those of a tile to the next's; 0: all to one place, which stays in L1 */
-    uint32_t waiting;                   /* tiles with scores that are not settled */
+    const float *heads, *values; /* of the tile that is settled next */
+    float *weights;              /* its; until then its scores */
+    size_t value_stride;         /* from those of a tile to the next's */
+    uint32_t settled, waiting;   /* tiles that are; and that are to be, while the next are scored */
     float value_scale;
     struct weighing weighing;
     struct single_totals totals;
@@ -188,13 +207,12 @@ struct read_single {
 
 LANES_INLINE void settle_tile(struct read_single *read)
 {
-    add_single_tile(weigh_single(f32_load(read->scores), &read->weighing), f32_set(read->value_scale), read->heads,
+    add_single_tile(weigh_single(f32_load(read->weights), &read->weighing), f32_set(read->value_scale), read->heads,
                     read->values, read->weights, &read->totals);
-    read->scores += ATT_LANES;
     read->heads += 2 * ATT_LANES;
     read->values += read->value_stride;
-    read->weights += read->weight_stride;
-    read->waiting--;
+    read->weights += ATT_LANES;
+    read->settled++;
 }
 
 /* Adds a column to one chain of each of `tiles` keys. */
@@ -209,11 +227,12 @@ LANES_INLINE void score_column(f32x16 q, const float *const keys[GROUP], bool fe
     }
 }
 
-/* The scores of `tiles` tiles from `first` on, while those before are settled; tiles and fetch are constants after
+/* The scores of `tiles` tiles from `first` on, while those that wait are settled; tiles and fetch are constants after
  * inlining. */
 LANES_INLINE void score_group(const struct att_weights *work, struct read_single *read, bool fetch, uint32_t first,
-                              uint32_t tiles, float *scores)
+                              uint32_t tiles)
 {
+    float *scores = (float *)work->weights + (size_t)first * ATT_LANES;
     const float *q = work->q,
                 *keys[GROUP]; /* pointers that move: gcc computes an address for each multiplication otherwise */
     f32x16 sum[CHAINS * GROUP];
@@ -237,51 +256,84 @@ LANES_INLINE void score_group(const struct att_weights *work, struct read_single
         for (uint32_t c = 0; c < tiles; c++)
             keys[c] += (size_t)SEGMENT * ATT_LANES;
         q += SEGMENT;
-        if (read->waiting > 0)
+        if (read->waiting > 0) {
             settle_tile(read);
+            read->waiting--;
+        }
     }
     for (size_t p = 0; p < left; p += CHAINS)
 #pragma GCC unroll 2
         for (size_t chain = 0; chain < CHAINS; chain++)
             if (p + chain < left)
                 score_column(f32_set(q[p + chain]), keys, false, p + chain, tiles, sum + chain * tiles);
-    while (read->waiting > 0)
+    for (; read->waiting > 0; read->waiting--)
         settle_tile(read);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
         f32_store(scores + (size_t)c * ATT_LANES, f32_add(sum[c], sum[tiles + c]));
-    read->scores = scores;
-    read->waiting = tiles;
+}
+
+/* Whether a chain has all the tiles that it may have. */
+LANES_INLINE bool is_full(const struct read_single *read)
+{
+    return read->settled > 0 && read->settled % ATT_READ_CHAIN == 0;
+}
+
+static_assert(ATT_READ_CHAIN % GROUP == 0, "chains end where groups do");
+
+/* Which tiles are scored before the others, from the last of them to the first; they begin and end where groups do. */
+struct early {
+    uint32_t from, to;
+};
+
+/* Every second query begins with the last KEPT bytes; as those are then not what it met last, the one after it with as many
+ * before them. */
+LANES_INLINE struct early choose_early(const struct att_weights *work)
+{
+    uint32_t kept, end, middle;
+
+    if (are_kept(work))
+        return (struct early){0, 0};
+    kept = KEPT / (work->d * ATT_LANES * (uint32_t)sizeof(float)) / GROUP * GROUP;
+    end = work->tiles / GROUP * GROUP;
+    middle = end > kept ? end - kept : 0;
+    return other_way() ? (struct early){middle, end} : (struct early){middle > kept ? middle - kept : 0, middle};
 }
 
 LANES_INLINE void read_groups(const struct att_weights *work, const float *heads, const float *values, size_t columns,
                               bool fetch, struct att_read_sums *ret)
 {
-    _Alignas(64) float scores[GROUP * ATT_LANES];
+    const struct early early = choose_early(work);
     struct read_single read;
-    uint32_t tile = 0;
+    uint32_t scored = early.from == 0 ? early.to : 0; /* this tile is not, and all before it are */
 
     read.heads = heads;
     read.values = values;
     read.weights = work->weights;
     read.value_stride = columns * ATT_LANES;
-    read.weight_stride = work->signs ? ATT_LANES : 0;
-    read.waiting = 0;
+    read.settled = read.waiting = 0;
     read.weighing = start_weighing(work->shift[0]);
     read.value_scale = work->value_scale;
     start_single(&read.totals);
-    while (tile < work->tiles) {
-        const bool wide = tile + GROUP <= work->tiles;
-        if (wide)
-            score_group(work, &read, fetch, tile, GROUP, scores);
-        else
-            score_group(work, &read, fetch, tile, 1, scores);
-        if (tile > 0 && tile % ATT_READ_CHAIN == 0) /* so many tiles have been added */
+    for (uint32_t tile = early.to; tile > early.from; tile -= GROUP)
+        score_group(work, &read, fetch, tile - GROUP, GROUP);
+    while (scored < work->tiles) {
+        const bool wide = scored + GROUP <= work->tiles;
+        read.waiting = scored - read.settled < GROUP ? scored - read.settled : GROUP;
+        if (read.waiting > 0 && is_full(&read))
             flush_single(&read.totals, work->value_scale, ret);
-        tile += wide ? GROUP : 1;
+        if (wide)
+            score_group(work, &read, fetch, scored, GROUP);
+        else
+            score_group(work, &read, fetch, scored, 1);
+        scored += wide ? GROUP : 1;
+        scored = scored == early.from ? early.to : scored;
     }
-    while (read.waiting > 0)
+    while (read.settled < work->tiles) {
+        if (is_full(&read))
+            flush_single(&read.totals, work->value_scale, ret);
         settle_tile(&read);
+    }
     work->largest[0] = finish_weighing(ATT_SINGLE, &read.weighing);
     flush_single(&read.totals, work->value_scale, ret);
 }

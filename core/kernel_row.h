@@ -36,9 +36,10 @@ enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
 /* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
  * constants after inlining. */
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, struct weighing *weighing)
+                              enum att_precision precision, bool back, struct weighing *weighing)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
+    const float *next = keys + (back ? -1 : 1) * (ptrdiff_t)((size_t)tiles * work->d * ATT_LANES);
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const bool single = precision == ATT_SINGLE;
     f64x16 t[MOST_TILES];
@@ -51,7 +52,7 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
     for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            __builtin_prefetch(keys + ((tiles + c) * (size_t)work->d + p) * ATT_LANES);
+            __builtin_prefetch(next + (c * (size_t)work->d + p) * ATT_LANES);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
         if (single)
@@ -60,16 +61,20 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
             f64_store((double *)work->weights + (size_t)(tile + c) * ATT_LANES, weigh(precision, t[c], weighing));
 }
 
-/* From `tile` to the last; weighing: as the tiles before left it. */
-LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision,
+/* From `tile` to the last, or back from that; weighing: as the tiles before left it. */
+LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum att_precision precision, bool back,
                              struct weighing *weighing)
 {
     const uint32_t wide = precision == ATT_SINGLE ? READ_TILES_F32 : READ_TILES_F64;
 
-    for (; tile + wide <= work->tiles; tile += wide)
-        weigh_tiles(work, tile, wide, precision, weighing);
-    for (; tile < work->tiles; tile++)
-        weigh_tiles(work, tile, 1, precision, weighing);
+    for (uint32_t left = work->tiles - tile, some; left > 0; left -= some) {
+        some = (back ? left % wide == 0 : left >= wide) ? wide : 1;
+        const uint32_t first = back ? tile + left - some : work->tiles - left;
+        if (some == wide)
+            weigh_tiles(work, first, wide, precision, back, weighing);
+        else
+            weigh_tiles(work, first, 1, precision, back, weighing);
+    }
     work->largest[0] = finish_weighing(precision, weighing);
 }
 
