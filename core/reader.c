@@ -68,11 +68,12 @@ struct reading {
  * begins before `position`, where there may be keys that left before the row became as large as it is. */
 struct chunk {
     const float *keys, *heads, *values; /* of whole tiles */
-    const float *rows[ATT_TILE_LANES];  /* of a part: each lane's key and value */
+    const float *rows;                  /* of a part: its tile's, each lane's key and value */
     const float *bias;                  /* -inf where no entry of the stretch is */
     float masked[CHUNK];                /* the same, where the log's is not as it should be */
     const void *scaled_q;
     uint32_t tiles, entries;
+    uint32_t first; /* lane, of the stretch */
     bool is_part;
     bool maskable; /* the row may meet any key that ever was, masked */
 };
@@ -96,8 +97,7 @@ static void load_chunk(const struct att_region *region, size_t tile, struct chun
     chunk->keys = keys;
     chunk->heads = heads;
     chunk->values = values;
-    for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
-        chunk->rows[lane] = rows + lane * region->row_floats;
+    chunk->rows = rows;
 }
 #else
 static void load_chunk(const struct att_region *region, size_t tile, struct chunk *chunk)
@@ -105,22 +105,29 @@ static void load_chunk(const struct att_region *region, size_t tile, struct chun
     chunk->keys = region->log_keys + tile * region->d * ATT_TILE_LANES;
     chunk->heads = region->log_heads + tile * ATT_HEAD_KEPT * ATT_TILE_LANES;
     chunk->values = region->log_values + tile * region->d_v * ATT_TILE_LANES;
-    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++)
-        chunk->rows[lane] = region->log_rows + (tile * ATT_TILE_LANES + lane) * region->row_floats;
+    chunk->rows = region->log_rows + tile * ATT_TILE_LANES * region->row_floats;
 }
 #endif
 
-/* Masks what is not of the stretch, which begins at lane `first`. */
-static void mask_others(struct chunk *chunk, uint64_t first)
+/* Masks what is not of the stretch. */
+static void mask_others(struct chunk *chunk)
 {
     const uint32_t lanes = chunk->tiles * ATT_TILE_LANES;
+    const float *bias = chunk->bias;
 
-    att_shared_load(chunk->masked, chunk->bias, sizeof(float) * lanes);
-    for (uint64_t lane = 0; lane < first; lane++)
-        chunk->masked[lane] = -INFINITY;
-    for (uint64_t lane = first + chunk->entries; lane < lanes; lane++)
-        chunk->masked[lane] = -INFINITY;
     chunk->bias = chunk->masked;
+    if (chunk->is_part) { /* of constant length: no call, and in vectors */
+        att_shared_load(chunk->masked, bias, sizeof(float) * ATT_TILE_LANES);
+        for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
+            if (lane - chunk->first >= chunk->entries)
+                chunk->masked[lane] = -INFINITY;
+        return;
+    }
+    att_shared_load(chunk->masked, bias, sizeof(float) * lanes);
+    for (uint32_t lane = 0; lane < chunk->first; lane++)
+        chunk->masked[lane] = -INFINITY;
+    for (uint32_t lane = chunk->first + chunk->entries; lane < lanes; lane++)
+        chunk->masked[lane] = -INFINITY;
 }
 
 /* The tiles from `position` on, up to a chunk, the ring's end, or the last that is full at `end`; or, when that is reached,
@@ -138,10 +145,11 @@ static void take_chunk(const struct att_region *region, uint64_t position, uint6
     chunk->tiles = (uint32_t)tiles;
     chunk->entries =
         (uint32_t)((first + tiles * ATT_TILE_LANES < end ? first + tiles * ATT_TILE_LANES : end) - position);
+    chunk->first = (uint32_t)(position - first);
     load_chunk(region, tile, chunk);
     chunk->bias = region->log_bias + tile * ATT_TILE_LANES;
     if (COPIED || region->causal || chunk->entries < tiles * ATT_TILE_LANES)
-        mask_others(chunk, position - first);
+        mask_others(chunk);
 }
 
 /* The causal mask: row i sees tokens 0..i. Counts what it does see, where the service's count is of no use. */
@@ -164,22 +172,39 @@ static void mask_later_tokens(struct reading *reading, struct chunk *chunk, uint
     }
 }
 
+/* Where the rows of a part are from column `first` of theirs on; zeros where nothing of the stretch is. */
+static void find_rows(const struct att_region *region, const struct chunk *chunk, uint32_t first,
+                      const float *ret_rows[ATT_TILE_LANES])
+{
+    const uint32_t end = chunk->first + chunk->entries;
+
+    for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
+        ret_rows[lane] = att_no_key;
+    for (uint32_t lane = chunk->first; lane < end; lane++)
+        if (chunk->bias[lane] > -INFINITY)
+            ret_rows[lane] = chunk->rows + lane * region->row_floats + first;
+}
+
 /* The weights, with the sums of the head columns and of the first value column that is asked for. Masked values of a part
  * are read as zeros: the service may be writing the next entry there, and its value may be too large for value_scale. */
 static void weigh_chunk(const struct reading *reading, const struct chunk *chunk, struct att_weights *work,
                         struct att_read_sums *ret)
 {
     const struct att_region *region = reading->region;
-    const float *values = chunk->values + (size_t)reading->first * ATT_TILE_LANES;
     const float *keys[ATT_TILE_LANES];
-    float column[ATT_TILE_LANES];
+    float column[ATT_TILE_LANES] = {0};
 
-    work->key_rows = chunk->is_part ? keys : NULL;
-    for (uint32_t lane = 0; chunk->is_part && lane < ATT_TILE_LANES; lane++) {
-        keys[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane]);
-        column[lane] = *att_lane_key(chunk->bias[lane], chunk->rows[lane] + region->d + reading->first);
+    if (!chunk->is_part) {
+        region->kernel->read(work, chunk->heads, chunk->values + (size_t)reading->first * ATT_TILE_LANES, region->d_v,
+                             ret);
+        return;
     }
-    region->kernel->read(work, chunk->heads, chunk->is_part ? column : values, region->d_v, ret);
+    find_rows(region, chunk, 0, keys);
+    for (uint32_t lane = chunk->first; lane < chunk->first + chunk->entries; lane++)
+        if (keys[lane] != att_no_key)
+            column[lane] = keys[lane][region->d + reading->first];
+    work->key_rows = keys;
+    region->kernel->read(work, chunk->heads, column, region->d_v, ret);
 }
 
 /* The sums of `count` value columns from `first` on, at most 64. */
@@ -193,8 +218,7 @@ static void sum_columns(const struct att_region *region, const struct chunk *chu
         region->kernel->sums(work, chunk->values, region->d_v, first, count, ret_sums);
         return;
     }
-    for (uint32_t lane = 0; lane < ATT_TILE_LANES; lane++)
-        rows[lane] = att_lane_key(chunk->bias[lane], chunk->rows[lane] + region->d + first);
+    find_rows(region, chunk, region->d + first, rows);
     region->kernel->pack_keys(ATT_SINGLE, rows, count, values);
     region->kernel->sums(work, values, count, 0, count, ret_sums);
 }
