@@ -150,14 +150,13 @@ static void weigh(const struct band *band, const float *bias, uint32_t i, uint32
         .d = region->d,
         .q = (const char *)band->work->scaled_q + width * region->d * (band->first + i),
         .keys = band->stretch->packed ? band->stretch->keys : band->scratch->keys,
-        .few = !band->stretch->packed,
         .bias = bias,
         .shift = band->scratch->shift + i,
         .weights = (char *)band->scratch->weights + width * ATT_BLOCK * i,
         .stride = ATT_BLOCK,
         .largest = band->scratch->largest + i,
     };
-    region->kernel->weights(&call);
+    (band->stretch->packed ? region->kernel->weights : region->kernel->few_weights)(&call);
 }
 
 /* Gives the row a shift that its weights fit under, when the one that it has does not; true: weigh it again. */
@@ -280,15 +279,14 @@ static void add_values(const struct band *band)
         .sign = band->stretch->sign,
         .weights = band->scratch->weights,
         .stride = ATT_BLOCK,
-        .values = band->stretch->values,
-        .value_rows = packed ? NULL : band->stretch->value_rows[0] + first,
+        .values = packed ? band->stretch->values : band->stretch->value_rows[0] + first,
         .value_stride = packed ? att_padded(region->d_v) : region->d_v,
         .value_scale = band->stretch->value_scale,
         .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS + first,
         .sum_stride = region->columns,
     };
 
-    region->kernel->product(&work);
+    (packed ? region->kernel->product : region->kernel->few_product)(&work);
 }
 
 /* The bases of the next tile, or the next keys, come from memory: a part of them for each band, in what the band leaves of

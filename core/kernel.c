@@ -127,13 +127,12 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     memset(ret->product, 0, sizeof ret->product);
     memset(ret->few_product, 0, sizeof ret->few_product);
     kernel->product(&product);
-    product.value_rows = in->values;
+    product.values = in->values;
     product.sums = ret->few_product;
-    kernel->product(&product);
+    kernel->few_product(&product);
     work.keys = in->keys;
-    work.few = true;
     work.weights = ret->few_weights;
-    kernel->weights(&work);
+    kernel->few_weights(&work);
     work.weights = ret->read_weights;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
     kernel->sums(&work, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);

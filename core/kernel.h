@@ -46,9 +46,8 @@ struct att_weights {
     uint32_t rows;  /* any number */
     uint32_t tiles; /* any number */
     uint32_t d;
-    const void *q;                /* rows x d, as `scale` made them */
-    const void *keys;             /* as `pack_keys` made them: double in mixed and double, but for `read` */
-    bool few;                     /* for `weights`: keys in float all the same, one row after the other */
+    const void *q;    /* rows x d, as `scale` made them */
+    const void *keys; /* as `pack_keys` made them: double in mixed and double, but for `few_weights` and `read` */
     const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
     const float *bias;            /* tiles x 16; -inf for a masked lane */
     const double *shift;          /* rows: M */
@@ -68,8 +67,7 @@ struct att_product {
     double sign;         /* +1 or -1 */
     const void *weights; /* rows x stride */
     size_t stride;
-    const void *values;      /* depth x value_stride, as `pack_value` made them; */
-    const float *value_rows; /* or, for few rows, the same as they lie */
+    const void *values; /* depth x value_stride, as `pack_value` made them; for `few_product` floats as they lie */
     size_t value_stride;
     float value_scale; /* in single */
     double *sums;      /* rows x sum_stride */
@@ -108,6 +106,8 @@ struct att_kernel {
     /* s log2(e) q into float (single) or double */
     void (*scale)(enum att_precision precision, double scale, uint32_t d, const float *q, void *ret_scaled);
     void (*weights)(const struct att_weights *work);
+    /* The same for keys in float and few rows, one after the other */
+    void (*few_weights)(const struct att_weights *work);
     /* The same for one row and keys in float, and what its weights, with the signs that the heads have, add up to over them and
      * over one column of values [tile][columns][16]: `values` is its place in the first tile. */
     void (*read)(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
@@ -116,6 +116,7 @@ struct att_kernel {
     void (*sums)(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
                  double *ret_sums);
     void (*product)(const struct att_product *work);
+    void (*few_product)(const struct att_product *work);
     void (*heads)(const struct att_head_sums *work);
 };
 

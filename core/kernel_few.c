@@ -19,7 +19,7 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
     }
 }
 
-void KERNEL_FEW_WEIGHTS(const struct att_weights *work)
+void KERNEL_JOIN(few_weights_, KERNEL_ISA)(const struct att_weights *work)
 {
     if (work->precision == ATT_SINGLE)
         weigh_few(work, ATT_SINGLE);
@@ -42,8 +42,9 @@ LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint
     for (uint32_t l = 0; l < work->depth; l++)
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
-            sum[c] = f64x8_fma(f64x8_set(weight[l]),
-                               f64x8_widen(work->value_rows + l * work->value_stride + column + 8 * c), sum[c]);
+            sum[c] =
+                f64x8_fma(f64x8_set(weight[l]),
+                          f64x8_widen((const float *)work->values + l * work->value_stride + column + 8 * c), sum[c]);
 #pragma GCC unroll 8
     for (uint32_t c = 0; c < vectors; c++)
         add_vector(sums + 8 * c, work->sign, sum[c], work->columns - column - 8 * c);
@@ -67,7 +68,7 @@ LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint3
         for (uint32_t c = 0; c < vectors; c++)
             sum[c] = f32_set(0.0f);
         for (uint32_t l = first; l < end; l++) {
-            const float *value = work->value_rows + l * work->value_stride + column;
+            const float *value = (const float *)work->values + l * work->value_stride + column;
             if (weight[l] == 0.0f)
                 continue;
 #pragma GCC unroll 4
@@ -84,7 +85,7 @@ LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint3
         add_single(sums + (size_t)ATT_LANES * c, factor, total[c], work->columns - column - ATT_LANES * c);
 }
 
-void KERNEL_FEW_PRODUCT(const struct att_product *work)
+void KERNEL_JOIN(few_product_, KERNEL_ISA)(const struct att_product *work)
 {
     const bool single = work->precision == ATT_SINGLE;
     const uint32_t wide = single ? ATT_LANES * FEW_VECTORS_SINGLE : 8 * FEW_VECTORS;

@@ -104,9 +104,7 @@ LANES_INLINE void bands(const struct att_weights *work, uint32_t together, uint3
 
 static void weights(const struct att_weights *work)
 {
-    if (work->few)
-        KERNEL_FEW_WEIGHTS(work);
-    else if (work->precision == ATT_SINGLE)
+    if (work->precision == ATT_SINGLE)
         bands(work, F32_ROWS, F32_TILES, ATT_SINGLE);
     else if (work->precision == ATT_MIXED)
         bands(work, F64_ROWS, F64_TILES, ATT_MIXED);
@@ -323,9 +321,7 @@ LANES_INLINE void product_bands(const struct att_product *work, uint32_t vectors
 
 static void product(const struct att_product *work)
 {
-    if (work->value_rows)
-        KERNEL_FEW_PRODUCT(work);
-    else if (work->precision == ATT_SINGLE)
+    if (work->precision == ATT_SINGLE)
         product_bands(work, SINGLE_VECTORS, SINGLE_VECTORS, true);
     else
         product_bands(work, PRODUCT_VECTORS, LONE_VECTORS, false);
@@ -415,13 +411,22 @@ static void head_sums(const struct att_head_sums *work)
         heads_of(work, row, 1);
 }
 
-const struct att_kernel KERNEL_TABLE = {KERNEL_QUOTE(KERNEL_ISA),
-                                        head,
-                                        pack_keys,
-                                        pack_value,
-                                        scale_q,
-                                        weights,
-                                        KERNEL_READ,
-                                        KERNEL_SUMS,
-                                        product,
-                                        head_sums};
+/* With the other files' functions for `isa`. */
+#define TABLE(isa)                                                                \
+    const struct att_kernel KERNEL_JOIN(, isa) = {KERNEL_QUOTE(isa),              \
+                                                  head,                           \
+                                                  pack_keys,                      \
+                                                  pack_value,                     \
+                                                  scale_q,                        \
+                                                  weights,                        \
+                                                  KERNEL_JOIN(few_weights_, isa), \
+                                                  KERNEL_JOIN(read_, isa),        \
+                                                  KERNEL_JOIN(sums_, isa),        \
+                                                  product,                        \
+                                                  KERNEL_JOIN(few_product_, isa), \
+                                                  head_sums};
+TABLE(KERNEL_ISA)
+#if defined(KERNEL_ALSO)
+KERNEL_FUNCTIONS(KERNEL_ALSO)
+TABLE(KERNEL_ALSO)
+#endif

@@ -371,8 +371,8 @@ static void read_single(const struct att_weights *work, const float *heads, cons
 }
 #endif
 
-void KERNEL_READ(const struct att_weights *work, const float *heads, const float *values, uint32_t columns,
-                 struct att_read_sums *ret)
+void KERNEL_JOIN(read_, KERNEL_ISA)(const struct att_weights *work, const float *heads, const float *values,
+                                    uint32_t columns, struct att_read_sums *ret)
 {
 #if defined(WIDE)
     /* A tile that comes as rows is lone, and its rows are multiplied in 256-bit registers (lanes_rows.h). */
@@ -450,8 +450,8 @@ LANES_INLINE void sums_of(const struct att_weights *work, bool single, const flo
         sum_columns(work->weights, work->tiles, values, columns, together, ret_sums);
 }
 
-void KERNEL_SUMS(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
-                 double *ret_sums)
+void KERNEL_JOIN(sums_, KERNEL_ISA)(const struct att_weights *work, const float *values, uint32_t columns,
+                                    uint32_t first, uint32_t count, double *ret_sums)
 {
     const bool single = work->precision == ATT_SINGLE;
     uint32_t done = 0;

@@ -238,7 +238,6 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         .d = region->d,
         .q = chunk->scaled_q,
         .keys = chunk->keys,
-        .few = false,
         .key_rows = NULL,
         .bias = chunk->bias,
         .shift = &reading->row->shift,

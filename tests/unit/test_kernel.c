@@ -336,22 +336,20 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
                                   .sign = -1.0,
                                   .weights = expected,
                                   .stride = lanes,
-                                  .value_rows = c->values,
+                                  .values = c->values,
                                   .value_stride = c->columns,
                                   .value_scale = c->value_scale,
                                   .sums = from_rows,
                                   .sum_stride = c->columns};
 
     work.keys = c->keys;
-    work.few = true;
-    kernel->weights(&work);
+    kernel->few_weights(&work);
     assert_memory_equal(largest, expected + count, c->rows * sizeof *largest);
     for (uint32_t row = 0; row < c->rows; row++)
         if (in_range(c, row, largest[row]))
             assert_memory_equal((char *)weights + row * row_bytes, (const char *)expected + row * row_bytes, row_bytes);
-    kernel->product(&product);
+    kernel->few_product(&product);
     kernel->pack_value(c->precision, c->value_scale, c->values, (uint32_t)(lanes * c->columns), packed);
-    product.value_rows = NULL;
     product.values = packed;
     product.sums = from_wide;
     att_kernel_plain.product(&product);
