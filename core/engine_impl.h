@@ -32,7 +32,7 @@ struct att_index {
     uint64_t tail;  /* as last read */
     uint64_t lsn;
     uint64_t updates, queries;
-    uint64_t queries_before, spent; /* see policy.c */
+    uint64_t updates_noted, queries_noted, spent; /* see policy.c */
     /* The largest |s||q| and g of all that is there, or more: the door checks their product. */
     double q_largest, g_largest;
     bool q_largest_gone, g_largest_gone; /* maybe more: the one that was the largest has gone */
@@ -260,7 +260,7 @@ void att_policy_sample_row(struct att_engine *engine, double ns);
 void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t columns);
 void att_policy_spend_many(struct att_engine *engine, uint64_t pending, uint32_t columns, uint32_t queries);
 void att_policy_spend_jobs(struct att_engine *engine, uint64_t cut, uint32_t rows, uint32_t changed);
-void att_policy_note_update(struct att_engine *engine);
+void att_policy_note_updates(struct att_engine *engine);
 void att_policy_settle(struct att_engine *engine);
 bool att_policy_merge_due(const struct att_engine *engine, uint64_t entries);
 void att_policy_note_merge(struct att_engine *engine, uint64_t entries);

@@ -16,7 +16,7 @@
 #define MERGE_NS_ENTRY  100.0 /* packing and settling it */
 #define MERGE_NS        3000.0
 #define MERGE_FRACTION  0.1     /* of a merge's cost, spent by queries on the log, makes it due */
-#define FORESIGHT       0.125   /* of one update's reads in the mean of late */
+#define FORESIGHT       0.125   /* of the last updates' reads in the mean of late */
 #define REFRESH_NS      20000.0 /* a read that its base can't answer goes to the merge thread and back */
 #define REFRESH_NS_TERM 0.15    /* for each token and column, of one row alone; at first */
 #define WINDOW          0.25    /* of what computing a row costs, spent by merging */
@@ -99,15 +99,21 @@ void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t colu
     att_policy_spend_many(engine, pending, columns, 1);
 }
 
-/* An update has been made: the reads since the one before tell what to expect until the next. By the service. */
-void att_policy_note_update(struct att_engine *engine)
+/* After some updates, if any: the reads since those before tell how many to expect for each. By the service. */
+void att_policy_note_updates(struct att_engine *engine)
 {
     struct att_index *index = &engine->index;
+    const uint64_t updates = index->updates - index->updates_noted;
     const double expected = atomic_load_explicit(&engine->reads_expected, memory_order_relaxed);
-    const double reads = (double)(index->queries - index->queries_before);
 
-    index->queries_before = index->queries;
-    atomic_store_explicit(&engine->reads_expected, expected + FORESIGHT * (reads - expected), memory_order_relaxed);
+    if (updates == 0)
+        return;
+    atomic_store_explicit(&engine->reads_expected,
+                          expected + FORESIGHT *
+                                         ((double)(index->queries - index->queries_noted) / (double)updates - expected),
+                          memory_order_relaxed);
+    index->updates_noted = index->updates;
+    index->queries_noted = index->queries;
 }
 
 /* What a group of computed answers spends on the entries before its cut: packing them, folding them into `rows` rows, and

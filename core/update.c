@@ -454,7 +454,6 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
     if (status == ATT_OK) {
         index->lsn = lsn;
         index->updates++;
-        att_policy_note_update(engine);
     } else if (status == ATT_AGAIN && !index->started) {
         att_merge_to(engine, index->count); /* there is no merge thread yet */
         return att_engine_apply(engine, op, lsn, error);

@@ -176,6 +176,7 @@ static void wake(struct att_engine *engine)
 void att_engine_kick(struct att_engine *engine)
 {
     att_entries_offer(engine);
+    att_policy_note_updates(engine);
     /* Nothing that the caller has done can be wanted: it is not to wait for its stores. An appender that found no room can
      * have said so just after the merge that made it, and has to be told. */
     if (pending(engine) == 0 && !atomic_load_explicit(&engine->submitted, memory_order_relaxed) &&

@@ -275,7 +275,8 @@ static void queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost(void **st
 static void update(struct world *world, uint64_t reads_before)
 {
     world->engine.index.queries += reads_before;
-    att_policy_note_update(&world->engine);
+    world->engine.index.updates++;
+    att_policy_note_updates(&world->engine);
 }
 
 /* Nothing has been spent, but will be: as each update had so many reads. Not for long once they have none. */
@@ -303,6 +304,16 @@ static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **
     assert_true(att_policy_merge_due(&world->engine, ENTRIES));
     for (int i = 0; i < 7; i++)
         update(world, 0);
+    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    for (int i = 0; i < 100; i++) { /* four updates at a time */
+        world->engine.index.updates += 3;
+        update(world, enough * 3);
+    }
+    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    for (int i = 0; i < 100; i++) { /* nor does looking twice count as an update */
+        update(world, enough * 3 / 4);
+        att_policy_note_updates(&world->engine);
+    }
     assert_false(att_policy_merge_due(&world->engine, ENTRIES));
     free(world);
 }
