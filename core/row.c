@@ -52,3 +52,19 @@ struct att_numerics att_numerics(enum att_precision precision, uint32_t d, uint3
     numerics.budget = fmax(budget > 0.0 ? budget : budgets[precision], 2.0 * fresh_drift(&numerics, tokens));
     return numerics;
 }
+
+/* Eight at a time, for one comparison after the other would take longer than all else in a row. */
+double att_largest_size(const double *x, uint32_t count)
+{
+    double sizes[8] = {0};
+
+    for (; count >= 8; count -= 8, x += 8)
+#pragma GCC unroll 8
+        for (size_t k = 0; k < 8; k++)
+            sizes[k] = att_larger(fabs(x[k]), sizes[k]);
+    for (size_t k = 0; k < count; k++)
+        sizes[k] = att_larger(fabs(x[k]), sizes[k]);
+    for (size_t k = 1; k < 8; k++)
+        sizes[0] = att_larger(sizes[k], sizes[0]);
+    return sizes[0];
+}

@@ -107,6 +107,9 @@ static inline enum att_status att_row_check(const struct att_row *row, const dou
     return drift > budget * mean + 1e-200 ? ATT_AGAIN : ATT_OK;
 }
 
+/* The largest |x| of `count`. */
+double att_largest_size(const double *x, uint32_t count);
+
 /* O_ij of `count` columns from their C_ij, and the largest of their bounds: it grows with |O_ij|, so the largest value has it.
  * Only after att_row_check said ATT_OK. */
 static inline void att_row_answer(const struct att_row *row, const double sums[4], const double *numerators,
@@ -117,10 +120,12 @@ static inline void att_row_answer(const struct att_row *row, const double sums[4
     const double per_weight = 1.0 / sums[0], at_most = 1.0 / (sums[0] - e[0]);
     double size = 0.0, drift, weights, scores;
 
-    for (uint32_t j = 0; j < count; j++) {
+    for (uint32_t j = 0; j < count; j++)
         ret_values[j] = numerators[j] * per_weight;
+    if (count >= 8)
+        size = att_largest_size(ret_values, count);
+    for (uint32_t j = 0; j < count && count < 8; j++)
         size = att_larger(fabs(ret_values[j]), size);
-    }
     drift = e[1] + size * e[0];
     weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
     scores = numerics->kappa * att_larger(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));

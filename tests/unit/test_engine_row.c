@@ -239,6 +239,28 @@ static void the_bound_of_an_answer_covers_its_own_roundings(void **state)
     assert_true(bound >= ATT_UNIT * value);
 }
 
+/* The largest value may be any of them, of either sign. */
+static void the_bound_of_a_row_is_that_of_its_largest_value(void **state)
+{
+    (void)state;
+    enum { MOST = 29 };
+    const struct att_numerics numerics = numerics_of(ATT_MIXED);
+    const struct att_row row = {.tokens = 1, .error = {1e-9, 1e-9, 1e-9, 1e-9}};
+    const double sums[ATT_HEAD_COLUMNS] = {2, 3, 3, 3};
+    for (uint32_t count = 1; count <= MOST; count++)
+        for (uint32_t at = 0; at < count; at++) {
+            double numerators[MOST], values[MOST], value, bound, alone;
+            for (uint32_t j = 0; j < count; j++)
+                numerators[j] = j % 2 ? 1 + j * 0.01 : -1 - j * 0.01;
+            numerators[at] *= 2;
+            att_row_answer(&row, sums, numerators, count, &numerics, values, &bound);
+            att_row_answer(&row, sums, &numerators[at], 1, &numerics, &value, &alone);
+            assert_true(bound == alone);
+            for (uint32_t j = 0; j < count; j++)
+                assert_true(values[j] == numerators[j] / 2);
+        }
+}
+
 /* Floats that are no less than what they stand for. */
 static void head_columns_are_rounded_up(void **state)
 {
@@ -276,6 +298,7 @@ int main(void)
         cmocka_unit_test(the_bound_of_an_answer_covers_its_error_sums),
         cmocka_unit_test(the_bound_of_an_answer_covers_wrong_weights),
         cmocka_unit_test(the_bound_of_an_answer_covers_its_own_roundings),
+        cmocka_unit_test(the_bound_of_a_row_is_that_of_its_largest_value),
         cmocka_unit_test(head_columns_are_rounded_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
