@@ -115,6 +115,9 @@ struct att_kernel {
     /* sum_l w_l x_l for columns first .. first + count - 1 of values [tile][columns][16], from what `read` made of the work */
     void (*sums)(const struct att_weights *work, const float *values, uint32_t columns, uint32_t first, uint32_t count,
                  double *ret_sums);
+    /* The same of one tile whose values are rows, one for each lane, for columns 0 .. count - 1 of theirs */
+    void (*row_sums)(const struct att_weights *work, const float *const rows[ATT_TILE_LANES], uint32_t count,
+                     double *ret_sums);
     void (*product)(const struct att_product *work);
     void (*few_product)(const struct att_product *work);
     void (*heads)(const struct att_head_sums *work);

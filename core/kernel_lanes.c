@@ -422,6 +422,7 @@ static void head_sums(const struct att_head_sums *work)
                                                   KERNEL_JOIN(few_weights_, isa), \
                                                   KERNEL_JOIN(read_, isa),        \
                                                   KERNEL_JOIN(sums_, isa),        \
+                                                  KERNEL_JOIN(row_sums_, isa),    \
                                                   product,                        \
                                                   KERNEL_JOIN(few_product_, isa), \
                                                   head_sums};

@@ -258,14 +258,16 @@ LANES_INLINE void add_single(double *sums, double factor, f32x16 x, uint32_t cou
 #define KERNEL_QUOTE_(isa)      #isa
 #define KERNEL_QUOTE(isa)       KERNEL_QUOTE_(isa)
 
-/* struct att_kernel's `read` and `sums`, in kernel_read.c, and its `few_weights` and `few_product`, in kernel_few.c. */
-#define KERNEL_FUNCTIONS(isa)                                                                             \
-    void KERNEL_JOIN(few_weights_, isa)(const struct att_weights *work);                                  \
-    void KERNEL_JOIN(few_product_, isa)(const struct att_product *work);                                  \
-    void KERNEL_JOIN(read_, isa)(const struct att_weights *work, const float *heads, const float *values, \
-                                 uint32_t columns, struct att_read_sums *ret);                            \
-    void KERNEL_JOIN(sums_, isa)(const struct att_weights *work, const float *values, uint32_t columns,   \
-                                 uint32_t first, uint32_t count, double *ret_sums);
+/* struct att_kernel's `read`, `sums` and `row_sums`, in kernel_read.c, and its `few_weights` and `few_product`, in kernel_few.c. */
+#define KERNEL_FUNCTIONS(isa)                                                                                     \
+    void KERNEL_JOIN(few_weights_, isa)(const struct att_weights *work);                                          \
+    void KERNEL_JOIN(few_product_, isa)(const struct att_product *work);                                          \
+    void KERNEL_JOIN(read_, isa)(const struct att_weights *work, const float *heads, const float *values,         \
+                                 uint32_t columns, struct att_read_sums *ret);                                    \
+    void KERNEL_JOIN(sums_, isa)(const struct att_weights *work, const float *values, uint32_t columns,           \
+                                 uint32_t first, uint32_t count, double *ret_sums);                               \
+    void KERNEL_JOIN(row_sums_, isa)(const struct att_weights *work, const float *const rows[16], uint32_t count, \
+                                     double *ret_sums);
 KERNEL_FUNCTIONS(KERNEL_ISA)
 
 #endif

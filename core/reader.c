@@ -212,15 +212,13 @@ static void sum_columns(const struct att_region *region, const struct chunk *chu
                         uint32_t first, uint32_t count, double *ret_sums)
 {
     const float *rows[ATT_TILE_LANES];
-    float values[64 * ATT_TILE_LANES];
 
     if (!chunk->is_part) {
         region->kernel->sums(work, chunk->values, region->d_v, first, count, ret_sums);
         return;
     }
     find_rows(region, chunk, region->d + first, rows);
-    region->kernel->pack_keys(ATT_SINGLE, rows, count, values);
-    region->kernel->sums(work, values, count, 0, count, ret_sums);
+    region->kernel->row_sums(work, rows, count, ret_sums);
 }
 
 static void fold_chunk(struct reading *reading, const struct chunk *chunk)
@@ -264,8 +262,10 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
 #pragma GCC unroll 4
     for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
         reading->sums[c] += read.head[c];
-    values[0] += read.value;
-    for (uint32_t done = 1; done < reading->count; done += 64) {
+    /* A row of a part is summed in whole vectors: so its first column is not left out. */
+    uint32_t done = chunk->is_part && reading->count > 1 ? 0 : 1;
+    values[0] += done == 1 ? read.value : 0.0;
+    for (; done < reading->count; done += 64) {
         uint32_t some = reading->count - done < 64 ? reading->count - done : 64;
         sum_columns(region, chunk, &work, reading->first + done, some, added);
         for (uint32_t c = 0; c < some; c++)

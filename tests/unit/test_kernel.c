@@ -197,6 +197,32 @@ static bool in_range(const struct call *c, uint32_t row, double largest)
     return largest - c->shift[row] <= (c->precision == ATT_SINGLE ? ATT_SHIFT_HEADROOM_SINGLE : 1000.0);
 }
 
+/* Sums of values that come as rows are those of the same in lanes, for any number of columns; and nothing after those, nor a row
+ * without a weight, is read. */
+static void sum_rows_of_first_tile(const struct att_kernel *kernel, const struct call *c,
+                                   const struct att_weights *work)
+{
+    double sums[128], expected[128];
+    float *rows[16];
+
+    kernel->sums(work, c->values, c->columns, 0, c->columns, expected);
+    for (uint32_t count = c->columns; count > 0; count = count * 2 / 3) {
+        for (uint32_t lane = 0; lane < 16; lane++) {
+            rows[lane] = malloc(sizeof *rows[lane] * count);
+            for (uint32_t p = 0; p < count; p++)
+                rows[lane][p] = weight_at(c->precision, work->weights, lane) == 0.0 ? NAN : c->values[p * 16 + lane];
+        }
+        memset(sums, 0xff, sizeof sums);
+        kernel->row_sums(work, (const float *const *)rows, count, sums);
+        for (uint32_t p = 0; p < count; p++)
+            assert_memory_equal(&sums[p], &expected[p], sizeof *sums);
+        for (uint32_t p = count; p < 128; p++)
+            assert_true(isnan(sums[p]));
+        for (uint32_t lane = 0; lane < 16; lane++)
+            free(rows[lane]);
+    }
+}
+
 /* The first tile gives the same when its keys come as rows. */
 static void read_rows_of_first_tile(const struct att_kernel *kernel, const struct call *c,
                                     const struct att_weights *whole)
@@ -222,6 +248,7 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     kernel->read(&work, c->heads, c->values, c->columns, &from_rows);
     assert_memory_equal(&from_rows, &read, sizeof read);
     assert_memory_equal(weights_from_rows, weights, 16 * att_width(c->precision));
+    sum_rows_of_first_tile(kernel, c, &work);
     free(rows);
 }
 
