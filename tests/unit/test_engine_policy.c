@@ -304,7 +304,62 @@ static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **
     for (int i = 0; i < 7; i++)
         update(world, 0);
     assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    for (int i = 0; i < 100; i++)
+        update(world, enough * 2);
+    for (updates = 0; att_policy_merge_due(&world->engine, ENTRIES); updates++)
+        update(world, 0);
+    assert_int_equal(updates, 6); /* 2 (7/8)^6 < 1 */
     free(world);
+}
+
+/* Runs of updates, and then runs of reads: of one length, of any, and a reader that reports very many at once. */
+static uint64_t reads_of_a_run(struct test_random *random, int kind, uint32_t updates)
+{
+    switch (kind) {
+    case 0:
+        return 1000;
+    case 1:
+        return random_below(random, 1000) * updates;
+    case 2:
+        return random_one_in(random, 20) ? 40000 : 0;
+    default:
+        return random_one_in(random, 50) ? 1 << 20 : 0;
+    }
+}
+
+/* What docs/policy.md says of merges that nothing but the reads to be expected make due: as if each had found an entry, ten times
+ * what they would have spent. */
+static void what_is_expected_of_reads_is_expected_once(void **state)
+{
+    (void)state;
+    struct test_random random;
+
+    for (int kind = 0; kind < 4; kind++) {
+        struct world *world = world_create(true);
+        double paid = 0.0, reads = 0.0;
+        uint32_t merges = 0;
+
+        random_seed(&random, 33, "runs of updates and reads");
+        world->engine.rows_hot = ROWS;
+        for (int run = 0; run < 2000; run++) {
+            const uint32_t updates = kind == 1 ? 1 + (uint32_t)random_below(&random, 30) : 8;
+            const uint64_t some = reads_of_a_run(&random, kind, updates);
+            uint32_t pending = 0;
+            for (uint32_t i = 0; i < updates; i++) {
+                update(world, i == 0 ? some : 0);
+                reads += i == 0 ? (double)some : 0.0;
+                pending++;
+                if (!att_policy_merge_due(&world->engine, pending))
+                    continue;
+                paid += 3000.0 + 100.0 * pending + ROWS * att_policy_row_cost(&world->engine, pending);
+                pending = 0;
+                merges++;
+            }
+            assert_true(paid <= 10.0 * 126.3 * reads);
+        }
+        assert_true(merges > 100);
+        free(world);
+    }
 }
 
 /* A row among many costs what merging as many entries costs, and not what it costs alone: so it is kept for less. */
@@ -349,6 +404,7 @@ int main(void)
         cmocka_unit_test(with_eager_merges_rows_stay_hot_and_cold_ones_become_hot),
         cmocka_unit_test(queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost),
         cmocka_unit_test(a_merge_is_due_at_once_when_many_reads_come_with_each_update),
+        cmocka_unit_test(what_is_expected_of_reads_is_expected_once),
         cmocka_unit_test(a_row_of_a_column_is_kept_for_less_than_one_alone),
         cmocka_unit_test(merges_before_the_start_are_not_held_against_rows),
     };
