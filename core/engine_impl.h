@@ -33,6 +33,7 @@ struct att_index {
     uint64_t lsn;
     uint64_t updates, queries;
     uint64_t updates_noted, queries_noted, spent; /* see policy.c */
+    double mean_reads;                            /* for each update */
     /* The largest |s||q| and g of all that is there, or more: the door checks their product. */
     double q_largest, g_largest;
     bool q_largest_gone, g_largest_gone; /* maybe more: the one that was the largest has gone */
@@ -154,7 +155,7 @@ struct att_engine {
     _Atomic uint64_t row_reads;  /* rows read in each window, all added up. Owner: service */
     _Atomic uint64_t spent_merged; /* both at the last merge. Owner: merge */
     _Atomic uint64_t merged;       /* ns that merging has cost a hot row so far. Owner: merge */
-    _Atomic double reads_expected; /* for each update. Owner: service */
+    _Atomic double reads_expected; /* after the last update. Owner: service */
     _Atomic double mean_gap;       /* Owner: merge, as the rates */
     _Atomic double merge_ns_term, refresh_ns_term;
 

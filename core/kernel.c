@@ -48,12 +48,16 @@ const struct att_kernel *att_kernel_choose(void)
 }
 
 enum { CHECK_ROWS = 17, CHECK_TILES = 5, CHECK_D = 19, CHECK_COLUMNS = 40, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
+/* A long read in single: chains, and more than twice the bytes of keys that L1 keeps, which it takes another way every second
+ * time (kernel_read.c); with tiles and columns left over. */
+enum { LONG_TILES = 39, LONG_D = 27, LONG_LANES = LONG_TILES * ATT_TILE_LANES };
 
 struct check {
     double q[CHECK_ROWS * CHECK_D];
     float q32[CHECK_ROWS * CHECK_D];
     float keys[CHECK_LANES * CHECK_D], bias[CHECK_LANES], values[CHECK_LANES * CHECK_COLUMNS];
     float heads[CHECK_LANES * 2];
+    float long_keys[LONG_LANES * LONG_D], long_bias[LONG_LANES], long_heads[LONG_LANES * 2];
     double wide_keys[CHECK_LANES * CHECK_D];
     double shift[CHECK_ROWS];
 };
@@ -63,7 +67,8 @@ struct outcome {
     double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
     double read_weights[CHECK_LANES];
-    struct att_read_sums read, rows_read;
+    struct att_read_sums read, rows_read, long_read[2];
+    float long_weights[2][LONG_LANES];
     float norm_largest[2];
     double tile[CHECK_D * ATT_TILE_LANES], values[CHECK_LANES * CHECK_COLUMNS];
 };
@@ -143,6 +148,15 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     work.key_rows = rows;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->rows_read);
     kernel->pack_keys(precision, rows, CHECK_D, ret->tile);
+    work.tiles = LONG_TILES;
+    work.d = LONG_D;
+    work.keys = in->long_keys;
+    work.key_rows = NULL;
+    work.bias = in->long_bias;
+    for (int time = 0; time < 2 && precision == ATT_SINGLE; time++) {
+        work.weights = ret->long_weights[time];
+        kernel->read(&work, in->long_heads, in->values, 1, &ret->long_read[time]);
+    }
 }
 
 enum att_status att_kernel_check(struct att_error *error)
@@ -156,6 +170,9 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.bias, CHECK_LANES, 3);
     fill(in.values, CHECK_LANES * CHECK_COLUMNS, 4);
     fill(in.heads, CHECK_LANES * 2, 5);
+    fill(in.long_keys, LONG_LANES * LONG_D, 6);
+    fill(in.long_bias, LONG_LANES, 7);
+    fill(in.long_heads, LONG_LANES * 2, 8);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
     att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.keys, CHECK_LANES * CHECK_D, in.wide_keys);

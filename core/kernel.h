@@ -52,10 +52,10 @@ struct att_weights {
     const float *bias;            /* tiles x 16; -inf for a masked lane */
     const double *shift;          /* rows: M */
     void *weights;                /* rows x stride: out, float in single, else double */
-    bool signs;                   /* for `read`: they are wanted, with signs, for `sums`; else they may be anything */
-    size_t stride;                /* >= 16 tiles */
-    float value_scale;            /* for `read` in single: see att_value_scale */
-    double *largest;              /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
+    bool signs;        /* for `read`: weights are wanted, with signs, for `sums`; else they may be anything */
+    size_t stride;     /* >= 16 tiles */
+    float value_scale; /* for `read` in single: see att_value_scale */
+    double *largest;   /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in

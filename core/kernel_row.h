@@ -39,7 +39,7 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
                               enum att_precision precision, bool back, struct weighing *weighing)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
-    const float *next = keys + (back ? -1 : 1) * (ptrdiff_t)((size_t)tiles * work->d * ATT_LANES);
+    const ptrdiff_t next = (back ? -1 : 1) * (ptrdiff_t)((size_t)tiles * work->d * ATT_LANES);
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const bool single = precision == ATT_SINGLE;
     f64x16 t[MOST_TILES];
@@ -52,7 +52,7 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
     for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            __builtin_prefetch(next + (c * (size_t)work->d + p) * ATT_LANES);
+            __builtin_prefetch(keys + next + (c * (size_t)work->d + p) * ATT_LANES);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
         if (single)

@@ -99,19 +99,17 @@ void att_policy_spend(struct att_engine *engine, uint64_t pending, uint32_t colu
     att_policy_spend_many(engine, pending, columns, 1);
 }
 
-/* After some updates, if any: the reads since those before tell how many to expect for each. By the service. */
+/* After some updates, if any: the reads since those before tell how many to expect for each. None at once after no reads: that is
+ * a run of updates, whose reads are still to come. By the service. */
 void att_policy_note_updates(struct att_engine *engine)
 {
     struct att_index *index = &engine->index;
-    const uint64_t updates = index->updates - index->updates_noted;
-    const double expected = atomic_load_explicit(&engine->reads_expected, memory_order_relaxed);
+    const uint64_t updates = index->updates - index->updates_noted, reads = index->queries - index->queries_noted;
 
     if (updates == 0)
         return;
-    atomic_store_explicit(&engine->reads_expected,
-                          expected + FORESIGHT *
-                                         ((double)(index->queries - index->queries_noted) / (double)updates - expected),
-                          memory_order_relaxed);
+    index->mean_reads += FORESIGHT * ((double)reads / (double)updates - index->mean_reads);
+    atomic_store_explicit(&engine->reads_expected, reads > 0 ? index->mean_reads : 0.0, memory_order_relaxed);
     index->updates_noted = index->updates;
     index->queries_noted = index->queries;
 }

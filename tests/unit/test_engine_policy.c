@@ -279,14 +279,13 @@ static void update(struct world *world, uint64_t reads_before)
     att_policy_note_updates(&world->engine);
 }
 
-/* Nothing has been spent, but will be: as each update had so many reads. Not for long once they have none. */
+/* Nothing has been spent, but will be: as each update had so many reads. */
 static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **state)
 {
     (void)state;
     struct world *world = world_create(true);
     /* A query costs 126 ns in the model, with one entry pending and d = 64. */
     const uint64_t enough = (uint64_t)(0.1 * (3000.0 + 100.0 * ENTRIES + ROWS * one_merge(world)) / 126.0);
-    uint32_t updates = 0;
 
     world->engine.rows_hot = ROWS;
     for (int i = 0; i < 100; i++)
@@ -297,14 +296,6 @@ static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **
     assert_true(att_policy_merge_due(&world->engine, ENTRIES));
     att_policy_settle(&world->engine);
     assert_true(att_policy_merge_due(&world->engine, ENTRIES));
-    for (; att_policy_merge_due(&world->engine, ENTRIES); updates++)
-        update(world, 0);
-    assert_in_range(updates, 1, 2);
-    update(world, enough * 7); /* one update in eight with all the reads: on the average too few */
-    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
-    for (int i = 0; i < 7; i++)
-        update(world, 0);
-    assert_false(att_policy_merge_due(&world->engine, ENTRIES));
     for (int i = 0; i < 100; i++) { /* four updates at a time */
         world->engine.index.updates += 3;
         update(world, enough * 3);
@@ -316,6 +307,81 @@ static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **
     }
     assert_false(att_policy_merge_due(&world->engine, ENTRIES));
     free(world);
+}
+
+/* In a run of updates the reads are still to come; and what they were is forgotten while none come. */
+static void a_run_of_updates_is_not_merged_one_by_one(void **state)
+{
+    (void)state;
+    struct world *world = world_create(true);
+    const uint64_t enough = (uint64_t)(0.1 * (3000.0 + 100.0 * ENTRIES + ROWS * one_merge(world)) / 126.0);
+
+    world->engine.rows_hot = ROWS;
+    for (uint32_t run = 4; run <= 5; run++) {
+        for (int i = 0; i < 100; i++)
+            update(world, enough * 2);
+        assert_true(att_policy_merge_due(&world->engine, ENTRIES));
+        for (uint32_t i = 0; i < run; i++) {
+            update(world, 0);
+            assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+        }
+        update(world, 1);
+        assert_int_equal(att_policy_merge_due(&world->engine, ENTRIES), run == 4); /* 2 (7/8)^6 < 1 */
+    }
+    /* What has been spent counts beside it: 0.9 and 0.2. */
+    world->engine.spent += 126 * enough / 5;
+    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
+    free(world);
+}
+
+/* Runs of updates, and then runs of reads: of one length, of any, and a reader that reports very many at once. */
+static uint64_t reads_of_a_run(struct test_random *random, int kind, uint32_t updates)
+{
+    switch (kind) {
+    case 0:
+        return 1000;
+    case 1:
+        return random_below(random, 1000) * updates;
+    case 2:
+        return random_one_in(random, 20) ? 40000 : 0;
+    default:
+        return random_one_in(random, 50) ? 1 << 20 : 0;
+    }
+}
+
+/* What docs/policy.md says of merges that nothing but the reads to be expected make due: as if each had found an entry, ten times
+ * what they would have spent. */
+static void what_is_expected_of_reads_is_expected_once(void **state)
+{
+    (void)state;
+    struct test_random random;
+
+    for (int kind = 0; kind < 4; kind++) {
+        struct world *world = world_create(true);
+        double paid = 0.0, reads = 0.0;
+        uint32_t merges = 0;
+
+        random_seed(&random, 33, "runs of updates and reads");
+        world->engine.rows_hot = ROWS;
+        for (int run = 0; run < 2000; run++) {
+            const uint32_t updates = kind == 1 ? 1 + (uint32_t)random_below(&random, 30) : 8;
+            const uint64_t some = reads_of_a_run(&random, kind, updates);
+            uint32_t pending = 0;
+            for (uint32_t i = 0; i < updates; i++) {
+                update(world, i == 0 ? some : 0);
+                reads += i == 0 ? (double)some : 0.0;
+                pending++;
+                if (!att_policy_merge_due(&world->engine, pending))
+                    continue;
+                paid += 3000.0 + 100.0 * pending + ROWS * att_policy_row_cost(&world->engine, pending);
+                pending = 0;
+                merges++;
+            }
+            assert_true(paid <= 10.0 * 126.3 * reads);
+        }
+        assert_true(merges > 20);
+        free(world);
+    }
 }
 
 /* A row among many costs what merging as many entries costs, and not what it costs alone: so it is kept for less. */
@@ -360,6 +426,8 @@ int main(void)
         cmocka_unit_test(with_eager_merges_rows_stay_hot_and_cold_ones_become_hot),
         cmocka_unit_test(queries_make_a_merge_due_by_what_the_hot_rows_make_it_cost),
         cmocka_unit_test(a_merge_is_due_at_once_when_many_reads_come_with_each_update),
+        cmocka_unit_test(a_run_of_updates_is_not_merged_one_by_one),
+        cmocka_unit_test(what_is_expected_of_reads_is_expected_once),
         cmocka_unit_test(a_row_of_a_column_is_kept_for_less_than_one_alone),
         cmocka_unit_test(merges_before_the_start_are_not_held_against_rows),
     };

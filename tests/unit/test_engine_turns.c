@@ -90,22 +90,25 @@ static void await_merges(uint64_t count)
 {
     for (int tries = 0; merges() < count; tries++) {
         if (tries == 10000)
-            fail_msg("%llu merges after ten seconds, not %llu", (unsigned long long)merges(), (unsigned long long)count);
+            fail_msg("%llu merges after ten seconds, not %llu", (unsigned long long)merges(),
+                     (unsigned long long)count);
         harness_sleep_us(1000);
     }
 }
 
-/* Once each update has had so many reads, the next is merged before there is one. */
+/* Once each update has had so many reads, the next is merged before there is one. It takes 1342 an update, by the policy's model: half
+ * of these, which are entries, or rows, are not enough. */
 static void an_update_whose_reads_are_foreseen_is_merged_at_once(void **state)
 {
     (void)state;
-    double value, bound;
+    double values[D_V], bound;
     start(harness_options(&fixture.model));
     harness_settle(fixture.engine);
     for (uint32_t n = 0; n < 10; n++) {
         change(ATT_OP_SET_TOKEN, n);
-        for (uint32_t i = 0; i < 20000; i++)
-            if (att_engine_query(fixture.engine, i % N_Q, i % D_V, &value, &bound, NULL) != ATT_OK)
+        for (uint32_t i = 0; i < 2500; i++)
+            if ((i % 2 ? att_engine_query(fixture.engine, i, i % D_V, values, &bound, NULL)
+                       : att_engine_row(fixture.engine, i, values, &bound, NULL)) != ATT_OK)
                 harness_settle(fixture.engine);
         harness_settle(fixture.engine);
     }
@@ -113,6 +116,27 @@ static void an_update_whose_reads_are_foreseen_is_merged_at_once(void **state)
     change(ATT_OP_SET_TOKEN, 10);
     await_merges(before + 1);
     harness_check_row(fixture.engine, &fixture.model, 3, harness_tolerance(ATT_MIXED));
+}
+
+/* Also when other processes read, and find nothing pending; but not while it is held. */
+static void an_update_whose_direct_reads_are_foreseen_is_merged_at_once(void **state)
+{
+    (void)state;
+    start(harness_options(&fixture.model));
+    harness_settle(fixture.engine);
+    for (uint32_t n = 0; n < 10; n++) {
+        struct att_job job = {.kind = ATT_JOB_MERGE};
+        change(ATT_OP_SET_TOKEN, n);
+        assert_int_equal(harness_job(fixture.engine, &job), ATT_OK);
+        att_engine_note_reads(fixture.engine, n, 1, 20000);
+    }
+    const uint64_t before = merges();
+    att_engine_hold(fixture.engine, true);
+    change(ATT_OP_SET_TOKEN, 10);
+    harness_sleep_us(20000);
+    assert_int_equal(merges(), before);
+    att_engine_hold(fixture.engine, false);
+    await_merges(before + 1);
 }
 
 /* Each of them packs the entries that are pending. */
@@ -440,6 +464,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(more_rows_than_a_turn_takes_are_each_answered, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_a_row_whose_q_changed_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(an_update_whose_reads_are_foreseen_is_merged_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_update_whose_direct_reads_are_foreseen_is_merged_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(reads_of_cold_rows_make_a_merge_due, setup, teardown),
         cmocka_unit_test_setup_teardown(rows_that_are_read_by_columns_are_read, setup, teardown),
         cmocka_unit_test_setup_teardown(what_a_refresh_has_mended_needs_no_merge_later, setup, teardown),

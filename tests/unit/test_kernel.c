@@ -124,7 +124,7 @@ static struct call random_call(struct test_random *random)
     struct call c = {.precision = (enum att_precision)(random_below(random, 3)),
                      .rows = 1 + (uint32_t)random_below(random, MOST_ROWS),
                      .tiles = 1 + (uint32_t)random_below(random, random_one_in(random, 4) ? 3 * ATT_READ_CHAIN : 9),
-                     .d = 1 + (uint32_t)random_below(random, 70),
+                     .d = 1 + (uint32_t)random_below(random, random_one_in(random, 8) ? 300 : 70),
                      .columns = 5 + (uint32_t)random_below(random, 70),
                      .value_scale = ldexpf(1.0f, (int)random_below(random, 80) - 30)};
     /* Of biases: weights from 0 to too large; in a long call, where the largest of so many would nearly always be too large,
