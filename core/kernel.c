@@ -48,8 +48,8 @@ const struct att_kernel *att_kernel_choose(void)
 }
 
 enum { CHECK_ROWS = 17, CHECK_TILES = 5, CHECK_D = 19, CHECK_COLUMNS = 40, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
-/* A long read in single: chains, and more than twice the bytes of keys that L1 keeps, which it takes another way every second
- * time (kernel_read.c); with tiles and columns left over. */
+/* A long read in single: chains, and more than twice the bytes of keys that L1 keeps, which are met in two orders
+ * (kernel_read.c); with tiles and columns left over. */
 enum { LONG_TILES = 39, LONG_D = 27, LONG_LANES = LONG_TILES * ATT_TILE_LANES };
 
 struct check {
@@ -155,6 +155,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     work.bias = in->long_bias;
     for (int time = 0; time < 2 && precision == ATT_SINGLE; time++) {
         work.weights = ret->long_weights[time];
+        work.back = time > 0;
         kernel->read(&work, in->long_heads, in->values, 1, &ret->long_read[time]);
     }
 }

@@ -53,6 +53,7 @@ struct att_weights {
     const double *shift;          /* rows: M */
     void *weights;                /* rows x stride: out, float in single, else double */
     bool signs;        /* for `read`: weights are wanted, with signs, for `sums`; else they may be anything */
+    bool back;         /* for `read`: keys are met in another order, with the same results; see kernel_read.c */
     size_t stride;     /* >= 16 tiles */
     float value_scale; /* for `read` in single: see att_value_scale */
     double *largest;   /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */

@@ -15,20 +15,12 @@ void att_kernel_read_avx512_256(const struct att_weights *work, const float *hea
 enum { SUMS_TOGETHER = 4 };
 
 /* Of more keys than the L1 cache can hold it holds those that were met last, and a query that begins with the first meets none of
- * them. So every second query of this thread takes them another way. The order of the sums is always the same. */
-enum { KEPT = 32 << 10 }; /* bytes of keys that it surely holds, beside what else a query reads */
+ * them. So whoever makes many queries sets `back` for every second one. The order of the sums is always the same. */
+enum { KEPT = 32 << 10 }; /* bytes of keys that it holds, or nearly, beside what else a query reads */
 
 static inline bool are_kept(const struct att_weights *work)
 {
     return (size_t)work->tiles * work->d * ATT_LANES * sizeof(float) <= KEPT;
-}
-
-static inline bool other_way(void)
-{
-    static _Thread_local bool other;
-
-    other = !other;
-    return other;
 }
 
 #if !defined(WIDE)
@@ -80,7 +72,7 @@ LANES_INLINE void weigh_row(const struct att_weights *work, const float *values,
     tile = work->key_rows ? 1 : 0;
 #endif
     /* Otherwise keys are multiplied more slowly than they come. */
-    weigh_from(work, tile, precision, precision == ATT_SINGLE && !are_kept(work) && other_way(), &weighing);
+    weigh_from(work, tile, precision, precision == ATT_SINGLE && work->back && !are_kept(work), &weighing);
 }
 
 /* What weights add up to. */
@@ -286,8 +278,7 @@ struct early {
     uint32_t from, to;
 };
 
-/* Every second query begins with the last KEPT bytes; as those are then not what it met last, the one after it with as many
- * before them. */
+/* One begins with the last KEPT bytes; as those are then not what it met last, the one after it with as many before them. */
 LANES_INLINE struct early choose_early(const struct att_weights *work)
 {
     uint32_t kept, end, middle;
@@ -297,7 +288,7 @@ LANES_INLINE struct early choose_early(const struct att_weights *work)
     kept = KEPT / (work->d * ATT_LANES * (uint32_t)sizeof(float)) / GROUP * GROUP;
     end = work->tiles / GROUP * GROUP;
     middle = end > kept ? end - kept : 0;
-    return other_way() ? (struct early){middle, end} : (struct early){middle > kept ? middle - kept : 0, middle};
+    return work->back ? (struct early){middle, end} : (struct early){middle > kept ? middle - kept : 0, middle};
 }
 
 LANES_INLINE void read_groups(const struct att_weights *work, const float *heads, const float *values, size_t columns,

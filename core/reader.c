@@ -60,8 +60,9 @@ struct reading {
     double *sums; /* 4 + count: the head columns, then value columns first .. first + count - 1 */
     uint32_t first, count;
     struct att_row *row;
-    double largest[4]; /* for folding */
+    double largest[4]; /* for folding, as the next */
     float value_scale;
+    bool back;
 };
 
 /* Entries [position, position + entries): of whole tiles in a row, or of a part of one: a tile that is not full yet, or one that
@@ -242,6 +243,7 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         .weights = weights,
         .stride = CHUNK,
         .signs = reading->count > 1,
+        .back = reading->back,
         .value_scale = reading->value_scale,
         .largest = &largest,
     };
@@ -294,6 +296,7 @@ static __attribute__((noinline)) void fold_pending(struct reading *reading, uint
     const float *q = region->q + (size_t)row * region->d;
     float copied[COPIED * ATT_MAX_COLUMNS + 1];
     _Alignas(64) double scaled_q[ATT_MAX_COLUMNS];
+    static _Thread_local bool back;
     struct chunk chunk;
     uint32_t visible;
 
@@ -308,6 +311,7 @@ static __attribute__((noinline)) void fold_pending(struct reading *reading, uint
     reading->value_scale = att_value_scale((float)reading->largest[1]);
     chunk.maskable = reading->row->q_norm * reading->largest[2] <= MASKABLE;
     bound_largest_g(reading);
+    reading->back = back = !back; /* every second one: see kernel_read.c */
     while (position < count) {
         take_chunk(region, position, count, &chunk);
         if (region->causal)

@@ -302,10 +302,14 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     const size_t lanes = (size_t)c->tiles * 16;
     double *weights = malloc(lanes * sizeof *weights), largest;
     struct att_weights work = work_of(c, row, 1, weights, &largest);
-    struct att_read_sums read;
+    struct att_read_sums read, back;
 
     work.keys = c->keys;
+    work.back = true;
+    kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &back);
+    work.back = false;
     kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &read);
+    assert_memory_equal(&back, &read, sizeof read);
     for (size_t i = 0; i < lanes; i++)
         assert_true(weight_at(c->precision, weights, i) ==
                     copysign(weight_at(c->precision, expected, i), (double)c->heads[i / 16 * 32 + i % 16]));
