@@ -65,7 +65,7 @@ struct check {
 struct outcome {
     double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS]; /* in single floats, and the rest 0 */
     double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
-    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
+    double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], row_sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
     double read_weights[CHECK_LANES];
     struct att_read_sums read, rows_read, long_read[2];
     float long_weights[2][LONG_LANES];
@@ -147,6 +147,7 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     work.tiles = 1;
     work.key_rows = rows;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->rows_read);
+    kernel->row_sums(&work, rows, CHECK_COLUMNS, ret->row_sums);
     kernel->pack_keys(precision, rows, CHECK_D, ret->tile);
     work.tiles = LONG_TILES;
     work.d = LONG_D;
