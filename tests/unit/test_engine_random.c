@@ -167,11 +167,33 @@ static const struct shape shapes[] = {
      .log_capacity = 0,
      .masks = true,
      .operations = 20000},
+    {.name = "values in three pieces", /* a row is read 64 columns at a time */
+     .n_q = 9,
+     .d = 6,
+     .d_v = 150,
+     .capacity = 40,
+     .tokens = 30,
+     .scale = 0.4,
+     .deviation = 1,
+     .precision = ATT_MIXED,
+     .log_capacity = 0,
+     .operations = 5000},
+    {.name = "values in three pieces, single",
+     .n_q = 9,
+     .d = 6,
+     .d_v = 141,
+     .capacity = 40,
+     .tokens = 30,
+     .scale = 0.4,
+     .deviation = 1,
+     .precision = ATT_SINGLE,
+     .log_capacity = 0,
+     .operations = 5000},
 };
 
 /* Room for what a random update points at. */
 struct draft {
-    float key[32], value[32], bias;
+    float key[32], value[160], bias;
 };
 
 static uint32_t random_live(const struct model *model, struct test_random *random)
