@@ -258,7 +258,8 @@ LANES_INLINE void add_single(double *sums, double factor, f32x16 x, uint32_t cou
 #define KERNEL_QUOTE_(isa)      #isa
 #define KERNEL_QUOTE(isa)       KERNEL_QUOTE_(isa)
 
-/* struct att_kernel's `read`, `sums` and `row_sums`, in kernel_read.c, and its `few_weights` and `few_product`, in kernel_few.c. */
+/* struct att_kernel's `read` in kernel_read.c, `sums` and `row_sums` in kernel_sums.c, `few_weights` and `few_product` in
+ * kernel_few.c. */
 #define KERNEL_FUNCTIONS(isa)                                                                                     \
     void KERNEL_JOIN(few_weights_, isa)(const struct att_weights *work);                                          \
     void KERNEL_JOIN(few_product_, isa)(const struct att_product *work);                                          \
