@@ -275,7 +275,8 @@ struct early {
     uint32_t from, to;
 };
 
-/* One begins with the last KEPT bytes; as those are then not what it met last, the one after it with as many before them. */
+/* Going back, it begins with the last KEPT bytes; those are then not what it met last, so the next one begins with as many before
+ * them. None where four tiles are more than that (d > 128). */
 LANES_INLINE struct early choose_early(const struct att_weights *work)
 {
     uint32_t kept, end, middle;

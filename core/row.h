@@ -118,14 +118,11 @@ static inline void att_row_answer(const struct att_row *row, const double sums[4
 {
     const double *e = row->error;
     const double per_weight = 1.0 / sums[0], at_most = 1.0 / (sums[0] - e[0]);
-    double size = 0.0, drift, weights, scores;
+    double size, drift, weights, scores;
 
     for (uint32_t j = 0; j < count; j++)
         ret_values[j] = numerators[j] * per_weight;
-    if (count >= 8)
-        size = att_largest_size(ret_values, count);
-    for (uint32_t j = 0; j < count && count < 8; j++)
-        size = att_larger(fabs(ret_values[j]), size);
+    size = count == 1 ? fabs(ret_values[0]) : att_largest_size(ret_values, count); /* one: no call in a query */
     drift = e[1] + size * e[0];
     weights = numerics->epsilon * (fabs(sums[1]) + e[1] + size * (sums[0] + e[0]));
     scores = numerics->kappa * att_larger(1.0, row->q_norm) * (fabs(sums[3]) + e[3] + size * (fabs(sums[2]) + e[2]));

@@ -279,13 +279,18 @@ static void update(struct world *world, uint64_t reads_before)
     att_policy_note_updates(&world->engine);
 }
 
+/* For each update. A query costs 126 ns in the model, with one entry pending and d = 64. */
+static uint64_t enough_reads(const struct world *world)
+{
+    return (uint64_t)(0.1 * (3000.0 + 100.0 * ENTRIES + ROWS * one_merge(world)) / 126.0);
+}
+
 /* Nothing has been spent, but will be: as each update had so many reads. */
 static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **state)
 {
     (void)state;
     struct world *world = world_create(true);
-    /* A query costs 126 ns in the model, with one entry pending and d = 64. */
-    const uint64_t enough = (uint64_t)(0.1 * (3000.0 + 100.0 * ENTRIES + ROWS * one_merge(world)) / 126.0);
+    const uint64_t enough = enough_reads(world);
 
     world->engine.rows_hot = ROWS;
     for (int i = 0; i < 100; i++)
@@ -314,7 +319,7 @@ static void a_run_of_updates_is_not_merged_one_by_one(void **state)
 {
     (void)state;
     struct world *world = world_create(true);
-    const uint64_t enough = (uint64_t)(0.1 * (3000.0 + 100.0 * ENTRIES + ROWS * one_merge(world)) / 126.0);
+    const uint64_t enough = enough_reads(world);
 
     world->engine.rows_hot = ROWS;
     for (uint32_t run = 4; run <= 5; run++) {
