@@ -4,11 +4,14 @@
 
 #include "kernel_row.h"
 
-#if defined(WIDE)
-void att_kernel_read_avx512_256(const struct att_weights *work, const float *heads, const float *values,
-                                uint32_t columns, struct att_read_sums *ret);
-#else
+#if !defined(WIDE)
 #include "lanes_rows.h"
+#endif
+/* With AVX-512 some of the work is better done in registers of the other width. */
+#if defined(WIDE)
+KERNEL_FUNCTIONS(avx512_256)
+#elif defined(READ_256)
+KERNEL_FUNCTIONS(avx512)
 #endif
 
 /* Of more keys than the L1 cache can hold it holds those that were met last, and a query that begins with the first meets none of
@@ -181,7 +184,7 @@ LANES_INLINE void flush_single(struct single_totals *totals, float value_scale, 
 #if defined(WIDE)
 /* In single, keys come from the L2 cache at half the speed at which they can be multiplied. So while the scores of a group of
  * tiles are computed, those of the group before become weights and sums: a tile after each SEGMENT columns. Zen 5 gains a
- * fifth from being told AHEAD lines before; by count, Emerald Rapids would lose. */
+ * fifth from being told AHEAD lines before; Zen 4 loses up to a tenth, and by count Emerald Rapids would. */
 enum { GROUP = 4, SEGMENT = 16, AHEAD = 10 };
 
 struct read_single {
@@ -307,15 +310,17 @@ LANES_INLINE void read_groups(const struct att_weights *work, const float *heads
     for (uint32_t tile = early.to; tile > early.from; tile -= GROUP)
         score_group(work, &read, fetch, tile - GROUP, GROUP);
     while (scored < work->tiles) {
-        const bool wide = scored + GROUP <= work->tiles;
+        const uint32_t left = work->tiles - scored, some = left >= GROUP ? GROUP : left >= 2 ? 2 : 1;
         read.waiting = scored - read.settled < GROUP ? scored - read.settled : GROUP;
         if (read.waiting > 0 && is_full(&read))
             flush_single(&read.totals, work->value_scale, ret);
-        if (wide)
+        if (some == GROUP)
             score_group(work, &read, fetch, scored, GROUP);
+        else if (some == 2)
+            score_group(work, &read, fetch, scored, 2);
         else
             score_group(work, &read, fetch, scored, 1);
-        scored += wide ? GROUP : 1;
+        scored += some;
         scored = scored == early.from ? early.to : scored;
     }
     while (read.settled < work->tiles) {
@@ -336,7 +341,7 @@ static __attribute__((noinline)) void read_fetched(const struct att_weights *wor
 static void read_single(const struct att_weights *work, const float *heads, const float *values, size_t columns,
                         struct att_read_sums *ret)
 {
-    if (__builtin_cpu_is("amd"))
+    if (__builtin_cpu_is("amd") && !__builtin_cpu_is("amdfam19h"))
         read_fetched(work, heads, values, columns, ret);
     else
         read_groups(work, heads, values, columns, false, ret);
@@ -367,6 +372,12 @@ void KERNEL_JOIN(read_, KERNEL_ISA)(const struct att_weights *work, const float 
     /* A tile that comes as rows is lone, and its rows are multiplied in 256-bit registers (lanes_rows.h). */
     if (work->key_rows) {
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
+        return;
+    }
+#elif defined(READ_256)
+    /* In single nothing is widened. */
+    if (work->precision == ATT_SINGLE && !work->key_rows) {
+        att_kernel_read_avx512(work, heads, values, columns, ret);
         return;
     }
 #endif

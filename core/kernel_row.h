@@ -25,21 +25,13 @@ enum { READ_TILES_F64 = 1, READ_TILES_F32 = 2, TOGETHER = CHAINS };
 #else
 enum { READ_TILES_F64 = 1, READ_TILES_F32 = 1, TOGETHER = 1 };
 #endif
-/* Lines of each of the next keys that are asked for while weights are computed, when nothing else is: measured, in 256-bit
- * registers on Zen 4; in 512-bit ones on Emerald Rapids, and on Zen 3, none are best. */
-#if defined(WIDE) || !defined(__AVX512VL__)
-enum { AHEAD_F64 = 0, AHEAD_F32 = 0 };
-#else
-enum { AHEAD_F64 = 4, AHEAD_F32 = 24 };
-#endif
 
 /* The weights of `tiles` tiles from `tile` on, side by side, for one would wait for itself. tiles and precision are
  * constants after inlining. */
 LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uint32_t tiles,
-                              enum att_precision precision, bool back, struct weighing *weighing)
+                              enum att_precision precision, struct weighing *weighing)
 {
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
-    const ptrdiff_t next = (back ? -1 : 1) * (ptrdiff_t)((size_t)tiles * work->d * ATT_LANES);
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const bool single = precision == ATT_SINGLE;
     f64x16 t[MOST_TILES];
@@ -49,10 +41,6 @@ LANES_INLINE void weigh_tiles(const struct att_weights *work, uint32_t tile, uin
         scores_f32(t32, work->q, keys, bias, work->d, 1, tiles, TOGETHER);
     else
         scores_f64(t, work->q, keys, false, bias, work->d, 1, tiles, TOGETHER);
-    for (size_t p = 0; p < work->d && p < (single ? AHEAD_F32 : AHEAD_F64); p++)
-#pragma GCC unroll 4
-        for (uint32_t c = 0; c < tiles; c++)
-            __builtin_prefetch(keys + next + (c * (size_t)work->d + p) * ATT_LANES);
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < tiles; c++)
         if (single)
@@ -71,9 +59,9 @@ LANES_INLINE void weigh_from(const struct att_weights *work, uint32_t tile, enum
         some = (back ? left % wide == 0 : left >= wide) ? wide : 1;
         const uint32_t first = back ? tile + left - some : work->tiles - left;
         if (some == wide)
-            weigh_tiles(work, first, wide, precision, back, weighing);
+            weigh_tiles(work, first, wide, precision, weighing);
         else
-            weigh_tiles(work, first, 1, precision, back, weighing);
+            weigh_tiles(work, first, 1, precision, weighing);
     }
     work->largest[0] = finish_weighing(precision, weighing);
 }
