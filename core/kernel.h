@@ -156,7 +156,7 @@ static inline float att_value_scale(float largest)
 enum att_status att_kernel_check(struct att_error *error);
 
 /* The best for this processor, or what the environment variable ATTND_ISA asks for (plain, avx2, avx512, or
- * avx512_256: avx512 with reads in 256-bit registers) if the processor has it. Never NULL. */
+ * avx512_256: avx512 for processors that execute 512 bits in halves) if the processor has it. Never NULL. */
 const struct att_kernel *att_kernel_choose(void);
 
 extern const struct att_kernel att_kernel_plain, att_kernel_avx2, att_kernel_avx512, att_kernel_avx512_256;

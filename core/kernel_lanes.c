@@ -3,20 +3,25 @@
 #include "kernel_scores.h"
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. A band of rows meets a tile of keys while that is
- * in the L1 cache. Measured: docs/numerics.md. */
-#if defined(__AVX512F__)
-enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4 };
+ * in the L1 cache. BOTH: the two chains of each score side by side. Measured: docs/numerics.md. */
+#if defined(__AVX512F__) && defined(HALVES)
+enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 3, F64_TILES = 2, F32_ROWS = 3, F32_TILES = 4, BOTH = 1 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 2, HEADS_ROWS = 6, LESS_HEADS = 4 };
+#elif defined(__AVX512F__)
+enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, BOTH = 0 };
 enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 4, HEADS_ROWS = 6, LESS_HEADS = 4 };
 #elif defined(__AVX2__)
-enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1 };
+enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1, BOTH = 0 };
 enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, SINGLE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
 #else
-enum { WEIGHT_ROWS = 1, LESS_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1 };
+enum { WEIGHT_ROWS = 1, LESS_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, BOTH = 0 };
 enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
 #endif
 
 /* Of what was done side by side and no longer fits, a part does: 1 at least. */
 #define PART(wide, of) ((wide) > (of) ? (wide) / (of) : 1)
+/* Of LESS_ROWS, where `together` of a band are side by side: a whole part. */
+#define LESS_TOGETHER(together) ((together) > LESS_ROWS ? LESS_ROWS : LESS_ROWS % (together) == 0 ? (together) : 2)
 
 /* `rows` x `tiles` weights from (row, tile) on; rows, tiles and precision are constants after inlining. */
 LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,
@@ -27,7 +32,8 @@ LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t t
     double *to = (double *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
     f64x16 t[MOST_SUMS];
 
-    scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, true, bias, work->d, rows, tiles, 1);
+    scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, true, bias, work->d, rows, tiles,
+               BOTH ? CHAINS : 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -45,7 +51,7 @@ LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uin
 
     /* One tile is too little to fill the units with one chain of each score. */
     scores_f32(t, (const float *)work->q + (size_t)row * work->d, keys, bias, work->d, rows, tiles,
-               tiles == 1 && F32_TILES > 1 ? CHAINS : 1);
+               BOTH || (tiles == 1 && F32_TILES > 1) ? CHAINS : 1);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -97,7 +103,7 @@ LANES_INLINE void bands(const struct att_weights *work, uint32_t together, uint3
     for (; row + WEIGHT_ROWS <= work->rows; row += WEIGHT_ROWS)
         band(work, row, WEIGHT_ROWS, together, wide, precision);
     for (; row + LESS_ROWS <= work->rows; row += LESS_ROWS)
-        band(work, row, LESS_ROWS, together < LESS_ROWS ? together : LESS_ROWS, wide, precision);
+        band(work, row, LESS_ROWS, LESS_TOGETHER(together), wide, precision);
     for (; row < work->rows; row++)
         band(work, row, 1, 1, 1, precision);
 }
@@ -411,23 +417,16 @@ static void head_sums(const struct att_head_sums *work)
         heads_of(work, row, 1);
 }
 
-/* With the other files' functions for `isa`. */
-#define TABLE(isa)                                                                \
-    const struct att_kernel KERNEL_JOIN(, isa) = {KERNEL_QUOTE(isa),              \
-                                                  head,                           \
-                                                  pack_keys,                      \
-                                                  pack_value,                     \
-                                                  scale_q,                        \
-                                                  weights,                        \
-                                                  KERNEL_JOIN(few_weights_, isa), \
-                                                  KERNEL_JOIN(read_, isa),        \
-                                                  KERNEL_JOIN(sums_, isa),        \
-                                                  KERNEL_JOIN(row_sums_, isa),    \
-                                                  product,                        \
-                                                  KERNEL_JOIN(few_product_, isa), \
-                                                  head_sums};
-TABLE(KERNEL_ISA)
-#if defined(KERNEL_ALSO)
-KERNEL_FUNCTIONS(KERNEL_ALSO)
-TABLE(KERNEL_ALSO)
-#endif
+const struct att_kernel KERNEL_JOIN(, KERNEL_ISA) = {KERNEL_QUOTE(KERNEL_ISA),
+                                                     head,
+                                                     pack_keys,
+                                                     pack_value,
+                                                     scale_q,
+                                                     weights,
+                                                     KERNEL_JOIN(few_weights_, KERNEL_ISA),
+                                                     KERNEL_JOIN(read_, KERNEL_ISA),
+                                                     KERNEL_JOIN(sums_, KERNEL_ISA),
+                                                     KERNEL_JOIN(row_sums_, KERNEL_ISA),
+                                                     product,
+                                                     KERNEL_JOIN(few_product_, KERNEL_ISA),
+                                                     head_sums};

@@ -10,7 +10,7 @@
 /* With AVX-512 some of the work is better done in registers of the other width. */
 #if defined(WIDE)
 KERNEL_FUNCTIONS(avx512_256)
-#elif defined(READ_256)
+#elif defined(HALVES)
 KERNEL_FUNCTIONS(avx512)
 #endif
 
@@ -374,7 +374,7 @@ void KERNEL_JOIN(read_, KERNEL_ISA)(const struct att_weights *work, const float 
         att_kernel_read_avx512_256(work, heads, values, columns, ret);
         return;
     }
-#elif defined(READ_256)
+#elif defined(HALVES)
     /* In single nothing is widened. */
     if (work->precision == ATT_SINGLE && !work->key_rows) {
         att_kernel_read_avx512(work, heads, values, columns, ret);

@@ -1,11 +1,10 @@
 /* The weights of one row against keys in float, as they lie in the log: of a query, and of few rows over all tokens.
- * READ_256: in 256-bit registers though there are wider ones, for a processor that executes those in halves: there widening
- * four floats from memory is one operation, eight are four, and a query widens every key once for each use
- * (docs/numerics.md). */
+ * HALVES: in 256-bit registers though there are wider ones, for there widening four floats from memory is one operation, eight
+ * are four, and a query widens every key once for each use (docs/numerics.md). */
 #ifndef ATT_KERNEL_ROW_H
 #define ATT_KERNEL_ROW_H
 
-#if defined(READ_256)
+#if defined(HALVES)
 #define LANES_256
 #endif
 

@@ -251,8 +251,8 @@ LANES_INLINE void add_single(double *sums, double factor, f32x16 x, uint32_t cou
         sums[j] = fma(factor, (double)some[j], sums[j]);
 }
 
-/* The build says which instruction set this is, as KERNEL_ISA: plain, avx2, avx512, or avx512_256;
- * names end in it. */
+/* The build says which instruction set this is, as KERNEL_ISA: plain, avx2, avx512, or avx512_256; names end in it. HALVES: for a
+ * processor that executes 512 bits in halves. */
 #define KERNEL_JOIN_(what, isa) att_kernel_##what##isa
 #define KERNEL_JOIN(what, isa)  KERNEL_JOIN_(what, isa)
 #define KERNEL_QUOTE_(isa)      #isa

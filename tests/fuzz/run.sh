@@ -39,11 +39,10 @@ done
 # The plain kernel is the one that runs; the others, which take long to compile with sanitizers, are only linked.
 export ATTND_ISA=plain
 for set in plain:-O1 avx2:"-O0 -fno-sanitize=all -mavx2 -mfma" \
-    avx512:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma -DKERNEL_ALSO=avx512_256" \
-    avx512_256:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma -DREAD_256"; do
+    avx512:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma" \
+    avx512_256:"-O0 -fno-sanitize=all -mavx512f -mavx512vl -mavx2 -mfma -DHALVES"; do
     name=${set%%:*}
     for part in lanes read sums few; do
-        [ "$part $name" = "lanes avx512_256" ] && continue
         # shellcheck disable=SC2086
         compile "kernel_${part}_$name" "$source/core/kernel_$part.c" ${set#*:} -DKERNEL_ISA="$name"
     done
