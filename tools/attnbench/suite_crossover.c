@@ -8,12 +8,14 @@
  * Where the clock starts: each contestant's rows are all refreshed first (Init is excluded), then it runs its own stream of
  * the mix untimed, until all tokens have been replaced twice or `settle` is over, so that what is timed is the mix and not the
  * way there. Then the three run in turns, five segments each. A segment is timed together with a merge of what is pending at
- * its end, so it starts with nothing pending and leaves no work behind. A figure is the median time of a cycle over that of
- * the better of the two. */
+ * its end, so it starts with nothing pending and leaves no work behind. A figure is the median time of a cycle; its ratio the median
+ * over the turns of that turn's times, ours and that of the better of the two: a machine that is three times as slow for a
+ * tenth of a second, as when something else takes one of its cores, is so for both. */
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench.h"
 #include "rig.h"
@@ -195,20 +197,40 @@ static void describe(const struct bench *bench, const char *name, double settle,
                (unsigned long long)all[EAGER].reads);
 }
 
+/* Of our time over the rival's, turn by turn. */
+static double median_ratio(const struct contestant *us, const struct contestant *rival)
+{
+    double ratios[TURNS];
+
+    for (int turn = 0; turn < TURNS; turn++)
+        ratios[turn] = us->times[turn] / rival->times[turn];
+    return bench_median(ratios, TURNS);
+}
+
+static double median_time(const struct contestant *who)
+{
+    double times[TURNS];
+
+    memcpy(times, who->times, sizeof times);
+    return bench_median(times, TURNS);
+}
+
 /* The ratio. */
 static double run_mix(const struct bench *bench, const struct sweep *sweep, const struct mix *mix)
 {
     static struct contestant all[CONTESTANTS];
-    double ns[CONTESTANTS], best;
+    double ns[CONTESTANTS], ratio;
+    int better;
     char name[64], more[96];
 
     create(all, sweep);
     run_turns(sweep, mix, all);
     for (int c = 0; c < CONTESTANTS; c++)
-        ns[c] = bench_median(all[c].times, TURNS);
-    best = fmin(ns[RECOMPUTE], ns[EAGER]);
+        ns[c] = median_time(&all[c]);
+    better = ns[RECOMPUTE] < ns[EAGER] ? RECOMPUTE : EAGER;
+    ratio = median_ratio(&all[AUTO], &all[better]);
     snprintf(name, sizeof name, "%s-%s-%g", row_names[mix->rows], mix->whole ? "row" : "entry", mix->reads_per_update);
-    bench_figure(bench, name, ns[AUTO], "ns", best, ns[AUTO] / best);
+    bench_figure(bench, name, ns[AUTO], "ns", ns[better], ratio);
     snprintf(more, sizeof more, "%s-recompute", name);
     bench_figure(bench, more, ns[RECOMPUTE], "ns", NAN, NAN);
     snprintf(more, sizeof more, "%s-eager", name);
@@ -216,7 +238,7 @@ static double run_mix(const struct bench *bench, const struct sweep *sweep, cons
     describe(bench, name, sweep->settle, all);
     for (int c = 0; c < CONTESTANTS; c++)
         rig_release(&all[c].rig);
-    return ns[AUTO] / best;
+    return ratio;
 }
 
 enum { MIXES = ROW_KINDS * 2 * RATES };
