@@ -153,7 +153,6 @@ static void weigh(const struct band *band, const float *bias, uint32_t i, uint32
         .bias = bias,
         .shift = band->scratch->shift + i,
         .weights = (char *)band->scratch->weights + width * ATT_BLOCK * i,
-        .stride = ATT_BLOCK,
         .largest = band->scratch->largest + i,
     };
     (band->stretch->packed ? region->kernel->weights : region->kernel->few_weights)(&call);
@@ -249,7 +248,6 @@ static void add_heads(const struct band *band)
         .rows = band->rows,
         .tiles = tiles,
         .weights = band->scratch->weights,
-        .stride = ATT_BLOCK,
         .heads = stretch->heads,
         .value_scale = stretch->value_scale,
         .sums = heads,
@@ -278,7 +276,6 @@ static void add_values(const struct band *band)
         .columns = some ? band->stretch->columns : region->d_v,
         .sign = band->stretch->sign,
         .weights = band->scratch->weights,
-        .stride = ATT_BLOCK,
         .values = packed ? band->stretch->values : band->stretch->value_rows[0] + first,
         .value_stride = packed ? att_padded(region->d_v) : region->d_v,
         .value_scale = band->stretch->value_scale,

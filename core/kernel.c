@@ -63,8 +63,8 @@ struct check {
 };
 
 struct outcome {
-    double weights[CHECK_ROWS * CHECK_LANES], largest[CHECK_ROWS]; /* in single floats, and the rest 0 */
-    double few_weights[CHECK_ROWS * CHECK_LANES], few_product[CHECK_ROWS * CHECK_COLUMNS];
+    double weights[CHECK_ROWS * ATT_BLOCK], largest[CHECK_ROWS]; /* in single floats, and the rest 0 */
+    double few_weights[CHECK_ROWS * ATT_BLOCK], few_product[CHECK_ROWS * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], row_sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
     double read_weights[CHECK_LANES];
     struct att_read_sums read, rows_read, long_read[2];
@@ -94,7 +94,6 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .bias = in->bias,
         .shift = in->shift,
         .weights = ret->weights,
-        .stride = CHECK_LANES,
         .value_scale = 0x1p40f,
         .signs = true,
         .largest = ret->largest,
@@ -107,7 +106,6 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .columns = CHECK_COLUMNS - 3,
         .sign = -1.0,
         .weights = ret->weights,
-        .stride = CHECK_LANES,
         .values = ret->values,
         .value_stride = CHECK_COLUMNS,
         .value_scale = work.value_scale,
@@ -119,7 +117,6 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
         .rows = CHECK_ROWS,
         .tiles = CHECK_TILES,
         .weights = ret->weights,
-        .stride = CHECK_LANES,
         .heads = in->heads,
         .value_scale = work.value_scale,
         .sums = ret->heads,

@@ -18,6 +18,10 @@
  * four head columns 1, x_1, x_2 and x_1 x_2 an entry keeps two. */
 enum { ATT_TILE_LANES = 16 };
 
+/* Lanes from a row's weights to the next row's; of one row alone there may be more. A constant, for then a loop over rows needs one
+ * pointer, and registers are what it is short of. */
+enum { ATT_BLOCK = 256 };
+
 /* t of a masked entry, and M of a row that has seen no entry: t - M is far below -1000 whatever meets. The door keeps
  * true ones within 6.8e13 of 0 (d = 1), so the two are told from them, and from each other, by size. */
 #define ATT_MASKED   (-1e15)
@@ -44,17 +48,16 @@ static inline size_t att_width(enum att_precision precision)
 struct att_weights {
     enum att_precision precision;
     uint32_t rows;  /* any number */
-    uint32_t tiles; /* any number */
+    uint32_t tiles; /* of one row any number, else those of ATT_BLOCK at most */
     uint32_t d;
     const void *q;    /* rows x d, as `scale` made them */
     const void *keys; /* as `pack_keys` made them: double in mixed and double, but for `few_weights` and `read` */
     const float *const *key_rows; /* for `read` of one tile: its keys as rows instead, one for each lane; or NULL */
     const float *bias;            /* tiles x 16; -inf for a masked lane */
     const double *shift;          /* rows: M */
-    void *weights;                /* rows x stride: out, float in single, else double */
+    void *weights;                /* rows x ATT_BLOCK: out, float in single, else double */
     bool signs;        /* for `read`: weights are wanted, with signs, for `sums`; else they may be anything */
     bool back;         /* for `read`: keys are met in another order, with the same results; see kernel_read.c */
-    size_t stride;     /* >= 16 tiles */
     float value_scale; /* for `read` in single: see att_value_scale */
     double *largest;   /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
@@ -66,9 +69,8 @@ struct att_product {
     uint32_t rows, depth;
     uint32_t columns;    /* the values of a row may be read up to the next multiple of 16 */
     double sign;         /* +1 or -1 */
-    const void *weights; /* rows x stride */
-    size_t stride;
-    const void *values; /* depth x value_stride, as `pack_value` made them; for `few_product` floats as they lie */
+    const void *weights; /* rows x ATT_BLOCK */
+    const void *values;  /* depth x value_stride, as `pack_value` made them; for `few_product` floats as they lie */
     size_t value_stride;
     float value_scale; /* in single */
     double *sums;      /* rows x sum_stride */
@@ -81,9 +83,8 @@ struct att_head_sums {
     enum att_precision precision;
     uint32_t rows;
     uint32_t tiles;      /* in single at most ATT_READ_CHAIN */
-    const void *weights; /* rows x stride */
-    size_t stride;
-    const float *heads; /* [tiles][2][16]; in single x_1 times value_scale */
+    const void *weights; /* rows x ATT_BLOCK */
+    const float *heads;  /* [tiles][2][16]; in single x_1 times value_scale */
     float value_scale;
     double *sums; /* rows x 4: out */
 };

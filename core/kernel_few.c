@@ -13,7 +13,7 @@ LANES_INLINE void weigh_few(const struct att_weights *work, enum att_precision p
     for (uint32_t row = 0; row < work->rows; row++) {
         struct weighing weighing = start_weighing(work->shift[row]);
         one.q = (const char *)work->q + width * work->d * row;
-        one.weights = (char *)work->weights + width * work->stride * row;
+        one.weights = (char *)work->weights + width * ATT_BLOCK * row;
         one.largest = work->largest + row;
         weigh_from(&one, 0, precision, false, &weighing);
     }
@@ -32,7 +32,7 @@ void KERNEL_JOIN(few_weights_, KERNEL_ISA)(const struct att_weights *work)
 /* 8 `vectors` sums of one row in registers; vectors is a constant after inlining. */
 LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
 {
-    const double *weight = (const double *)work->weights + row * work->stride;
+    const double *weight = (const double *)work->weights + (size_t)row * ATT_BLOCK;
     double *sums = work->sums + row * work->sum_stride + column;
     f64x8 sum[FEW_VECTORS];
 
@@ -53,7 +53,7 @@ LANES_INLINE void product_row(const struct att_product *work, uint32_t row, uint
 /* The same in single: 16 `vectors` sums. An entry of no weight is left out: its value may be too large for value_scale. */
 LANES_INLINE void single_row(const struct att_product *work, uint32_t row, uint32_t column, uint32_t vectors)
 {
-    const float *weight = (const float *)work->weights + row * work->stride;
+    const float *weight = (const float *)work->weights + (size_t)row * ATT_BLOCK;
     const double factor = work->sign / (double)work->value_scale;
     double *sums = work->sums + row * work->sum_stride + column;
     f32x16 total[FEW_VECTORS_SINGLE];

@@ -6,16 +6,20 @@
  * in the L1 cache. BOTH: the two chains of each score side by side. Measured: docs/numerics.md. */
 #if defined(__AVX512F__) && defined(HALVES)
 enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 3, F64_TILES = 2, F32_ROWS = 3, F32_TILES = 4, BOTH = 1 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 2, HEADS_ROWS = 6, LESS_HEADS = 4 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, HEADS_ROWS = 6, LESS_HEADS = 4 };
+enum { SINGLE_ROWS = 12, SINGLE_VECTORS = 1, LESS_VECTORS = 4 };
 #elif defined(__AVX512F__)
 enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 6, F64_TILES = 2, F32_ROWS = 6, F32_TILES = 4, BOTH = 0 };
-enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, SINGLE_VECTORS = 4, HEADS_ROWS = 6, LESS_HEADS = 4 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 4, LONE_VECTORS = 8, HEADS_ROWS = 6, LESS_HEADS = 4 };
+enum { SINGLE_ROWS = 6, SINGLE_VECTORS = 4, LESS_VECTORS = 4 };
 #elif defined(__AVX2__)
-enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 4, F32_TILES = 1, BOTH = 0 };
-enum { PRODUCT_ROWS = 4, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, SINGLE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
+enum { WEIGHT_ROWS = 12, LESS_ROWS = 4, F64_ROWS = 2, F64_TILES = 1, F32_ROWS = 6, F32_TILES = 1, BOTH = 0 };
+enum { PRODUCT_ROWS = 6, PRODUCT_VECTORS = 1, LONE_VECTORS = 4, HEADS_ROWS = 1, LESS_HEADS = 1 };
+enum { SINGLE_ROWS = 6, SINGLE_VECTORS = 1, LESS_VECTORS = 1 };
 #else
 enum { WEIGHT_ROWS = 1, LESS_ROWS = 1, F64_ROWS = 1, F64_TILES = 1, F32_ROWS = 1, F32_TILES = 1, BOTH = 0 };
-enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, SINGLE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
+enum { PRODUCT_ROWS = 1, PRODUCT_VECTORS = 1, LONE_VECTORS = 1, HEADS_ROWS = 1, LESS_HEADS = 1 };
+enum { SINGLE_ROWS = 1, SINGLE_VECTORS = 1, LESS_VECTORS = 1 };
 #endif
 
 /* Of what was done side by side and no longer fits, a part does: 1 at least. */
@@ -29,7 +33,7 @@ LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t t
 {
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const double *keys = (const double *)work->keys + (size_t)tile * work->d * ATT_LANES;
-    double *to = (double *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
+    double *to = (double *)work->weights + (size_t)row * ATT_BLOCK + (size_t)tile * ATT_LANES;
     f64x16 t[MOST_SUMS];
 
     scores_f64(t, (const double *)work->q + (size_t)row * work->d, keys, true, bias, work->d, rows, tiles,
@@ -38,7 +42,8 @@ LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t t
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            f64_store(to + i * work->stride + (size_t)c * ATT_LANES, weigh(precision, t[i * tiles + c], &weighing[i]));
+            f64_store(to + (size_t)i * ATT_BLOCK + (size_t)c * ATT_LANES,
+                      weigh(precision, t[i * tiles + c], &weighing[i]));
 }
 
 LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows,
@@ -46,7 +51,7 @@ LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uin
 {
     const float *bias = work->bias + (size_t)tile * ATT_LANES;
     const float *keys = (const float *)work->keys + (size_t)tile * work->d * ATT_LANES;
-    float *to = (float *)work->weights + row * work->stride + (size_t)tile * ATT_LANES;
+    float *to = (float *)work->weights + (size_t)row * ATT_BLOCK + (size_t)tile * ATT_LANES;
     f32x16 t[MOST_SUMS];
 
     /* One tile is too little to fill the units with one chain of each score. */
@@ -56,7 +61,7 @@ LANES_INLINE void block_single(const struct att_weights *work, uint32_t row, uin
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < tiles; c++)
-            f32_store(to + i * work->stride + (size_t)c * ATT_LANES, weigh_single(t[i * tiles + c], &weighing[i]));
+            f32_store(to + (size_t)i * ATT_BLOCK + (size_t)c * ATT_LANES, weigh_single(t[i * tiles + c], &weighing[i]));
 }
 
 /* A tile, or `tiles` side by side, for `rows` rows, `together` of them side by side; these are constants after inlining. */
@@ -211,10 +216,10 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
 LANES_INLINE void product_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                 uint32_t vectors)
 {
-    const double *weight = (const double *)work->weights + row * work->stride;
+    const double *weight = (const double *)work->weights + (size_t)row * ATT_BLOCK;
     const double *values = (const double *)work->values + column;
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
-    const size_t stride = work->stride, value_stride = work->value_stride;
+    const size_t value_stride = work->value_stride;
     const uint32_t depth = work->depth;
     f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_ROWS * PRODUCT_VECTORS : LONE_VECTORS];
 
@@ -231,7 +236,8 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
         for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
             for (uint32_t c = 0; c < vectors; c++)
-                sum[i * vectors + c] = f64x8_fma(f64x8_set(weight[i * stride + l]), x[c], sum[i * vectors + c]);
+                sum[i * vectors + c] =
+                    f64x8_fma(f64x8_set(weight[(size_t)i * ATT_BLOCK + l]), x[c], sum[i * vectors + c]);
     }
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < rows; i++)
@@ -245,39 +251,40 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
 LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                uint32_t vectors)
 {
-    const float *weight = (const float *)work->weights + row * work->stride;
+    const float *weight = (const float *)work->weights + (size_t)row * ATT_BLOCK;
     const float *values = (const float *)work->values + column;
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
     const double factor = work->sign / (double)work->value_scale;
-    const size_t stride = work->stride, value_stride = work->value_stride;
-    f32x16 total[PRODUCT_ROWS * SINGLE_VECTORS];
+    const size_t value_stride = work->value_stride;
+    f32x16 total[MOST_SUMS];
 
 #pragma GCC unroll 24
     for (uint32_t k = 0; k < rows * vectors; k++)
         total[k] = f32_set(0.0f);
     for (uint32_t first = 0; first < work->depth; first += ATT_CHAIN) {
         const uint32_t end = work->depth - first < ATT_CHAIN ? work->depth : first + ATT_CHAIN;
-        f32x16 sum[PRODUCT_ROWS * SINGLE_VECTORS];
+        f32x16 sum[MOST_SUMS];
 #pragma GCC unroll 24
         for (uint32_t k = 0; k < rows * vectors; k++)
             sum[k] = f32_set(0.0f);
 #pragma GCC unroll 4
         for (uint32_t l = first; l < end; l++) {
-            f32x16 x[SINGLE_VECTORS];
+            f32x16 x[LESS_VECTORS];
 #pragma GCC unroll 4
             for (uint32_t c = 0; c < vectors; c++)
                 x[c] = f32_load(values + l * value_stride + (size_t)ATT_LANES * c);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
             for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
                 for (uint32_t c = 0; c < vectors; c++)
-                    sum[i * vectors + c] = f32_fma(f32_set(weight[i * stride + l]), x[c], sum[i * vectors + c]);
+                    sum[i * vectors + c] =
+                        f32_fma(f32_set(weight[(size_t)i * ATT_BLOCK + l]), x[c], sum[i * vectors + c]);
         }
 #pragma GCC unroll 24
         for (uint32_t k = 0; k < rows * vectors; k++)
             total[k] = f32_add(total[k], sum[k]);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (uint32_t c = 0; c < vectors; c++)
@@ -313,14 +320,16 @@ LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uin
         product_walk(work, row, column, rows, PART(vectors, 8), single);
 }
 
-LANES_INLINE void product_bands(const struct att_product *work, uint32_t vectors, uint32_t lone_vectors, bool single)
+/* `rows` x `vectors` sums side by side, and of fewer rows as many more vectors as there are registers for. */
+LANES_INLINE void product_bands(const struct att_product *work, uint32_t rows, uint32_t vectors, uint32_t less_vectors,
+                                uint32_t lone_vectors, bool single)
 {
     uint32_t row = 0;
 
-    for (; row + PRODUCT_ROWS <= work->rows; row += PRODUCT_ROWS)
-        product_band(work, row, PRODUCT_ROWS, vectors, single);
+    for (; row + rows <= work->rows; row += rows)
+        product_band(work, row, rows, vectors, single);
     for (; row + LESS_ROWS <= work->rows; row += LESS_ROWS)
-        product_band(work, row, LESS_ROWS, vectors, single);
+        product_band(work, row, LESS_ROWS, less_vectors, single);
     for (; row < work->rows; row++)
         product_band(work, row, 1, lone_vectors, single);
 }
@@ -328,13 +337,13 @@ LANES_INLINE void product_bands(const struct att_product *work, uint32_t vectors
 static void product(const struct att_product *work)
 {
     if (work->precision == ATT_SINGLE)
-        product_bands(work, SINGLE_VECTORS, SINGLE_VECTORS, true);
+        product_bands(work, SINGLE_ROWS, SINGLE_VECTORS, LESS_VECTORS, LESS_VECTORS, true);
     else
-        product_bands(work, PRODUCT_VECTORS, LONE_VECTORS, false);
+        product_bands(work, PRODUCT_ROWS, PRODUCT_VECTORS, PRODUCT_VECTORS, LONE_VECTORS, false);
 }
 
 /* `rows` rows side by side, a constant after inlining. */
-LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t rows, uint32_t tiles, const float *heads,
+LANES_INLINE void heads_block(const double *weights, uint32_t rows, uint32_t tiles, const float *heads,
                               double *ret_sums)
 {
     f64x8 sum[HEADS_ROWS * 4];
@@ -350,7 +359,7 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
             const f64x8 column[] = {v, g, f64x8_mul(v, g)};
 #pragma GCC unroll 6
             for (uint32_t i = 0; i < rows; i++) {
-                const f64x8 w = f64x8_load(weights + i * stride + (size_t)tile * ATT_LANES + half);
+                const f64x8 w = f64x8_load(weights + (size_t)i * ATT_BLOCK + (size_t)tile * ATT_LANES + half);
                 sum[i * 4] = f64x8_add(sum[i * 4], w);
 #pragma GCC unroll 3
                 for (uint32_t c = 1; c < 4; c++)
@@ -363,7 +372,7 @@ LANES_INLINE void heads_block(const double *weights, size_t stride, uint32_t row
 }
 
 /* The same in single: one chain in each lane. */
-LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t rows, uint32_t tiles, const float *heads,
+LANES_INLINE void heads_single(const float *weights, uint32_t rows, uint32_t tiles, const float *heads,
                                float value_scale, double *ret_sums)
 {
     const double factor = 1.0 / (double)value_scale;
@@ -378,7 +387,7 @@ LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t row
         const f32x16 column[] = {v, g, f32_mul(v, g)};
 #pragma GCC unroll 6
         for (uint32_t i = 0; i < rows; i++) {
-            const f32x16 w = f32_load(weights + i * stride + (size_t)tile * ATT_LANES);
+            const f32x16 w = f32_load(weights + (size_t)i * ATT_BLOCK + (size_t)tile * ATT_LANES);
             sum[i * 4] = f32_add(sum[i * 4], w);
 #pragma GCC unroll 3
             for (uint32_t c = 1; c < 4; c++)
@@ -395,14 +404,13 @@ LANES_INLINE void heads_single(const float *weights, size_t stride, uint32_t row
 
 LANES_INLINE void heads_of(const struct att_head_sums *work, uint32_t row, uint32_t rows)
 {
-    const size_t at = row * work->stride;
+    const size_t at = (size_t)row * ATT_BLOCK;
     double *sums = work->sums + (size_t)row * 4;
 
     if (work->precision == ATT_SINGLE)
-        heads_single((const float *)work->weights + at, work->stride, rows, work->tiles, work->heads, work->value_scale,
-                     sums);
+        heads_single((const float *)work->weights + at, rows, work->tiles, work->heads, work->value_scale, sums);
     else
-        heads_block((const double *)work->weights + at, work->stride, rows, work->tiles, work->heads, sums);
+        heads_block((const double *)work->weights + at, rows, work->tiles, work->heads, sums);
 }
 
 static void head_sums(const struct att_head_sums *work)

@@ -241,7 +241,6 @@ static void fold_chunk(struct reading *reading, const struct chunk *chunk)
         .bias = chunk->bias,
         .shift = &reading->row->shift,
         .weights = weights,
-        .stride = CHUNK,
         .signs = reading->count > 1,
         .back = reading->back,
         .value_scale = reading->value_scale,

@@ -8,7 +8,7 @@
 
 #include "region.h"
 
-enum { ATT_BLOCK = 256, ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
+enum { ATT_BLOCK_TILES = ATT_BLOCK / ATT_TILE_LANES };
 
 struct att_stretch {
     uint32_t entries;     /* in use; the lanes after them in the last tile are masked and 0 */

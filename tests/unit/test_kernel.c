@@ -57,7 +57,6 @@ static void weigh(const struct att_kernel *kernel, enum att_precision precision,
                                      .bias = zeros,
                                      .shift = &shift,
                                      .weights = weights,
-                                     .stride = LANES,
                                      .largest = &largest};
     for (int i = 0; i < LANES; i++)
         wide[i] = t[i];
@@ -130,8 +129,10 @@ static struct call random_call(struct test_random *random)
     /* Of biases: weights from 0 to too large; in a long call, where the largest of so many would nearly always be too large,
      * many that count. */
     const float spread = c.tiles > 9 ? 2.0f : c.precision == ATT_SINGLE ? 40.0f : 400.0f;
-    size_t keys = (size_t)c.tiles * c.d * 16, lanes = (size_t)c.tiles * 16, q = (size_t)c.rows * c.d;
+    size_t keys = (size_t)c.tiles * c.d * 16, lanes = (size_t)c.tiles * 16, q = 0;
 
+    c.rows = lanes > ATT_BLOCK ? 1 : c.rows;
+    q = (size_t)c.rows * c.d;
     c.q = malloc(sizeof *c.q * q);
     c.q32 = malloc(sizeof *c.q32 * q);
     c.keys = malloc(sizeof *c.keys * keys);
@@ -185,7 +186,6 @@ static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t r
                                 .bias = c->bias,
                                 .shift = c->shift + row,
                                 .weights = weights,
-                                .stride = (size_t)c->tiles * 16,
                                 .signs = true,
                                 .value_scale = c->value_scale,
                                 .largest = largest};
@@ -262,7 +262,6 @@ static void head_sums(const struct att_kernel *kernel, const struct call *c, con
                                        .rows = weights->rows,
                                        .tiles = c->tiles,
                                        .weights = weights->weights,
-                                       .stride = weights->stride,
                                        .heads = scaled,
                                        .value_scale = c->value_scale,
                                        .sums = ret_sums};
@@ -326,10 +325,16 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
     free(weights);
 }
 
+/* Lanes from a row's weights to the next's, and of a lone row all that there are. */
+static size_t row_lanes(const struct call *c)
+{
+    return c->rows > 1 ? ATT_BLOCK : (size_t)c->tiles * 16;
+}
+
 /* All that the kernel gives for a call, in one array: weights, largest, sums, magnitudes. What may be anything is 0. */
 static double *results(const struct att_kernel *kernel, const struct call *c, uint32_t rows_at_once, size_t *ret_count)
 {
-    const size_t lanes = (size_t)c->tiles * 16, weights = lanes * c->rows, width = att_width(c->precision);
+    const size_t lanes = row_lanes(c), weights = lanes * c->rows, width = att_width(c->precision);
     const size_t a_row = SUMS + c->columns;
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows, heads[MOST_ROWS * 4];
@@ -355,8 +360,8 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
  * product, which packed values give too, in all its shapes; the last three lanes are left out, for whole vectors of values are read. */
 static void few_rows_give_the_same(const struct att_kernel *kernel, const struct call *c, const double *expected)
 {
-    const size_t lanes = (size_t)c->tiles * 16, count = lanes * c->rows, sums = (size_t)c->rows * c->columns;
-    const size_t row_bytes = lanes * att_width(c->precision);
+    const size_t lanes = (size_t)c->tiles * 16, count = row_lanes(c) * c->rows, sums = (size_t)c->rows * c->columns;
+    const size_t width = att_width(c->precision), next_row = row_lanes(c) * width;
     double *weights = malloc(count * sizeof *weights), *packed = malloc(lanes * c->columns * sizeof *packed);
     double *from_rows = calloc(2 * sums, sizeof *from_rows), *from_wide = from_rows + sums, largest[MOST_ROWS];
     struct att_weights work = work_of(c, 0, c->rows, weights, largest);
@@ -366,7 +371,6 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
                                   .columns = c->columns,
                                   .sign = -1.0,
                                   .weights = expected,
-                                  .stride = lanes,
                                   .values = c->values,
                                   .value_stride = c->columns,
                                   .value_scale = c->value_scale,
@@ -378,7 +382,8 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
     assert_memory_equal(largest, expected + count, c->rows * sizeof *largest);
     for (uint32_t row = 0; row < c->rows; row++)
         if (in_range(c, row, largest[row]))
-            assert_memory_equal((char *)weights + row * row_bytes, (const char *)expected + row * row_bytes, row_bytes);
+            assert_memory_equal((char *)weights + row * next_row, (const char *)expected + row * next_row,
+                                lanes * width);
     kernel->few_product(&product);
     kernel->pack_value(c->precision, c->value_scale, c->values, (uint32_t)(lanes * c->columns), packed);
     product.values = packed;
@@ -436,7 +441,6 @@ static void masked_entry_weighs_nothing(enum att_precision precision, const doub
                                          .bias = bias,
                                          .shift = &shifts[i],
                                          .weights = weights,
-                                         .stride = 16,
                                          .largest = &largest};
         att_kernel_choose()->weights(&work);
         for (int lane = 0; lane < 16; lane++)
