@@ -58,6 +58,8 @@ static bool allocate(struct att_engine *engine)
     index->live = calloc(capacity, sizeof *index->live);
     index->newest_q = calloc(n_q, sizeof *index->newest_q);
     index->q_norm = calloc(n_q, sizeof *index->q_norm);
+    if (!att_peak_init(&index->q_peak, engine->region.n_q) || !att_peak_init(&index->g_peak, engine->region.capacity))
+        return false;
     index->free = att_free_tokens_create(engine->region.capacity);
     index->scratch = calloc((size_t)engine->region.d + engine->region.d_v, sizeof(float));
     merger->heads = calloc(capacity, sizeof *merger->heads);
@@ -135,6 +137,8 @@ void att_engine_free(struct att_engine *engine)
     free(engine->index.live);
     free(engine->index.newest_q);
     free(engine->index.q_norm);
+    att_peak_release(&engine->index.q_peak);
+    att_peak_release(&engine->index.g_peak);
     free(engine->index.free);
     free(engine->index.scratch);
     free(engine->merger.heads);
@@ -224,6 +228,7 @@ static enum att_status index_tokens(struct att_engine *engine, struct att_error 
         if (status != ATT_OK)
             return status;
         memcpy(engine->merger.heads[token], value.head, sizeof value.head);
+        att_door_note_token(engine, token, value.head);
         index->visible += value.bias > -INFINITY;
         index->live[token] = value.bias > -INFINITY ? ATT_VISIBLE : ATT_HIDDEN;
         index->live_count++;
@@ -265,15 +270,17 @@ enum att_status att_engine_prepare(struct att_engine *engine, struct att_error *
 
     if (engine->prepared)
         return ATT_OK;
-    for (uint32_t row = 0; row < engine->region.n_q && status == ATT_OK; row++)
-        status = att_check_q(engine, row, engine->region.q + (size_t)row * engine->region.d, &engine->index.q_norm[row],
-                             error);
+    for (uint32_t row = 0; row < engine->region.n_q && status == ATT_OK; row++) {
+        double norm;
+        status = att_check_q(engine, row, engine->region.q + (size_t)row * engine->region.d, &norm, error);
+        if (status == ATT_OK)
+            att_door_note_q(engine, row, norm);
+    }
     if (status == ATT_OK)
         status = index_tokens(engine, error);
     if (status != ATT_OK)
         return status;
     index_bases(engine);
-    engine->index.q_largest_gone = engine->index.g_largest_gone = true; /* whatever is replayed now */
     engine->prepared = true;
     return ATT_OK;
 }

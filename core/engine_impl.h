@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "engine.h"
+#include "peak.h"
 #include "region.h"
 #include "stretch.h"
 
@@ -34,12 +35,11 @@ struct att_index {
     uint64_t updates, queries;
     uint64_t updates_noted, queries_noted, spent; /* see policy.c */
     double mean_reads;                            /* for each update */
-    /* The largest |s||q| and g of all that is there, or more: the door checks their product. */
-    double q_largest, g_largest;
-    bool q_largest_gone, g_largest_gone; /* maybe more: the one that was the largest has gone */
-    float *scratch;                      /* [d + d_v]: a token's row of which one entry changes */
-    uint32_t visible;                    /* live tokens that are not masked */
-    bool started;                        /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    struct att_peak q_peak,
+        g_peak;       /* |s||q| of rows of Q, and g of tokens: the door checks the product of the largest */
+    float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
+    uint32_t visible; /* live tokens that are not masked */
+    bool started;     /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* Bases under construction, with what folding into them needs. */
@@ -193,11 +193,17 @@ void att_entries_publish(struct att_engine *engine, uint64_t count);
 /* Lets merges and jobs take all that is published. */
 void att_entries_offer(struct att_engine *engine);
 
-/* update.c: the door. It fills in the token's heads. */
+/* update.c: the heads of a live token, as they were when it became what it is. */
+void att_live_head(const struct att_engine *engine, uint32_t token, float ret_head[ATT_HEAD_KEPT]);
+
+/* door.c. A token's heads are filled in. What the door lets in it does not know before it is told: of a token before that is
+ * published, for readers look at the largest there ever were. */
 enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
                                 struct att_error *error);
 enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, double *ret_norm,
                             struct att_error *error);
+void att_door_note_token(struct att_engine *engine, uint32_t token, const float head[ATT_HEAD_KEPT]);
+void att_door_note_q(struct att_engine *engine, uint32_t row, double norm); /* in the place of what was there */
 
 /* fold.c */
 enum att_status att_fold_init(struct att_engine *engine, struct att_error *error);

@@ -4,20 +4,6 @@
 
 #include "engine_impl.h"
 
-/* |k|, |v| and their product must stay far from float32's overflow: the head columns hold their products; so must s q where
- * it is float32. */
-#define ATT_LARGEST_PRODUCT 1e37
-
-static enum att_status check_row(const char *what, uint32_t index, const float *row, uint32_t columns,
-                                 struct att_error *error)
-{
-    for (uint32_t p = 0; p < columns; p++)
-        if (!isfinite(row[p]))
-            return att_fail(error, ATT_ENOTFINITE, "%s[%u][%u] would be %g: only finite numbers are allowed", what,
-                            index, p, (double)row[p]);
-    return ATT_OK;
-}
-
 /* Where the token's live value is: a position in the log, or -1 for the settled row. */
 static int64_t pending_position(const struct att_engine *engine, uint64_t newest)
 {
@@ -26,15 +12,14 @@ static int64_t pending_position(const struct att_engine *engine, uint64_t newest
     return newest != 0 && newest - 1 >= settled ? (int64_t)(newest - 1) : -1;
 }
 
-/* The heads of a live token, as they were when it became what it is. */
-static void load_head(const struct att_engine *engine, uint32_t index, float ret_head[ATT_HEAD_KEPT])
+void att_live_head(const struct att_engine *engine, uint32_t token, float ret_head[ATT_HEAD_KEPT])
 {
-    const int64_t position = pending_position(engine, engine->index.newest[index]);
+    const int64_t position = pending_position(engine, engine->index.newest[token]);
 
     if (position >= 0)
         att_entries_head(&engine->region, (uint64_t)position, ret_head);
     else
-        memcpy(ret_head, engine->merger.heads[index], sizeof engine->merger.heads[index]);
+        memcpy(ret_head, engine->merger.heads[token], sizeof engine->merger.heads[token]);
 }
 
 /* The live row of Q. */
@@ -44,122 +29,6 @@ static const float *live_q(const struct att_engine *engine, uint32_t row)
 
     return position >= 0 ? att_log_row(&engine->region, (uint64_t)position)
                          : engine->region.q + (size_t)row * engine->region.d;
-}
-
-/* Scores must stay where the precision can hold them: see docs/numerics.md, "the door". */
-static bool fits(const struct att_engine *engine, double q_norm, double g)
-{
-    return att_larger(1.0, q_norm) * g * engine->region.numerics.kappa <= ATT_DOOR;
-}
-
-static enum att_status check_scores(const struct att_engine *engine, const char *what, uint32_t index, double q_norm,
-                                    double g, struct att_error *error)
-{
-    if (fits(engine, q_norm, g))
-        return ATT_OK;
-    return att_fail(error, ATT_EMAGNITUDE,
-                    "%s[%u]: scores could reach %.3g, precision %s holds them up to %.3g: scale the data down%s", what,
-                    index, att_larger(1.0, q_norm) * g,
-                    engine->options.precision == ATT_SINGLE ? "single" : "mixed or double",
-                    ATT_DOOR / engine->region.numerics.kappa,
-                    engine->options.precision == ATT_SINGLE ? ", or use --precision mixed" : "");
-}
-
-/* Before something is refused: the largest row of Q and the largest token are looked for, if what was that has gone. Before
- * the start it always may have: replay replaces entries where they are, and does not watch what goes. */
-static void find_largest_q(struct att_engine *engine)
-{
-    struct att_index *index = &engine->index;
-
-    if (!index->q_largest_gone)
-        return;
-    index->q_largest = 0.0;
-    for (uint32_t row = 0; row < engine->region.n_q; row++)
-        index->q_largest = att_larger(index->q_largest, index->q_norm[row]);
-    index->q_largest_gone = !index->started;
-}
-
-static void find_largest_g(struct att_engine *engine)
-{
-    struct att_index *index = &engine->index;
-    float head[ATT_HEAD_KEPT];
-
-    if (!index->g_largest_gone)
-        return;
-    index->g_largest = 0.0;
-    for (uint32_t token = 0; token < index->used; token++) {
-        if (!index->live[token])
-            continue;
-        load_head(engine, token, head);
-        index->g_largest = att_larger(index->g_largest, head[1]);
-    }
-    index->g_largest_gone = !index->started;
-}
-
-static void note_largest(const struct att_region *region, const float head[ATT_HEAD_KEPT])
-{
-    const double v = head[0], g = head[1], columns[ATT_HEAD_COLUMNS] = {1.0, v, g, v * g};
-
-    for (int c = 0; c < ATT_HEAD_COLUMNS; c++)
-        if (columns[c] > atomic_load_explicit(&region->header->largest[c], memory_order_relaxed))
-            atomic_store_explicit(&region->header->largest[c], columns[c], memory_order_relaxed);
-}
-
-enum att_status att_check_token(struct att_engine *engine, uint32_t index, struct att_token *token,
-                                struct att_error *error)
-{
-    const struct att_region *region = &engine->region;
-    enum att_status status = ATT_OK;
-    float norm_largest[2];
-
-    region->kernel->head(token->key, region->d, token->value, region->d_v, norm_largest);
-    if (!isfinite(norm_largest[0]) || !isfinite(norm_largest[1]))
-        status = check_row("K", index, token->key, region->d, error);
-    if (status == ATT_OK && !isfinite(norm_largest[1]))
-        status = check_row("V", index, token->value, region->d_v, error);
-    if (status != ATT_OK)
-        return status;
-    if (isnan(token->bias) || token->bias == INFINITY)
-        return att_fail(error, ATT_ENOTFINITE,
-                        "the bias of token %u would be %g: it must be finite, or -inf to mask the token", index,
-                        (double)token->bias);
-    att_head(norm_largest, token->bias, token->head);
-    if (!((double)token->head[1] * att_larger(1.0, (double)token->head[0]) <= ATT_LARGEST_PRODUCT))
-        return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
-                        (double)token->head[1], (double)token->head[0], ATT_LARGEST_PRODUCT);
-    if (!fits(engine, engine->index.q_largest, token->head[1])) {
-        find_largest_q(engine);
-        status = check_scores(engine, "K", index, engine->index.q_largest, token->head[1], error);
-        if (status != ATT_OK)
-            return status;
-    }
-    engine->index.g_largest = att_larger(engine->index.g_largest, token->head[1]);
-    note_largest(region, token->head);
-    return ATT_OK;
-}
-
-enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float *q, double *ret_norm,
-                            struct att_error *error)
-{
-    const bool single = engine->options.precision == ATT_SINGLE;
-    const double norm = att_q_norm(engine->region.scale, engine->region.d, q);
-    const double most = single ? ATT_LARGEST_PRODUCT : ATT_LARGEST_SCALE;
-    enum att_status status = check_row("Q", row, q, engine->region.d, error);
-
-    if (status != ATT_OK)
-        return status;
-    if (!(norm <= most)) /* whatever the keys: infinity times 0 is no score */
-        return att_fail(error, ATT_EMAGNITUDE, "Q[%u] is too large: |s||q| is %.3g, precision %s holds it up to %g%s",
-                        row, norm, single ? "single" : "mixed or double", most,
-                        single ? ": scale the data down, or use --precision mixed" : "");
-    if (!fits(engine, norm, engine->index.g_largest))
-        find_largest_g(engine);
-    status = check_scores(engine, "Q", row, norm, engine->index.g_largest, error);
-    if (status != ATT_OK)
-        return status;
-    engine->index.q_largest = att_larger(engine->index.q_largest, norm);
-    *ret_norm = norm;
-    return ATT_OK;
 }
 
 static enum att_status no_token(const struct att_engine *engine, uint32_t index, struct att_error *error)
@@ -221,9 +90,24 @@ static void put_removal(struct att_engine *engine, uint32_t token, uint64_t lsn)
     struct att_token now;
 
     live_token(engine, token, &now);
-    load_head(engine, token, now.head);
-    engine->index.g_largest_gone |= (double)now.head[1] >= engine->index.g_largest;
+    att_live_head(engine, token, now.head);
+    att_peak_goes(&engine->index.g_peak, token, (double)now.head[1]);
     att_entries_put_token(engine, engine->index.count, token, -1, lsn, &now);
+}
+
+/* Whether the token has a pending entry that may be replaced where it is, for nobody reads yet. The token as it is, if it lives, then
+ * goes without a `-`. */
+static bool is_replaceable(struct att_engine *engine, uint32_t token)
+{
+    float head[ATT_HEAD_KEPT];
+
+    if (engine->index.started || pending_position(engine, engine->index.newest[token]) < 0)
+        return false;
+    if (engine->index.live[token]) {
+        att_live_head(engine, token, head);
+        att_peak_goes(&engine->index.g_peak, token, (double)head[1]);
+    }
+    return true;
 }
 
 /* Replaces or creates the live token. */
@@ -231,14 +115,15 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
 {
     struct att_index *index = &engine->index;
     const uint8_t was_live = index->live[token];
+    const bool in_place = is_replaceable(engine, token);
     uint64_t count = index->count;
 
-    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
-        /* Nobody reads yet: the pending entry is replaced where it is. */
+    if (!in_place && att_entries_room(engine, 2) != ATT_OK)
+        return ATT_AGAIN;
+    att_door_note_token(engine, token, next->head);
+    if (in_place) {
         att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, next);
     } else {
-        if (att_entries_room(engine, 2) != ATT_OK)
-            return ATT_AGAIN;
         if (was_live) {
             put_removal(engine, token, lsn);
             count++;
@@ -258,7 +143,7 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
 {
     struct att_index *index = &engine->index;
     uint64_t count = index->count;
-    if (!index->started && pending_position(engine, index->newest[token]) >= 0) {
+    if (is_replaceable(engine, token)) {
         att_entries_cancel(engine, index->newest[token] - 1, lsn);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
@@ -281,6 +166,7 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     uint32_t version;
     enum att_status status;
     double norm;
+    bool in_place;
 
     if (op->index >= engine->region.n_q)
         return att_fail(error, ATT_ERANGE, "row %u is out of range: Q has %u rows", op->index, engine->region.n_q);
@@ -289,17 +175,15 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     status = att_check_q(engine, op->index, op->key, &norm, error);
     if (status != ATT_OK)
         return status;
-    if (!index->started && pending_position(engine, index->newest_q[op->index]) >= 0) {
-        /* Nobody reads yet: the pending entry is replaced where it is. */
+    in_place = !index->started && pending_position(engine, index->newest_q[op->index]) >= 0;
+    if (!in_place && att_entries_room(engine, 1) != ATT_OK)
+        return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
+    att_door_note_q(engine, op->index, norm);
+    if (in_place) { /* nobody reads yet */
         version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
         att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
-        index->q_norm[op->index] = norm;
         return ATT_OK;
     }
-    if (att_entries_room(engine, 1) != ATT_OK)
-        return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
-    index->q_largest_gone |= index->q_norm[op->index] >= index->q_largest;
-    index->q_norm[op->index] = norm;
     /* Relaxed: published with the entry, by the release of count. */
     version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed) + 1;
     att_entries_put_q(engine, index->count, op->index, version, lsn, op->key);
@@ -458,7 +342,6 @@ enum att_status att_engine_apply(struct att_engine *engine, struct att_op *op, u
         att_merge_to(engine, index->count); /* there is no merge thread yet */
         return att_engine_apply(engine, op, lsn, error);
     } else if (status == ATT_AGAIN) {
-        index->q_largest_gone = index->g_largest_gone = true; /* the door has noted what did not come in */
         att_entries_offer(engine);
         atomic_store_explicit(&engine->hungry, true, memory_order_seq_cst);
     }

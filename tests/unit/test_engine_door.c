@@ -211,6 +211,105 @@ static void the_door_does_not_read_q(void **state)
     harness_check_state(fixture.engine, &fixture.model);
 }
 
+/* ---- Many rows and tokens ---- */
+
+enum { MANY_ROWS = 2 * ATT_PEAK_BLOCK + 9, MANY_TOKENS = 2 * ATT_PEAK_BLOCK + 100 };
+
+/* Which rows and tokens are large; no large row and no large token at once is all that the door asks for here. */
+struct shadow {
+    bool row[MANY_ROWS], live[MANY_TOKENS], token[MANY_TOKENS];
+    uint32_t rows, tokens; /* that are large */
+};
+
+static void note(bool *is, bool now, uint32_t *count)
+{
+    *count = *count - *is + now;
+    *is = now;
+}
+
+/* One update of a few places, in different blocks; it is let in or not, as it should be, or there is no room. */
+static void let_in_or_not(struct att_engine *engine, struct test_random *random, struct shadow *shadow, uint64_t *lsn)
+{
+    static const float value[D_V] = {1.0f, 2.0f};
+    const uint32_t place = random_below(random, 24) * (MANY_TOKENS / 24);
+    const bool large = random_one_in(random, 2), of_row = place < MANY_ROWS && random_one_in(random, 3);
+    const bool removed = !of_row && shadow->live[place] && random_one_in(random, 3);
+    struct att_op op = {.index = place};
+    struct att_error error = {0};
+    enum att_status status, expected = ATT_OK;
+
+    if (of_row) {
+        op.kind = ATT_OP_SET_Q;
+        op.key = large ? large_q : small_q;
+        expected = large && shadow->tokens > 0 ? ATT_EMAGNITUDE : ATT_OK;
+    } else if (removed) {
+        op.kind = ATT_OP_DELETE;
+    } else {
+        op.kind = shadow->live[place] ? ATT_OP_SET_TOKEN : ATT_OP_APPEND;
+        op.key = large ? large_key : small_key;
+        op.value = value;
+        expected = large && shadow->rows > 0 ? ATT_EMAGNITUDE : ATT_OK;
+    }
+    status = att_engine_apply(engine, &op, *lsn + 1, &error);
+    if (status == ATT_AGAIN && expected == ATT_OK) {
+        struct att_job merge_job = {.kind = ATT_JOB_MERGE};
+        assert_int_equal(harness_job(engine, &merge_job), ATT_OK);
+        return;
+    }
+    assert_int_equal(status, expected);
+    if (status != ATT_OK)
+        return;
+    ++*lsn;
+    if (of_row) {
+        note(&shadow->row[place], large, &shadow->rows);
+    } else {
+        note(&shadow->token[place], large && !removed, &shadow->tokens);
+        shadow->live[place] = !removed;
+    }
+}
+
+/* Beginning with large tokens, or with large rows. */
+static void only_what_is_there_is_in_the_way(uint64_t seed, bool rows)
+{
+    static struct shadow shadow;
+    struct model model;
+    struct test_random random;
+    struct att_error error = {0};
+    uint64_t lsn = 0;
+
+    random_seed(&random, seed, "large rows and tokens");
+    memset(&shadow, 0, sizeof shadow);
+    model_init(&model, MANY_ROWS, D, D_V, MANY_TOKENS, 1);
+    model_fill(&model, &random, MANY_TOKENS, 1e-8);
+    for (uint32_t place = 0; place < MANY_ROWS; place += 5 * (MANY_TOKENS / 24)) {
+        memcpy((rows ? model.q : model.k) + (size_t)place * D, rows ? large_q : large_key, sizeof large_q);
+        note(rows ? &shadow.row[place] : &shadow.token[place], true, rows ? &shadow.rows : &shadow.tokens);
+    }
+    struct att_engine_options options = harness_options(&model);
+    options.log_capacity = 256;
+    struct att_engine *engine = harness_create(&model, &options);
+    for (uint32_t token = 0; token < MANY_TOKENS; token++)
+        shadow.live[token] = true;
+    struct att_op other = rows ? large_token : large_row;
+    assert_int_equal(att_engine_prepare(engine, &error), ATT_OK);
+    assert_int_equal(att_engine_apply(engine, &other, 1, &error), ATT_EMAGNITUDE);
+    for (int n = 0; n < 1000; n++) /* where they are, as long as nobody reads */
+        let_in_or_not(engine, &random, &shadow, &lsn);
+    assert_int_equal(att_engine_start(engine, &error), ATT_OK);
+    att_engine_hold(engine, true);
+    for (int n = 0; n < 3000; n++)
+        let_in_or_not(engine, &random, &shadow, &lsn);
+    att_engine_free(engine);
+    model_release(&model);
+}
+
+static void of_many_only_what_is_there_is_in_the_way(void **state)
+{
+    (void)state;
+    only_what_is_there_is_in_the_way(20261130, false);
+    only_what_is_there_is_in_the_way(20261131, true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +322,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(replay_lets_in_what_came_after_the_large_had_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(what_has_gone_does_not_meet_what_came_later, setup, teardown),
         cmocka_unit_test_setup_teardown(the_door_does_not_read_q, setup, teardown),
+        cmocka_unit_test(of_many_only_what_is_there_is_in_the_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
