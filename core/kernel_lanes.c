@@ -292,54 +292,51 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
                        vectors > 1 ? ATT_LANES : work->columns - column);
 }
 
-/* The columns from `column` on, `vectors` side by side as long as they are all there, one even if it is not; returns the first
- * that is left over. */
-LANES_INLINE uint32_t product_walk(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
-                                   uint32_t vectors, bool single)
+/* Rows [row, end), `rows` at a time, and the columns from `column` on, `vectors` side by side as long as they are all there, one even if
+ * it is not; returns the first that is left over. All rows meet some columns before the next, so that these stay in a cache. */
+LANES_INLINE uint32_t product_walk(const struct att_product *work, uint32_t row, uint32_t end, uint32_t column,
+                                   uint32_t rows, uint32_t vectors, bool single)
 {
     const uint32_t wide = vectors * (single ? ATT_LANES : 8);
 
     for (; column + (vectors > 1 ? wide : 1) <= work->columns; column += wide)
-        if (single)
-            single_block(work, row, column, rows, vectors);
-        else
-            product_block(work, row, column, rows, vectors);
+        for (uint32_t first = row; first < end; first += rows)
+            if (single)
+                single_block(work, first, column, rows, vectors);
+            else
+                product_block(work, first, column, rows, vectors);
     return column;
 }
 
-LANES_INLINE void product_band(const struct att_product *work, uint32_t row, uint32_t rows, uint32_t vectors,
-                               bool single)
+/* As many whole groups of `rows` rows as there are from `row` on; returns the first row that is left over. */
+LANES_INLINE uint32_t product_rows(const struct att_product *work, uint32_t row, uint32_t rows, uint32_t vectors,
+                                   bool single)
 {
-    uint32_t column = product_walk(work, row, 0, rows, vectors, single);
+    const uint32_t end = row + (work->rows - row) / rows * rows;
+    uint32_t column = product_walk(work, row, end, 0, rows, vectors, single);
 
     if (vectors > 1)
-        column = product_walk(work, row, column, rows, PART(vectors, 2), single);
+        column = product_walk(work, row, end, column, rows, PART(vectors, 2), single);
     if (vectors > 2)
-        column = product_walk(work, row, column, rows, PART(vectors, 4), single);
+        column = product_walk(work, row, end, column, rows, PART(vectors, 4), single);
     if (vectors > 4)
-        product_walk(work, row, column, rows, PART(vectors, 8), single);
-}
-
-/* `rows` x `vectors` sums side by side, and of fewer rows as many more vectors as there are registers for. */
-LANES_INLINE void product_bands(const struct att_product *work, uint32_t rows, uint32_t vectors, uint32_t less_vectors,
-                                uint32_t lone_vectors, bool single)
-{
-    uint32_t row = 0;
-
-    for (; row + rows <= work->rows; row += rows)
-        product_band(work, row, rows, vectors, single);
-    for (; row + LESS_ROWS <= work->rows; row += LESS_ROWS)
-        product_band(work, row, LESS_ROWS, less_vectors, single);
-    for (; row < work->rows; row++)
-        product_band(work, row, 1, lone_vectors, single);
+        product_walk(work, row, end, column, rows, PART(vectors, 8), single);
+    return end;
 }
 
 static void product(const struct att_product *work)
 {
-    if (work->precision == ATT_SINGLE)
-        product_bands(work, SINGLE_ROWS, SINGLE_VECTORS, LESS_VECTORS, LESS_VECTORS, true);
-    else
-        product_bands(work, PRODUCT_ROWS, PRODUCT_VECTORS, PRODUCT_VECTORS, LONE_VECTORS, false);
+    uint32_t row;
+
+    if (work->precision == ATT_SINGLE) {
+        row = product_rows(work, 0, SINGLE_ROWS, SINGLE_VECTORS, true);
+        row = product_rows(work, row, LESS_ROWS, LESS_VECTORS, true);
+        product_rows(work, row, 1, LESS_VECTORS, true);
+    } else {
+        row = product_rows(work, 0, PRODUCT_ROWS, PRODUCT_VECTORS, false);
+        row = product_rows(work, row, LESS_ROWS, PRODUCT_VECTORS, false);
+        product_rows(work, row, 1, LONE_VECTORS, false);
+    }
 }
 
 /* `rows` rows side by side, a constant after inlining. */
