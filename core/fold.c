@@ -277,7 +277,7 @@ static void add_values(const struct band *band)
         .sign = band->stretch->sign,
         .weights = band->scratch->weights,
         .values = packed ? band->stretch->values : band->stretch->value_rows[0] + first,
-        .value_stride = packed ? att_padded(region->d_v) : region->d_v,
+        .value_stride = region->d_v, /* as they lie */
         .value_scale = band->stretch->value_scale,
         .sums = sums_of(band, 0) + ATT_HEAD_COLUMNS + first,
         .sum_stride = region->columns,

@@ -47,7 +47,8 @@ const struct att_kernel *att_kernel_choose(void)
     return &att_kernel_plain;
 }
 
-enum { CHECK_ROWS = 17, CHECK_TILES = 5, CHECK_D = 19, CHECK_COLUMNS = 40, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
+enum { CHECK_ROWS = 17, CHECK_TILES = 5, CHECK_D = 19, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
+enum { CHECK_COLUMNS = 40, CHECK_PANELS = (CHECK_COLUMNS + ATT_PANEL - 1) / ATT_PANEL };
 /* A long read in single: chains, and more than twice the bytes of keys that L1 keeps, which are met in two orders
  * (kernel_read.c); with tiles and columns left over. */
 enum { LONG_TILES = 39, LONG_D = 27, LONG_LANES = LONG_TILES * ATT_TILE_LANES };
@@ -70,7 +71,7 @@ struct outcome {
     struct att_read_sums read, rows_read, long_read[2];
     float long_weights[2][LONG_LANES];
     float norm_largest[2];
-    double tile[CHECK_D * ATT_TILE_LANES], values[CHECK_LANES * CHECK_COLUMNS];
+    double tile[CHECK_D * ATT_TILE_LANES], values[CHECK_PANELS * ATT_BLOCK * ATT_PANEL];
 };
 
 static void fill(float *x, size_t count, uint32_t seed)
@@ -124,7 +125,9 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     const float *rows[ATT_TILE_LANES];
 
     kernel->weights(&work);
-    kernel->pack_value(precision, work.value_scale, in->values, CHECK_LANES * CHECK_COLUMNS, ret->values);
+    for (size_t lane = 0; lane < CHECK_LANES; lane++)
+        kernel->pack_value(precision, work.value_scale, in->values + lane * CHECK_COLUMNS, CHECK_COLUMNS,
+                           (char *)ret->values + lane * ATT_PANEL * att_width(precision));
     kernel->heads(&heads);
     memset(ret->product, 0, sizeof ret->product);
     memset(ret->few_product, 0, sizeof ret->few_product);
@@ -174,7 +177,8 @@ enum att_status att_kernel_check(struct att_error *error)
     fill(in.long_heads, LONG_LANES * 2, 8);
     for (int i = 0; i < CHECK_ROWS * CHECK_D; i++)
         in.q[i] = in.q32[i];
-    att_kernel_plain.pack_value(ATT_MIXED, 1.0f, in.keys, CHECK_LANES * CHECK_D, in.wide_keys);
+    for (int i = 0; i < CHECK_LANES * CHECK_D; i++)
+        in.wide_keys[i] = in.keys[i];
     for (int precision = ATT_SINGLE; precision <= ATT_DOUBLE; precision++) {
         run_check(kernel, (enum att_precision)precision, &in, &got);
         run_check(&att_kernel_plain, (enum att_precision)precision, &in, &expected);

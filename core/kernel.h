@@ -62,15 +62,24 @@ struct att_weights {
     double *largest;   /* rows: out, the largest t, rounded; below ATT_NO_SHIFT when all are masked */
 };
 
+/* Packed values are [columns / ATT_PANEL][ATT_BLOCK][ATT_PANEL]: what is read together lies together, however many columns there
+ * are. This is where a column's first is. */
+enum { ATT_PANEL = 16 };
+
+static inline size_t att_packed_at(uint32_t column)
+{
+    return (size_t)(column / ATT_PANEL) * ATT_BLOCK * ATT_PANEL + column % ATT_PANEL;
+}
+
 /* sums[i][c] += sign times the sum over l < depth of weights[i][l] values[l][c], each one chain of fused multiply-adds in
  * the order of l; in single, one for each ATT_CHAIN of them, added up in their order. */
 struct att_product {
     enum att_precision precision;
     uint32_t rows, depth;
-    uint32_t columns;    /* the values of a row may be read up to the next multiple of 16 */
+    uint32_t columns;    /* the values of a row may be read up to the next multiple of ATT_PANEL */
     double sign;         /* +1 or -1 */
     const void *weights; /* rows x ATT_BLOCK */
-    const void *values;  /* depth x value_stride, as `pack_value` made them; for `few_product` floats as they lie */
+    const void *values;  /* as `pack_value` made them; for `few_product` floats as they lie, depth x value_stride */
     size_t value_stride;
     float value_scale; /* in single */
     double *sums;      /* rows x sum_stride */
@@ -102,7 +111,7 @@ struct att_kernel {
     /* A tile of keys, [d][16], from 16 rows, for `weights`: once widened, they are used for many rows. */
     void (*pack_keys)(enum att_precision precision, const float *const rows[ATT_TILE_LANES], uint32_t d,
                       void *ret_tile);
-    /* A row of values for `product`: widened, or in single times value_scale. */
+    /* A row of values for `product`, to where its first is: widened, or in single times value_scale. */
     void (*pack_value)(enum att_precision precision, float value_scale, const float *x, uint32_t count,
                        void *ret_packed);
     /* s log2(e) q into float (single) or double */

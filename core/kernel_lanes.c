@@ -183,20 +183,26 @@ static void widen(const float *x, size_t count, double *ret_wide)
         ret_wide[i] = (double)x[i];
 }
 
+static void multiply(const float *x, size_t count, float factor, float *ret_products)
+{
+    size_t i = 0;
+
+    for (; i + ATT_LANES <= count; i += ATT_LANES)
+        f32_store(ret_products + i, f32_mul(f32_load(x + i), f32_set(factor)));
+    for (; i < count; i++)
+        ret_products[i] = x[i] * factor;
+}
+
 static void pack_value(enum att_precision precision, float value_scale, const float *x, uint32_t count,
                        void *ret_packed)
 {
-    float *scaled = ret_packed;
-    uint32_t i = 0;
-
-    if (precision != ATT_SINGLE) {
-        widen(x, count, ret_packed);
-        return;
+    for (uint32_t column = 0; column < count; column += ATT_PANEL) {
+        const uint32_t some = count - column < ATT_PANEL ? count - column : ATT_PANEL;
+        if (precision == ATT_SINGLE)
+            multiply(x + column, some, value_scale, (float *)ret_packed + att_packed_at(column));
+        else
+            widen(x + column, some, (double *)ret_packed + att_packed_at(column));
     }
-    for (; i + ATT_LANES <= count; i += ATT_LANES)
-        f32_store(scaled + i, f32_mul(f32_load(x + i), f32_set(value_scale)));
-    for (; i < count; i++)
-        scaled[i] = x[i] * value_scale;
 }
 
 static void pack_keys(enum att_precision precision, const float *const rows[ATT_LANES], uint32_t d, void *ret_tile)
@@ -217,9 +223,8 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
                                 uint32_t vectors)
 {
     const double *weight = (const double *)work->weights + (size_t)row * ATT_BLOCK;
-    const double *values = (const double *)work->values + column;
+    const double *values = (const double *)work->values + att_packed_at(column);
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
-    const size_t value_stride = work->value_stride;
     const uint32_t depth = work->depth;
     f64x8 sum[PRODUCT_ROWS * PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_ROWS * PRODUCT_VECTORS : LONE_VECTORS];
 
@@ -231,7 +236,7 @@ LANES_INLINE void product_block(const struct att_product *work, uint32_t row, ui
         f64x8 x[PRODUCT_VECTORS > LONE_VECTORS ? PRODUCT_VECTORS : LONE_VECTORS];
 #pragma GCC unroll 8
         for (uint32_t c = 0; c < vectors; c++)
-            x[c] = f64x8_load(values + l * value_stride + 8 * c);
+            x[c] = f64x8_load(values + (size_t)l * ATT_PANEL + att_packed_at(8 * c));
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 8
@@ -252,10 +257,9 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
                                uint32_t vectors)
 {
     const float *weight = (const float *)work->weights + (size_t)row * ATT_BLOCK;
-    const float *values = (const float *)work->values + column;
+    const float *values = (const float *)work->values + att_packed_at(column);
     double *sums = work->sums + (size_t)row * work->sum_stride + column;
     const double factor = work->sign / (double)work->value_scale;
-    const size_t value_stride = work->value_stride;
     f32x16 total[MOST_SUMS];
 
 #pragma GCC unroll 24
@@ -272,7 +276,7 @@ LANES_INLINE void single_block(const struct att_product *work, uint32_t row, uin
             f32x16 x[LESS_VECTORS];
 #pragma GCC unroll 4
             for (uint32_t c = 0; c < vectors; c++)
-                x[c] = f32_load(values + l * value_stride + (size_t)ATT_LANES * c);
+                x[c] = f32_load(values + (size_t)l * ATT_PANEL + att_packed_at(ATT_LANES * c));
 #pragma GCC unroll 12
             for (uint32_t i = 0; i < rows; i++)
 #pragma GCC unroll 4

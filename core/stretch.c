@@ -110,16 +110,12 @@ static void scale_heads(struct att_stretch *stretch)
 /* Zeros for masked ones: they may be too large for value_scale. */
 static void pack_values(struct att_stretch *stretch, const struct att_region *region)
 {
-    const size_t row = att_width(region->precision) * att_padded(region->d_v);
+    const size_t next = att_width(region->precision) * ATT_PANEL;
 
-    for (uint32_t lane = 0; lane < stretch->entries; lane++) {
-        char *to = (char *)stretch->values + lane * row;
-        if (stretch->bias[lane] > -INFINITY)
-            region->kernel->pack_value(region->precision, stretch->value_scale, stretch->value_rows[lane], region->d_v,
-                                       to);
-        else
-            memset(to, 0, row);
-    }
+    for (uint32_t lane = 0; lane < stretch->entries; lane++)
+        region->kernel->pack_value(region->precision, stretch->value_scale,
+                                   att_lane_key(stretch->bias[lane], stretch->value_rows[lane]), region->d_v,
+                                   (char *)stretch->values + lane * next);
 }
 
 /* Whole tiles; the lanes after the last one repeat it, masked. */

@@ -24,7 +24,7 @@ struct att_stretch {
     double largest[4];    /* of each head column, of those that are not masked */
     const float **value_rows; /* [ATT_BLOCK]: the value of each lane, where it lies; of tokens: one after the other */
     float value_scale;        /* see att_value_scale */
-    void *values;             /* packed: [ATT_BLOCK][padded d_v], as the kernel packs them */
+    void *values;             /* packed, as the kernel packs them: whole panels */
     uint32_t column, columns; /* else: which of them are wanted; columns 0: all */
 };
 
@@ -36,10 +36,10 @@ static inline uint32_t att_stretch_tiles(const struct att_stretch *stretch)
     return (stretch->entries + ATT_TILE_LANES - 1) / ATT_TILE_LANES;
 }
 
-/* d_v rounded up to whole vectors. */
+/* d_v rounded up to whole panels. */
 static inline uint32_t att_padded(uint32_t d_v)
 {
-    return (d_v + 15) / 16 * 16;
+    return (d_v + ATT_PANEL - 1) / ATT_PANEL * ATT_PANEL;
 }
 
 /* Empties it. */

@@ -356,18 +356,31 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
     return all_of_it;
 }
 
+/* The first values of the call, packed. */
+static void *pack(const struct att_kernel *kernel, const struct call *c, uint32_t entries)
+{
+    const size_t width = att_width(c->precision), panels = (c->columns + ATT_PANEL - 1) / ATT_PANEL;
+    char *packed = calloc(panels * ATT_BLOCK * ATT_PANEL, width);
+
+    for (size_t l = 0; l < entries; l++)
+        kernel->pack_value(c->precision, c->value_scale, c->values + l * c->columns, c->columns,
+                           packed + l * ATT_PANEL * width);
+    return packed;
+}
+
 /* The shape for few rows, keys and values in float: the weights are those of `expected`, and so are the sums of the
  * product, which packed values give too, in all its shapes; the last three lanes are left out, for whole vectors of values are read. */
 static void few_rows_give_the_same(const struct att_kernel *kernel, const struct call *c, const double *expected)
 {
     const size_t lanes = (size_t)c->tiles * 16, count = row_lanes(c) * c->rows, sums = (size_t)c->rows * c->columns;
     const size_t width = att_width(c->precision), next_row = row_lanes(c) * width;
-    double *weights = malloc(count * sizeof *weights), *packed = malloc(lanes * c->columns * sizeof *packed);
+    const uint32_t depth = (uint32_t)(lanes < ATT_BLOCK ? lanes : ATT_BLOCK) - 3;
+    double *weights = malloc(count * sizeof *weights), *packed = pack(kernel, c, depth);
     double *from_rows = calloc(2 * sums, sizeof *from_rows), *from_wide = from_rows + sums, largest[MOST_ROWS];
     struct att_weights work = work_of(c, 0, c->rows, weights, largest);
     struct att_product product = {.precision = c->precision,
                                   .rows = c->rows,
-                                  .depth = (uint32_t)lanes - 3,
+                                  .depth = depth,
                                   .columns = c->columns,
                                   .sign = -1.0,
                                   .weights = expected,
@@ -385,7 +398,6 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
             assert_memory_equal((char *)weights + row * next_row, (const char *)expected + row * next_row,
                                 lanes * width);
     kernel->few_product(&product);
-    kernel->pack_value(c->precision, c->value_scale, c->values, (uint32_t)(lanes * c->columns), packed);
     product.values = packed;
     product.sums = from_wide;
     att_kernel_plain.product(&product);
