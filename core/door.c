@@ -97,7 +97,7 @@ enum att_status att_check_token(struct att_engine *engine, uint32_t index, struc
         return att_fail(error, ATT_EMAGNITUDE, "token %u is too large: |k| %g times |v| %g must stay below %g", index,
                         (double)token->head[1], (double)token->head[0], ATT_LARGEST_PRODUCT);
     if (!fits(engine, engine->index.q_peak.all, token->head[1]))
-        att_peak_find(&engine->index.q_peak, region->n_q, q_norm_at, engine);
+        att_peak_find(&engine->index.q_peak, q_norm_at, engine);
     return check_scores(engine, "K", index, engine->index.q_peak.all, token->head[1], error);
 }
 
@@ -116,7 +116,7 @@ enum att_status att_check_q(struct att_engine *engine, uint32_t row, const float
                         row, norm, single ? "single" : "mixed or double", most,
                         single ? ": scale the data down, or use --precision mixed" : "");
     if (!fits(engine, norm, engine->index.g_peak.all))
-        att_peak_find(&engine->index.g_peak, engine->region.capacity, g_at, engine);
+        att_peak_find(&engine->index.g_peak, g_at, engine);
     *ret_norm = norm;
     return check_scores(engine, "Q", row, norm, engine->index.g_peak.all, error);
 }

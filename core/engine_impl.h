@@ -35,11 +35,11 @@ struct att_index {
     uint64_t updates, queries;
     uint64_t updates_noted, queries_noted, spent; /* see policy.c */
     double mean_reads;                            /* for each update */
-    struct att_peak q_peak,
-        g_peak;       /* |s||q| of rows of Q, and g of tokens: the door checks the product of the largest */
-    float *scratch;   /* [d + d_v]: a token's row of which one entry changes */
-    uint32_t visible; /* live tokens that are not masked */
-    bool started;     /* before: nobody reads yet, so a token's pending entry is replaced in place */
+    struct att_peak q_peak;                       /* |s||q| of rows of Q, */
+    struct att_peak g_peak;                       /* and g of tokens: the door checks the product of the largest */
+    float *scratch;                               /* [d + d_v]: a token's row of which one entry changes */
+    uint32_t visible;                             /* live tokens that are not masked */
+    bool started; /* before: nobody reads yet, so a token's pending entry is replaced in place */
 };
 
 /* Bases under construction, with what folding into them needs. */

@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 
-bool att_peak_init(struct att_peak *peak, uint32_t count)
+bool att_peak_init(struct att_peak *peak, uint32_t places)
 {
-    *peak = (struct att_peak){.blocks = count / ATT_PEAK_BLOCK + 1};
+    *peak = (struct att_peak){.places = places, .blocks = places / ATT_PEAK_BLOCK + 1};
     peak->largest = calloc(peak->blocks, sizeof *peak->largest);
     peak->gone = calloc(peak->blocks, sizeof *peak->gone);
     return peak->largest && peak->gone;
@@ -28,14 +28,14 @@ static double largest_of(uint32_t first, uint32_t end, att_peak_number *number, 
     return largest;
 }
 
-void att_peak_find(struct att_peak *peak, uint32_t count, att_peak_number *number, const void *context)
+void att_peak_find(struct att_peak *peak, att_peak_number *number, const void *context)
 {
     if (!peak->any_gone)
         return;
     peak->any_gone = false;
     peak->all = 0.0;
     for (uint32_t block = 0; block < peak->blocks; block++) {
-        const uint32_t first = block * ATT_PEAK_BLOCK, left = count - first;
+        const uint32_t first = block * ATT_PEAK_BLOCK, left = peak->places - first;
         if (peak->gone[block])
             peak->largest[block] =
                 largest_of(first, first + (left < ATT_PEAK_BLOCK ? left : ATT_PEAK_BLOCK), number, context);

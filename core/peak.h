@@ -12,7 +12,7 @@ enum { ATT_PEAK_BLOCK = 2048 };
 struct att_peak {
     double *largest; /* [blocks]: of the block, or more */
     bool *gone;      /* [blocks]: maybe more: one that was the largest has gone */
-    uint32_t blocks;
+    uint32_t places, blocks;
     bool any_gone;
     double all; /* of all blocks, or more */
 };
@@ -20,13 +20,12 @@ struct att_peak {
 /* The number at a place; 0 where there is none. */
 typedef double att_peak_number(const void *context, uint32_t place);
 
-/* For places 0 .. count - 1, all of them empty. False: no memory. Released by att_peak_release, which allows zeros. */
-bool att_peak_init(struct att_peak *peak, uint32_t count);
+/* For places 0 .. places - 1, all of them empty. False: no memory. Released by att_peak_release, which allows zeros. */
+bool att_peak_init(struct att_peak *peak, uint32_t places);
 void att_peak_release(struct att_peak *peak);
 
-/* Afterwards peak->all is the largest there is. O(blocks), and ATT_PEAK_BLOCK more for each block of which one has gone. count: as
- * given to att_peak_init. */
-void att_peak_find(struct att_peak *peak, uint32_t count, att_peak_number *number, const void *context);
+/* Afterwards peak->all is the largest there is. O(blocks), and ATT_PEAK_BLOCK more for each block of which one has gone. */
+void att_peak_find(struct att_peak *peak, att_peak_number *number, const void *context);
 
 static inline void att_peak_comes(struct att_peak *peak, uint32_t place, double x)
 {

@@ -56,7 +56,7 @@ static void it_is_never_below_the_largest_and_exact_when_looked_for(void **state
             if (n % 7 == 0)
                 assert_true(peak.all >= largest(counts[c]));
             if (random_one_in(&random, 5)) {
-                att_peak_find(&peak, counts[c], number_at, numbers);
+                att_peak_find(&peak, number_at, numbers);
                 assert_true(peak.all == largest(counts[c]));
             }
         }
@@ -74,18 +74,18 @@ static void only_blocks_whose_largest_has_gone_are_looked_at(void **state)
     for (uint32_t place = 0; place < COUNT; place++)
         put(&peak, place, 1.0 + place % 100);
     looked = 0;
-    att_peak_find(&peak, COUNT, number_at, numbers);
+    att_peak_find(&peak, number_at, numbers);
     assert_int_equal(looked, 0);
     put(&peak, 3 * ATT_PEAK_BLOCK + 7, 1000.0);
     put(&peak, 5, 0.5);
     put(&peak, 3 * ATT_PEAK_BLOCK + 7, 1.0);
-    att_peak_find(&peak, COUNT, number_at, numbers);
+    att_peak_find(&peak, number_at, numbers);
     assert_true(peak.all == 100.0);
     assert_int_equal(looked, ATT_PEAK_BLOCK);
-    att_peak_find(&peak, COUNT, number_at, numbers);
+    att_peak_find(&peak, number_at, numbers);
     assert_int_equal(looked, ATT_PEAK_BLOCK);
     put(&peak, ATT_PEAK_BLOCK + 99 - ATT_PEAK_BLOCK % 100, 1.0); /* a 100 of the second block; there are others */
-    att_peak_find(&peak, COUNT, number_at, numbers);
+    att_peak_find(&peak, number_at, numbers);
     assert_int_equal(looked, 2 * ATT_PEAK_BLOCK);
     att_peak_release(&peak);
     att_peak_release(&peak); /* zeros */
