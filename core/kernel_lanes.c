@@ -218,7 +218,7 @@ static void pack_keys(enum att_precision precision, const float *const rows[ATT_
     }
 }
 
-/* `rows` x 8 `vectors` sums in registers; both are constants after inlining. */
+/* `rows` x 8 `vectors` sums in registers; both are constants after inlining. More than one vector begin with a panel. */
 LANES_INLINE void product_block(const struct att_product *work, uint32_t row, uint32_t column, uint32_t rows,
                                 uint32_t vectors)
 {
