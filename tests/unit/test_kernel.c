@@ -154,9 +154,12 @@ static struct call random_call(struct test_random *random, bool is_long)
         c.wide_keys[i] = c.keys[i] = gaussian(random);
     for (size_t i = 0; i < lanes; i++)
         c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : spread * gaussian(random);
-    if (random_one_in(random, 2)) /* the first tile is not full */
-        for (size_t i = random_below(random, 16); i < 16; i++)
-            c.bias[i] = -INFINITY;
+    if (random_one_in(random, 2)) { /* the first tile is not full, and what it began with may have left */
+        const uint32_t first = random_below(random, 16), some = random_below(random, 17 - first);
+        for (uint32_t i = 0; i < 16; i++)
+            if (i - first >= some)
+                c.bias[i] = -INFINITY;
+    }
     c.one_sign = random_one_in(random, 2);
     for (size_t i = 0; i < lanes * 2; i++) /* |v| and g of a lane have its sign */
         c.heads[i] = copysignf(gaussian(random), c.one_sign        ? 1.0f
