@@ -47,8 +47,9 @@ const struct att_kernel *att_kernel_choose(void)
     return &att_kernel_plain;
 }
 
-enum { CHECK_ROWS = 17, CHECK_TILES = 5, CHECK_D = 19, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
-enum { CHECK_COLUMNS = 40, CHECK_PANELS = (CHECK_COLUMNS + ATT_PANEL - 1) / ATT_PANEL };
+/* Rows, tiles and columns of each shape that there is: 12, 4 and 1; 4, 2 and 1; 64, 32, 16 and less. Few rows are met one by one. */
+enum { CHECK_ROWS = 17, CHECK_FEW = 2, CHECK_TILES = 7, CHECK_D = 19, CHECK_LANES = CHECK_TILES * ATT_TILE_LANES };
+enum { CHECK_COLUMNS = 120, CHECK_PANELS = (CHECK_COLUMNS + ATT_PANEL - 1) / ATT_PANEL };
 /* A long read in single: chains, and more than twice the bytes of keys that L1 keeps, which are met in two orders
  * (kernel_read.c); with tiles and columns left over. */
 enum { LONG_TILES = 39, LONG_D = 27, LONG_LANES = LONG_TILES * ATT_TILE_LANES };
@@ -65,7 +66,7 @@ struct check {
 
 struct outcome {
     double weights[CHECK_ROWS * ATT_BLOCK], largest[CHECK_ROWS]; /* in single floats, and the rest 0 */
-    double few_weights[CHECK_ROWS * ATT_BLOCK], few_product[CHECK_ROWS * CHECK_COLUMNS];
+    double few_weights[CHECK_FEW * ATT_BLOCK], few_product[CHECK_FEW * CHECK_COLUMNS];
     double product[CHECK_ROWS * CHECK_COLUMNS], sums[CHECK_COLUMNS], row_sums[CHECK_COLUMNS], heads[CHECK_ROWS * 4];
     double read_weights[CHECK_LANES];
     struct att_read_sums read, rows_read, long_read[2];
@@ -132,15 +133,17 @@ static void run_check(const struct att_kernel *kernel, enum att_precision precis
     memset(ret->product, 0, sizeof ret->product);
     memset(ret->few_product, 0, sizeof ret->few_product);
     kernel->product(&product);
+    product.rows = CHECK_FEW;
     product.values = in->values;
     product.sums = ret->few_product;
     kernel->few_product(&product);
+    work.rows = CHECK_FEW;
     work.keys = in->keys;
     work.weights = ret->few_weights;
     kernel->few_weights(&work);
     work.weights = ret->read_weights;
     kernel->read(&work, in->heads, in->values, CHECK_COLUMNS, &ret->read);
-    kernel->sums(&work, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS, ret->sums);
+    kernel->sums(&work, in->values, CHECK_COLUMNS, 0, CHECK_COLUMNS - 3, ret->sums);
     kernel->head(in->keys, CHECK_D, in->values, CHECK_COLUMNS, ret->norm_largest);
     for (int lane = 0; lane < ATT_TILE_LANES; lane++)
         rows[lane] = in->values + lane * CHECK_COLUMNS;

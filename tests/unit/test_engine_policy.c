@@ -311,6 +311,13 @@ static void a_merge_is_due_at_once_when_many_reads_come_with_each_update(void **
         att_policy_note_updates(&world->engine);
     }
     assert_false(att_policy_merge_due(&world->engine, ENTRIES));
+    for (int i = 0; i < 100; i++) { /* and reads before it, looked at without any update, count with those after */
+        world->engine.index.queries += enough * 6 / 10;
+        att_policy_note_updates(&world->engine);
+        att_policy_note_updates(&world->engine);
+        update(world, enough * 5 / 10);
+    }
+    assert_true(att_policy_merge_due(&world->engine, ENTRIES));
     free(world);
 }
 

@@ -118,7 +118,8 @@ static float gaussian(struct test_random *random)
     return (float)random_normal(random);
 }
 
-static struct call random_call(struct test_random *random)
+/* Any; or of one row in single, with most often more keys than L1 keeps. */
+static struct call random_call(struct test_random *random, bool is_long)
 {
     struct call c = {.precision = (enum att_precision)(random_below(random, 3)),
                      .rows = 1 + (uint32_t)random_below(random, MOST_ROWS),
@@ -126,12 +127,19 @@ static struct call random_call(struct test_random *random)
                      .d = 1 + (uint32_t)random_below(random, random_one_in(random, 8) ? 300 : 70),
                      .columns = 5 + (uint32_t)random_below(random, 70),
                      .value_scale = ldexpf(1.0f, (int)random_below(random, 80) - 30)};
-    /* Of biases: weights from 0 to too large; in a long call, where the largest of so many would nearly always be too large,
-     * many that count. */
-    const float spread = c.tiles > 9 ? 2.0f : c.precision == ATT_SINGLE ? 40.0f : 400.0f;
+    if (is_long) {
+        c.precision = ATT_SINGLE;
+        c.tiles = 10 + (uint32_t)random_below(random, 3 * ATT_READ_CHAIN);
+        c.d = 20 + (uint32_t)random_below(random, 120);
+    }
+    /* Of biases and rows: weights from 0 to too large, or many that count; in a long call always, where the largest of so many
+     * would nearly always be too large. */
+    const bool many_count = c.tiles > 9 || random_one_in(random, 2);
+    const float spread = many_count ? 2.0f : c.precision == ATT_SINGLE ? 40.0f : 400.0f;
+    const float size = many_count ? 3.0f / sqrtf((float)c.d) : 3.0f;
     size_t keys = (size_t)c.tiles * c.d * 16, lanes = (size_t)c.tiles * 16, q = 0;
 
-    c.rows = lanes > ATT_BLOCK ? 1 : c.rows;
+    c.rows = is_long || lanes > ATT_BLOCK ? 1 : c.rows;
     q = (size_t)c.rows * c.d;
     c.q = malloc(sizeof *c.q * q);
     c.q32 = malloc(sizeof *c.q32 * q);
@@ -141,14 +149,17 @@ static struct call random_call(struct test_random *random)
     c.heads = malloc(sizeof *c.heads * lanes * 2);
     c.values = malloc(sizeof *c.values * lanes * c.columns);
     for (size_t i = 0; i < q; i++)
-        c.q[i] = c.q32[i] = 3.0f * gaussian(random);
+        c.q[i] = c.q32[i] = size * gaussian(random);
     for (size_t i = 0; i < keys; i++)
         c.wide_keys[i] = c.keys[i] = gaussian(random);
     for (size_t i = 0; i < lanes; i++)
         c.bias[i] = random_below(random, 8) == 0 ? -INFINITY : spread * gaussian(random);
-    if (random_one_in(random, 2)) /* the first tile is not full */
-        for (size_t i = random_below(random, 16); i < 16; i++)
-            c.bias[i] = -INFINITY;
+    if (random_one_in(random, 2)) { /* the first tile is not full, and what it began with may have left */
+        const uint32_t first = random_below(random, 16), some = random_below(random, 17 - first);
+        for (uint32_t i = 0; i < 16; i++)
+            if (i - first >= some)
+                c.bias[i] = -INFINITY;
+    }
     c.one_sign = random_one_in(random, 2);
     for (size_t i = 0; i < lanes * 2; i++) /* |v| and g of a lane have its sign */
         c.heads[i] = copysignf(gaussian(random), c.one_sign        ? 1.0f
@@ -410,15 +421,26 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
     free(from_rows);
 }
 
+/* Of its rows, how many are read in single from more keys than L1 keeps, so that `back` makes a difference: before a chain's end,
+ * and after it. */
+static void count_long_reads(const struct call *c, const double *largest, uint32_t ret_counts[2])
+{
+    for (uint32_t row = 0; row < c->rows; row++)
+        if (c->precision == ATT_SINGLE && (size_t)c->tiles * c->d * 16 * sizeof(float) > 32 << 10)
+            ret_counts[c->tiles > ATT_READ_CHAIN] += in_range(c, row, largest[row]);
+}
+
 static void every_instruction_set_and_shape_gives_the_same_bits(void **state)
 {
     struct test_random random;
+    uint32_t long_reads[2] = {0};
     (void)state;
     random_seed(&random, 20261124, "kernel calls");
     for (int round = 0; round < 300; round++) {
-        struct call c = random_call(&random);
+        struct call c = random_call(&random, round % 6 == 0);
         size_t count;
         double *expected = results(all[0], &c, 1, &count);
+        count_long_reads(&c, expected + row_lanes(&c) * c.rows, long_reads);
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
             if (!available(all[k]))
                 continue;
@@ -432,6 +454,7 @@ static void every_instruction_set_and_shape_gives_the_same_bits(void **state)
         free(expected);
         release_call(&c);
     }
+    assert_true(long_reads[0] > 0 && long_reads[1] >= 10);
 }
 
 static void masked_entry_weighs_nothing(enum att_precision precision, const double *shifts, size_t count)
