@@ -1,5 +1,7 @@
 /* The kernel over sixteen lanes. Compiled once for each instruction set, with its own flags; KERNEL_ISA says which of
  * kernel.h's tables this is. */
+#include <assert.h>
+
 #include "kernel_scores.h"
 
 /* Shapes whose sums stay in registers, of which AVX-512 has 32 and AVX2 16. A band of rows meets a tile of keys while that is
@@ -26,6 +28,19 @@ enum { SINGLE_ROWS = 1, SINGLE_VECTORS = 1, LESS_VECTORS = 1 };
 #define PART(wide, of) ((wide) > (of) ? (wide) / (of) : 1)
 /* Of LESS_ROWS, where `together` of a band are side by side: a whole part. */
 #define LESS_TOGETHER(together) ((together) > LESS_ROWS ? LESS_ROWS : LESS_ROWS % (together) == 0 ? (together) : 2)
+
+static_assert(WEIGHT_ROWS % F64_ROWS == 0 && WEIGHT_ROWS % F32_ROWS == 0, "a band is of whole blocks");
+static_assert(LESS_ROWS % LESS_TOGETHER(F64_ROWS) == 0 && LESS_ROWS % LESS_TOGETHER(F32_ROWS) == 0 &&
+                  (int)LESS_ROWS <= WEIGHT_ROWS,
+              "of less rows too");
+static_assert(F64_ROWS * F64_TILES * (BOTH ? CHAINS : 1) <= MOST_SUMS &&
+                  F32_ROWS * F32_TILES * (BOTH ? CHAINS : 1) <= MOST_SUMS && F32_ROWS * CHAINS <= MOST_SUMS,
+              "scores that are made side by side have room");
+static_assert((int)F64_TILES <= MOST_TILES && (int)F32_TILES <= MOST_TILES, "and their keys");
+static_assert(SINGLE_ROWS * SINGLE_VECTORS <= MOST_SUMS && LESS_ROWS * LESS_VECTORS <= MOST_SUMS &&
+                  (int)SINGLE_VECTORS <= LESS_VECTORS,
+              "and the sums in single");
+static_assert((int)LESS_ROWS <= PRODUCT_ROWS && LESS_HEADS <= HEADS_ROWS, "and the others");
 
 /* `rows` x `tiles` weights from (row, tile) on; rows, tiles and precision are constants after inlining. */
 LANES_INLINE void block(const struct att_weights *work, uint32_t row, uint32_t tile, uint32_t rows, uint32_t tiles,

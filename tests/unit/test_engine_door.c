@@ -191,6 +191,29 @@ static void what_has_gone_does_not_meet_what_came_later(void **state)
     }
 }
 
+/* It lies in the log as a masked entry, with the row as its key, and |s||q||q'| of two rows of Q knows no limit: as a row of a tile that
+ * is not full, and then in lanes, it is no key. */
+static void a_row_of_q_in_the_log_does_not_meet_other_rows(void **state)
+{
+    (void)state;
+    update(large_row);
+    check_rows();
+    merge();
+    make_all_hot();
+    att_engine_hold(fixture.engine, true);
+    const uint64_t jobs = harness_counts().jobs;
+    for (uint32_t k = 0; k < 20; k++) {
+        struct att_op op = {.kind = ATT_OP_SET_TOKEN, .index = 10 + k, .key = small_key};
+        if (k % 6 == 1)
+            op = (struct att_op){.kind = ATT_OP_SET_Q, .index = 3, .key = large_q};
+        update(op);
+        harness_check_row(fixture.engine, &fixture.model, 2, harness_tolerance(ATT_MIXED));
+        harness_check_entry(fixture.engine, &fixture.model, 2, 1, harness_tolerance(ATT_MIXED));
+    }
+    assert_int_equal(harness_counts().jobs, jobs);
+    att_engine_hold(fixture.engine, false);
+}
+
 /* All of Q may be a gigabyte, and clients wait while the door looks: it takes the rows' sizes from a list. */
 static void the_door_does_not_read_q(void **state)
 {
@@ -321,6 +344,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_a_full_log_kept_out_is_not_in_the_way, setup, teardown),
         cmocka_unit_test_setup_teardown(replay_lets_in_what_came_after_the_large_had_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(what_has_gone_does_not_meet_what_came_later, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_row_of_q_in_the_log_does_not_meet_other_rows, setup, teardown),
         cmocka_unit_test_setup_teardown(the_door_does_not_read_q, setup, teardown),
         cmocka_unit_test(of_many_only_what_is_there_is_in_the_way),
     };

@@ -183,6 +183,12 @@ static void release_call(struct call *c)
     free(c->values);
 }
 
+/* Where a kernel is to write: a call before may have left there what is right. */
+static void forget(void *memory, size_t bytes)
+{
+    memset(memory, 0xff, bytes);
+}
+
 /* The work of `rows` rows from `row` on. */
 static struct att_weights work_of(const struct call *c, uint32_t row, uint32_t rows, void *weights, double *largest)
 {
@@ -216,6 +222,7 @@ static void sum_rows_of_first_tile(const struct att_kernel *kernel, const struct
     double sums[128], expected[128];
     float *rows[16];
 
+    forget(expected, sizeof expected);
     kernel->sums(work, c->values, c->columns, 0, c->columns, expected);
     for (uint32_t count = c->columns; count > 0; count = count * 2 / 3) {
         for (uint32_t lane = 0; lane < 16; lane++) {
@@ -223,7 +230,7 @@ static void sum_rows_of_first_tile(const struct att_kernel *kernel, const struct
             for (uint32_t p = 0; p < count; p++)
                 rows[lane][p] = weight_at(c->precision, work->weights, lane) == 0.0 ? NAN : c->values[p * 16 + lane];
         }
-        memset(sums, 0xff, sizeof sums);
+        forget(sums, sizeof sums);
         kernel->row_sums(work, (const float *const *)rows, count, sums);
         for (uint32_t p = 0; p < count; p++)
             assert_memory_equal(&sums[p], &expected[p], sizeof *sums);
@@ -252,6 +259,8 @@ static void read_rows_of_first_tile(const struct att_kernel *kernel, const struc
     work.tiles = 1;
     work.weights = weights;
     work.largest = &largest;
+    forget(weights, sizeof weights);
+    forget(weights_from_rows, sizeof weights_from_rows);
     kernel->read(&work, c->heads, c->values, c->columns, &read);
     work.keys = NULL;
     work.key_rows = row;
@@ -316,8 +325,10 @@ static void sum_row(const struct att_kernel *kernel, const struct call *c, uint3
 
     work.keys = c->keys;
     work.back = true;
+    forget(weights, lanes * sizeof *weights);
     kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &back);
     work.back = false;
+    forget(weights, lanes * sizeof *weights);
     kernel->read(&work, c->heads, c->values + (size_t)3 * 16, c->columns, &read);
     assert_memory_equal(&back, &read, sizeof read);
     for (size_t i = 0; i < lanes; i++)
@@ -350,6 +361,7 @@ static double *results(const struct att_kernel *kernel, const struct call *c, ui
     double *all_of_it = calloc(weights + c->rows * (1 + a_row), sizeof(double));
     double *largest = all_of_it + weights, *sums = largest + c->rows, heads[MOST_ROWS * 4];
 
+    forget(heads, sizeof heads);
     for (uint32_t row = 0; row < c->rows; row += rows_at_once) {
         const uint32_t left = c->rows - row, rows = left < rows_at_once ? left : rows_at_once;
         const struct att_weights work = work_of(c, row, rows, (char *)all_of_it + row * lanes * width, largest + row);
@@ -402,6 +414,8 @@ static void few_rows_give_the_same(const struct att_kernel *kernel, const struct
                                   .sum_stride = c->columns};
 
     work.keys = c->keys;
+    forget(weights, count * sizeof *weights);
+    forget(largest, sizeof largest);
     kernel->few_weights(&work);
     assert_memory_equal(largest, expected + count, c->rows * sizeof *largest);
     for (uint32_t row = 0; row < c->rows; row++)
