@@ -109,7 +109,7 @@ static enum att_status check_memory(const struct att_region_header *h, uint32_t 
 {
     const uint64_t token = 4ull * (h->d + h->d_v + 1) + 1 + INDEX_BYTES_TOKEN;
     /* as a merge packs it: see stretch.c */
-    const uint64_t packed = 8 * (h->d + (h->d_v + 7ull) / 8 * 8) + 4 * ATT_HEAD_KEPT + 16;
+    const uint64_t packed = 8 * (h->d + (h->d_v + ATT_PANEL - 1ull) / ATT_PANEL * ATT_PANEL) + 4 * ATT_HEAD_KEPT + 16;
     const uint64_t head =
         h->bytes + h->log_capacity * packed + h->capacity * token + (uint64_t)h->n_q * INDEX_BYTES_ROW;
     const uint64_t bytes = head * (heads > 1 ? heads : 1);
