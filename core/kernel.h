@@ -75,14 +75,14 @@ static inline size_t att_packed_at(uint32_t column)
  * the order of l; in single, one for each ATT_CHAIN of them, added up in their order. */
 struct att_product {
     enum att_precision precision;
-    uint32_t rows, depth;
-    uint32_t columns;    /* the values of a row may be read up to the next multiple of ATT_PANEL */
-    double sign;         /* +1 or -1 */
-    const void *weights; /* rows x ATT_BLOCK */
-    const void *values;  /* as `pack_value` made them; for `few_product` floats as they lie, depth x value_stride */
-    size_t value_stride;
-    float value_scale; /* in single */
-    double *sums;      /* rows x sum_stride */
+    uint32_t rows, depth; /* depth: ATT_BLOCK at most */
+    uint32_t columns;     /* the values of a row may be read up to the next multiple of ATT_PANEL */
+    double sign;          /* +1 or -1 */
+    const void *weights;  /* rows x ATT_BLOCK */
+    const void *values;   /* as `pack_value` made them; for `few_product` floats as they lie, depth x value_stride */
+    size_t value_stride;  /* for `few_product` */
+    float value_scale;    /* in single */
+    double *sums;         /* rows x sum_stride */
     size_t sum_stride;
 };
 
