@@ -161,8 +161,8 @@ static inline float att_value_scale(float largest)
     return scale;
 }
 
-/* Compares the chosen kernel with plain C on small work, bit for bit: a compiler or a processor can be wrong.
- * ATT_EKERNEL. */
+/* Compares the chosen kernel with plain C on small work, bit for bit, the first time that it is chosen: a compiler or a processor
+ * can be wrong. ATT_EKERNEL. */
 enum att_status att_kernel_check(struct att_error *error);
 
 /* The best for this processor, or what the environment variable ATTND_ISA asks for (plain, avx2, avx512, or

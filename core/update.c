@@ -95,19 +95,19 @@ static void put_removal(struct att_engine *engine, uint32_t token, uint64_t lsn)
     att_entries_put_token(engine, engine->index.count, token, -1, lsn, &now);
 }
 
-/* Whether the token has a pending entry that may be replaced where it is, for nobody reads yet. The token as it is, if it lives, then
- * goes without a `-`. */
-static bool is_replaceable(struct att_engine *engine, uint32_t token)
+/* Whether what is pending of a token, or row of Q, may be replaced where it is: nobody reads yet. */
+static bool is_replaceable(const struct att_engine *engine, uint64_t newest)
+{
+    return !engine->index.started && pending_position(engine, newest) >= 0;
+}
+
+/* The live token goes without a `-`: it is replaced, or cancelled, where it is. */
+static void let_go(struct att_engine *engine, uint32_t token)
 {
     float head[ATT_HEAD_KEPT];
 
-    if (engine->index.started || pending_position(engine, engine->index.newest[token]) < 0)
-        return false;
-    if (engine->index.live[token]) {
-        att_live_head(engine, token, head);
-        att_peak_goes(&engine->index.g_peak, token, (double)head[1]);
-    }
-    return true;
+    att_live_head(engine, token, head);
+    att_peak_goes(&engine->index.g_peak, token, (double)head[1]);
 }
 
 /* Replaces or creates the live token. */
@@ -115,11 +115,13 @@ static enum att_status put_token(struct att_engine *engine, uint32_t token, uint
 {
     struct att_index *index = &engine->index;
     const uint8_t was_live = index->live[token];
-    const bool in_place = is_replaceable(engine, token);
+    const bool in_place = is_replaceable(engine, index->newest[token]);
     uint64_t count = index->count;
 
     if (!in_place && att_entries_room(engine, 2) != ATT_OK)
         return ATT_AGAIN;
+    if (in_place && was_live)
+        let_go(engine, token);
     att_door_note_token(engine, token, next->head);
     if (in_place) {
         att_entries_put_token(engine, index->newest[token] - 1, token, 1, lsn, next);
@@ -143,7 +145,8 @@ static enum att_status delete_token(struct att_engine *engine, uint32_t token, u
 {
     struct att_index *index = &engine->index;
     uint64_t count = index->count;
-    if (is_replaceable(engine, token)) {
+    if (is_replaceable(engine, index->newest[token])) {
+        let_go(engine, token);
         att_entries_cancel(engine, index->newest[token] - 1, lsn);
     } else {
         if (att_entries_room(engine, 1) != ATT_OK)
@@ -175,11 +178,11 @@ static enum att_status set_q(struct att_engine *engine, const struct att_op *op,
     status = att_check_q(engine, op->index, op->key, &norm, error);
     if (status != ATT_OK)
         return status;
-    in_place = !index->started && pending_position(engine, index->newest_q[op->index]) >= 0;
+    in_place = is_replaceable(engine, index->newest_q[op->index]);
     if (!in_place && att_entries_room(engine, 1) != ATT_OK)
         return att_fail(error, ATT_AGAIN, "the entry log is full: a merge will make room");
     att_door_note_q(engine, op->index, norm);
-    if (in_place) { /* nobody reads yet */
+    if (in_place) {
         version = atomic_load_explicit(&engine->region.row_version[op->index], memory_order_relaxed);
         att_entries_put_q(engine, index->newest_q[op->index] - 1, op->index, version, lsn, op->key);
         return ATT_OK;

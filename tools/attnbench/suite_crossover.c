@@ -10,7 +10,7 @@
  * way there. Then the three run in turns, five segments each. A segment is timed together with a merge of what is pending at
  * its end, so it starts with nothing pending and leaves no work behind. A figure is the median time of a cycle; its ratio the median
  * over the turns of that turn's times, ours and that of the better of the two: a machine that is three times as slow for a
- * tenth of a second, as when something else takes one of its cores, is so for both. */
+ * tenth of a second, as shared ones are now and then, is so for both. */
 #include <math.h>
 #include <sched.h>
 #include <stdio.h>
